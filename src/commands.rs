@@ -1,0 +1,1 @@
+//! One file a command: reads the configuration, calls what is below, prints.

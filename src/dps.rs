@@ -1,0 +1,1 @@
+//! The DPS service API as a client: token, bulk, read back, query.

@@ -1,0 +1,1 @@
+//! Drains the outbox into DPS: ten at a time, paced, resumable at any point.

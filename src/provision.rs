@@ -1,0 +1,12 @@
+//! The thinking part: no I/O, no clock, no randomness. Time, random bytes and signatures enter as arguments.
+
+pub mod batch;
+pub mod bytes;
+pub mod certificate;
+pub mod device;
+pub mod endorsement;
+pub mod event;
+pub mod fault;
+pub mod floor;
+pub mod job;
+pub mod product;

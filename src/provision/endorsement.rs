@@ -1,0 +1,1 @@
+//! Is this endorsement key genuine: template, certificate, chain, credential challenge.

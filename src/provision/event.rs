@@ -1,0 +1,390 @@
+//! Everything that can be on record: the one vocabulary of the ledger, the job, the outbox and the reports.
+//!
+//! Invariant: an event says what happened, never what was meant to happen, and holds all that recovery needs.
+//! A variant's name and fields are its stored form: change them only together with [`Event::VERSION`].
+
+use super::bytes::{Blob, Digest};
+use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId, SerialNumber};
+use super::fault::Fault;
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+/// Something that happened. The ledger stores it with time, station, attempt, device and product digest beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Event {
+    // --- an attempt: one stay of one device in one bay
+    /// A device, not yet known, appeared in a bay; opens the attempt.
+    Arrived {
+        /// The bay's name.
+        bay: String,
+        /// The port's path.
+        port: String,
+    },
+    /// The device said who it is; binds the attempt to the device and takes the claim on it.
+    Identified {
+        /// What the device says of itself.
+        identification: Identification,
+    },
+    /// The attempt ended without a verdict on a device: nobody answered, the cable was pulled, the station stopped.
+    Interrupted {
+        /// Why.
+        fault: Fault,
+    },
+
+    // --- the job: one device's provisioning, over all its attempts
+    /// The product's policy accepts the device.
+    Accepted {
+        /// The product's name.
+        product: String,
+        /// Digest of the product's definition.
+        product_digest: Digest,
+    },
+    /// The device made, or already had, a key, and asked for a certificate with it.
+    KeyRead {
+        /// The DER certificate request.
+        csr: Blob,
+        /// The key in it: DER SubjectPublicKeyInfo. Unique among live devices.
+        public_key: Blob,
+    },
+    /// The endorsement key was read from the device's TPM and found genuine.
+    EndorsementRead(Box<EndorsementRecord>),
+    /// The device's registration ID follows from its identity. Unique among live devices.
+    RegistrationIdDerived {
+        /// The registration ID.
+        registration_id: RegistrationId,
+    },
+    /// These exact bytes, with this serial number, are what the HSM will be asked to sign, once.
+    SerialReserved {
+        /// What will be signed, and what for.
+        reservation: Reservation,
+    },
+    /// The reservation will never be used: signing was asked for and its outcome is unknown or useless.
+    SerialAbandoned {
+        /// The serial number.
+        serial: SerialNumber,
+        /// Why.
+        reason: String,
+    },
+    /// The HSM signed the reservation and the result passed its self-check.
+    Signed {
+        /// The serial number.
+        serial: SerialNumber,
+        /// The finished object in DER (a certificate, a request), or the bare signature of a self-test.
+        result: Blob,
+    },
+    /// Certificate and configuration were written to the device and saved.
+    Written {
+        /// What the device was asked to hold.
+        asked: Holding,
+    },
+    /// The device was seen to start anew.
+    Restarted {
+        /// Its start counter before.
+        boots_before: u64,
+        /// Its start counter after.
+        boots_after: u64,
+    },
+    /// What the device holds after the restart.
+    ReadBack {
+        /// The values read, each whole.
+        observed: Holding,
+    },
+    /// The device used the identity it now holds.
+    Proved {
+        /// How.
+        proof: Proof,
+    },
+    /// The device confirmed that its provisioning commands are locked.
+    Sealed {
+        /// Digest of what the sealed device holds.
+        holds: Digest,
+    },
+    /// PASS. Puts the enrollment into the outbox.
+    Passed {
+        /// What to enroll.
+        enrollment: Enrollment,
+    },
+    /// FAIL: this unit is bad.
+    Failed {
+        /// Why.
+        fault: Fault,
+    },
+    /// ERROR: the station could not do its part; the unit is not judged.
+    Errored {
+        /// Why.
+        fault: Fault,
+    },
+
+    // --- the shift
+    /// A shift began.
+    ShiftOpened {
+        /// Its name.
+        shift: String,
+    },
+    /// A shift ended, with its balance.
+    ShiftClosed {
+        /// Its name.
+        shift: String,
+        /// The count of units.
+        balance: Balance,
+    },
+
+    // --- the outbox: enrollment of what passed
+    /// Calls to the service were charged to this station's share before they were made.
+    Charged {
+        /// Name of the DPS instance.
+        dps: String,
+        /// Operations charged.
+        operations: u32,
+        /// The registration IDs about to be sent; an answer that never came is found here.
+        sending: Vec<RegistrationId>,
+    },
+    /// The service holds the enrollment: its content was read back and equals ours.
+    Enrolled {
+        /// The registration ID.
+        registration_id: RegistrationId,
+        /// The service's entity tag.
+        etag: String,
+    },
+    /// The service refused the enrollment, or holds another content under the same ID: a person must look.
+    EnrollmentRefused {
+        /// The registration ID.
+        registration_id: RegistrationId,
+        /// Why, in the service's words.
+        fault: Fault,
+    },
+    /// The service holds the enrollment as disabled: a unit that did not pass cannot register.
+    EnrollmentDisabled {
+        /// The registration ID.
+        registration_id: RegistrationId,
+    },
+    /// The upload of this record did not succeed this time and will be tried again.
+    EnrollmentDeferred {
+        /// The registration ID.
+        registration_id: RegistrationId,
+        /// Why.
+        fault: Fault,
+        /// Not before this time, in milliseconds since 1970.
+        next_try_ms: i64,
+    },
+}
+
+/// The exact bytes that the HSM will be asked to sign, and what for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// What the signature is for.
+    pub purpose: Purpose,
+    /// Name of the CA (or of the key) that signs.
+    pub ca: String,
+    /// The serial number; unique in the ledger. A self-test has one too, as its name.
+    pub serial: SerialNumber,
+    /// The DER to-be-signed bytes.
+    pub tbs: Blob,
+}
+
+/// What a signature is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// A device's certificate.
+    Leaf,
+    /// A root CA's certificate.
+    Root,
+    /// An issuing CA's certificate.
+    Issuing,
+    /// A request to a customer's root.
+    Request,
+    /// Proof of possession for DPS.
+    Verification,
+    /// The start-up check that the key in the HSM is the one in the CA certificate.
+    SelfTest,
+}
+
+/// An endorsement key, with all that was found about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndorsementRecord {
+    /// The EK as DPS wants it: `TPM2B_PUBLIC`. Unique among live devices.
+    pub endorsement_key: Blob,
+    /// The storage root key as `TPM2B_PUBLIC`.
+    pub storage_root_key: Blob,
+    /// The EK certificate from the TPM's NV memory, in DER; absent where the policy allows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Blob>,
+    /// What makes the EK genuine, or why less was accepted.
+    pub verdict: EndorsementVerdict,
+}
+
+/// What makes an EK genuine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum EndorsementVerdict {
+    /// The EK certificate is for this key and chains to a vendor root.
+    Genuine {
+        /// TCG manufacturer attribute, such as `id:49465800`.
+        manufacturer: String,
+        /// TCG model attribute.
+        model: String,
+        /// TCG firmware version attribute.
+        version: String,
+        /// Subject of the vendor root that the chain ends at.
+        anchor: String,
+        /// Digest of the vendor roots in use.
+        roots_digest: Digest,
+    },
+    /// The product's policy accepts less, and says why.
+    Waived {
+        /// The policy's reason, and what was missing.
+        reason: String,
+    },
+}
+
+/// How a device proved that it can use its identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "proof", rename_all = "snake_case")]
+pub enum Proof {
+    /// It signed a nonce with the key in its certificate, and the path validates.
+    Signature {
+        /// The nonce.
+        nonce: Digest,
+        /// The ECDSA signature, DER.
+        signature: Blob,
+    },
+    /// Its TPM activated a credential, and signed as DPS will ask it to.
+    TpmRehearsal {
+        /// The SAS string that the TPM signed.
+        signed: String,
+        /// The HMAC it gave, equal to the expected one.
+        hmac: Digest,
+    },
+}
+
+/// What to enroll in DPS for one device: an individual enrollment's content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrollment {
+    /// Name of the DPS instance.
+    pub dps: String,
+    /// The registration ID.
+    pub registration_id: RegistrationId,
+    /// The device ID in IoT Hub.
+    pub device_id: DeviceId,
+    /// The attestation.
+    pub identity: EnrolledIdentity,
+    /// Desired properties of the initial twin, as JSON; absent for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial_desired: Option<serde_json::Value>,
+}
+
+/// The attestation part of an enrollment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum EnrolledIdentity {
+    /// The exact leaf certificate.
+    X509 {
+        /// DER of the leaf.
+        certificate: Blob,
+    },
+    /// The endorsement key.
+    Tpm {
+        /// `TPM2B_PUBLIC` of the EK.
+        endorsement_key: Blob,
+        /// `TPM2B_PUBLIC` of the SRK.
+        storage_root_key: Blob,
+    },
+}
+
+/// The balance of a shift, in units, not runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balance {
+    /// Units still open when the shift began.
+    pub open_before: u32,
+    /// Units identified for the first time in this shift.
+    pub scanned: u32,
+    /// Units whose last verdict is PASS.
+    pub passed: u32,
+    /// Units whose last verdict is FAIL.
+    pub failed: u32,
+    /// Units retired.
+    pub scrapped: u32,
+    /// Units without a verdict when the shift ended.
+    pub open_after: u32,
+    /// Of the passed: enrolled and read back.
+    pub enrolled: u32,
+    /// Of the passed: covered by a named group.
+    pub covered: u32,
+    /// Of the passed: waiting in the outbox.
+    pub pending: u32,
+    /// Of the passed: refused by the service.
+    pub refused: u32,
+}
+
+/// An event as it stands in the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// Its place in the chain, from 1.
+    pub seq: u64,
+    /// When it was recorded, in milliseconds since 1970 (UTC).
+    pub at_ms: i64,
+    /// The station that recorded it.
+    pub station: String,
+    /// Who was badged in; absent where nobody has to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
+    /// The attempt it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<Ulid>,
+    /// The device it is about, once known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceId>,
+    /// Digest of the product's definition that was in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub product_digest: Option<Digest>,
+    /// What happened.
+    pub event: Event,
+}
+
+impl Event {
+    /// Version of the stored form of every variant.
+    pub const VERSION: u32 = 1;
+
+    /// The variant's name as it is stored, such as `serial_reserved`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Arrived { .. } => "arrived",
+            Self::Identified { .. } => "identified",
+            Self::Interrupted { .. } => "interrupted",
+            Self::Accepted { .. } => "accepted",
+            Self::KeyRead { .. } => "key_read",
+            Self::EndorsementRead(_) => "endorsement_read",
+            Self::RegistrationIdDerived { .. } => "registration_id_derived",
+            Self::SerialReserved { .. } => "serial_reserved",
+            Self::SerialAbandoned { .. } => "serial_abandoned",
+            Self::Signed { .. } => "signed",
+            Self::Written { .. } => "written",
+            Self::Restarted { .. } => "restarted",
+            Self::ReadBack { .. } => "read_back",
+            Self::Proved { .. } => "proved",
+            Self::Sealed { .. } => "sealed",
+            Self::Passed { .. } => "passed",
+            Self::Failed { .. } => "failed",
+            Self::Errored { .. } => "errored",
+            Self::ShiftOpened { .. } => "shift_opened",
+            Self::ShiftClosed { .. } => "shift_closed",
+            Self::Charged { .. } => "charged",
+            Self::Enrolled { .. } => "enrolled",
+            Self::EnrollmentRefused { .. } => "enrollment_refused",
+            Self::EnrollmentDisabled { .. } => "enrollment_disabled",
+            Self::EnrollmentDeferred { .. } => "enrollment_deferred",
+        }
+    }
+}
+
+impl Enrollment {
+    /// Which attestation the enrollment uses.
+    pub fn attestation(&self) -> Attestation {
+        match self.identity {
+            EnrolledIdentity::X509 { .. } => Attestation::X509,
+            EnrolledIdentity::Tpm { .. } => Attestation::Tpm,
+        }
+    }
+}

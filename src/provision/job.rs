@@ -1,0 +1,1 @@
+//! The job: one transition table for live running and for recovery.

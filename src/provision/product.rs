@@ -1,0 +1,1 @@
+//! What a device of a product should become.

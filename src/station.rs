@@ -1,0 +1,1 @@
+//! Supervises bays and enroller, folds their reports into the floor, takes commands.

@@ -1,0 +1,1 @@
+//! The operator's screen: snapshots in, commands out.

@@ -1,0 +1,1 @@
+//! The tests of the whole program, one file a promise or a part.
