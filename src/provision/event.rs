@@ -100,6 +100,11 @@ pub enum Event {
         /// Digest of what the sealed device holds.
         holds: Digest,
     },
+    /// A unit that passed before came back, sealed and unchanged; nothing was done to it.
+    Recognised {
+        /// Digest of what it holds.
+        holds: Digest,
+    },
     /// PASS. Puts the enrollment into the outbox.
     Passed {
         /// What to enroll.
@@ -109,6 +114,10 @@ pub enum Event {
     Failed {
         /// Why.
         fault: Fault,
+        /// The enrollment to hold as disabled in DPS, where a certificate was issued: a unit that did not PASS
+        /// cannot register.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disable: Option<Box<Enrollment>>,
     },
     /// ERROR: the station could not do its part; the unit is not judged.
     Errored {
@@ -365,6 +374,7 @@ impl Event {
             Self::ReadBack { .. } => "read_back",
             Self::Proved { .. } => "proved",
             Self::Sealed { .. } => "sealed",
+            Self::Recognised { .. } => "recognised",
             Self::Passed { .. } => "passed",
             Self::Failed { .. } => "failed",
             Self::Errored { .. } => "errored",
