@@ -1,0 +1,348 @@
+//! One bay as a screen sees it: what is in it, how far it got, and what was found.
+//!
+//! Invariant: a FAIL or ERROR stays in `unacknowledged` until a person acknowledges it, whatever happens in the bay.
+
+use super::report::LinkHealth;
+use crate::provision::device::{DeviceId, RegistrationId};
+use crate::provision::event::{Event, Recorded};
+use crate::provision::fault::{Fault, harmless};
+use std::collections::VecDeque;
+
+/// Events kept for an engineer to look at, the latest ones.
+pub const RECENT_EVENTS: usize = 8;
+
+/// Longest name, path or scanned text that is kept, in characters.
+pub const TEXT_MAX: usize = 256;
+
+/// One bay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bay {
+    /// Its name, as on its label.
+    pub name: String,
+    /// Its port's path.
+    pub port: String,
+    /// What goes on in it.
+    pub state: BayState,
+    /// The step that the unit is at, or was at when the attempt ended; absent without a unit.
+    pub step: Option<Step>,
+    /// The unit, once it said who it is.
+    pub device: Option<DeviceId>,
+    /// The unit's registration ID, once derived.
+    pub registration_id: Option<RegistrationId>,
+    /// The label scanned for the next unit, or for the one in the bay.
+    pub scanned: Option<String>,
+    /// A FAIL or ERROR that nobody has acknowledged yet. It outlives the unit's removal and the next arrival.
+    pub unacknowledged: Option<Outcome>,
+    /// The quality of the link.
+    pub health: LinkHealth,
+    /// When the present state or step began, in milliseconds since 1970.
+    pub since_ms: i64,
+    /// The latest events: time in milliseconds since 1970, and kind.
+    pub recent: VecDeque<(i64, &'static str)>,
+}
+
+/// What goes on in a bay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BayState {
+    /// Empty and ready.
+    Waiting {
+        /// Whether a label has to be scanned for it.
+        for_scan: bool,
+    },
+    /// A unit is being provisioned; see [`Bay::step`].
+    Working,
+    /// The attempt ended; the unit is still there.
+    Finished(Outcome),
+    /// Out of service.
+    Out(Fault),
+}
+
+/// How an attempt ended, in words for the person at the bay. All texts are harmless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The unit, if it said who it is.
+    pub device: Option<DeviceId>,
+    /// When, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// A stable word for programs, such as `device_silent`.
+    pub code: String,
+    /// What happened.
+    pub what: String,
+    /// What that means for this unit.
+    pub meaning: String,
+    /// What to do next.
+    pub next: String,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The unit is good.
+    Pass,
+    /// The unit is bad.
+    Fail,
+    /// The station could not do its part; the unit is not judged.
+    Error,
+    /// The unit passed before; nothing was done.
+    AlreadyPassed,
+    /// The attempt ended without a verdict.
+    Interrupted,
+}
+
+/// The steps of an attempt, in order, as an operator knows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Step {
+    /// The unit is asked who it is.
+    Identify,
+    /// The product's policy is applied.
+    Policy,
+    /// The identity key is made or read.
+    Key,
+    /// A certificate is issued.
+    Certificate,
+    /// Certificate and configuration are written.
+    Write,
+    /// The unit starts anew.
+    Restart,
+    /// What it holds is read back.
+    ReadBack,
+    /// It uses its identity.
+    Prove,
+    /// Its provisioning commands are locked.
+    Seal,
+}
+
+impl Bay {
+    /// The word for what the bay shows: a verdict, a step, `Waiting` or `OUT OF SERVICE`.
+    pub fn word(&self) -> &'static str {
+        match &self.state {
+            BayState::Waiting { .. } => "Waiting",
+            BayState::Working => self.step.map_or("Working", Step::word),
+            BayState::Finished(outcome) => outcome.verdict.word(),
+            BayState::Out(_) => "OUT OF SERVICE",
+        }
+    }
+
+    /// The same in at most nine characters.
+    pub fn short_word(&self) -> &'static str {
+        match &self.state {
+            BayState::Finished(outcome) => outcome.verdict.short(),
+            BayState::Out(_) => "OUT",
+            BayState::Working if self.step == Some(Step::Certificate) => "Cert",
+            _ => self.word(),
+        }
+    }
+
+    pub(super) fn new(name: String, at_ms: i64) -> Self {
+        Self {
+            name,
+            port: String::new(),
+            state: BayState::Waiting { for_scan: false },
+            step: None,
+            device: None,
+            registration_id: None,
+            scanned: None,
+            unacknowledged: None,
+            health: LinkHealth::default(),
+            since_ms: at_ms,
+            recent: VecDeque::new(),
+        }
+    }
+
+    /// The bay is empty: forgets the unit, not what is unacknowledged.
+    pub(super) fn clear(&mut self, at_ms: i64, state: BayState) {
+        self.state = state;
+        self.step = None;
+        self.device = None;
+        self.registration_id = None;
+        self.since_ms = at_ms;
+    }
+
+    pub(super) fn removed(&mut self, at_ms: i64) {
+        self.scanned = None;
+        if !matches!(self.state, BayState::Out(_)) {
+            self.clear(at_ms, BayState::Waiting { for_scan: false });
+        }
+    }
+
+    pub(super) fn put_out(&mut self, at_ms: i64, fault: &Fault) {
+        self.unacknowledged = Some(Outcome::of_fault(Verdict::Error, None, at_ms, fault));
+        self.clear(at_ms, BayState::Out(fault.clone()));
+    }
+
+    pub(super) fn apply(&mut self, recorded: &Recorded) {
+        let at_ms = recorded.at_ms;
+        self.recent.push_back((at_ms, recorded.event.kind()));
+        if self.recent.len() > RECENT_EVENTS {
+            self.recent.pop_front();
+        }
+        if let Some(device) = &recorded.device {
+            self.device = Some(device.clone());
+        }
+        let device = || self.device.clone();
+        match &recorded.event {
+            Event::Arrived { .. } => self.clear(at_ms, BayState::Working),
+            Event::Identified { identification } => {
+                self.device = Some(identification.device_id.clone());
+            }
+            Event::RegistrationIdDerived { registration_id } => {
+                self.registration_id = Some(registration_id.clone());
+            }
+            Event::Passed { enrollment } => {
+                self.registration_id = Some(enrollment.registration_id.clone());
+                self.finish(Outcome::passed(self.device.clone(), at_ms));
+            }
+            Event::Recognised { .. } => {
+                self.finish(Outcome::already_passed(self.device.clone(), at_ms));
+            }
+            Event::Failed { fault, .. } => {
+                self.finish(Outcome::of_fault(Verdict::Fail, device(), at_ms, fault));
+            }
+            Event::Errored { fault } => {
+                self.finish(Outcome::of_fault(Verdict::Error, device(), at_ms, fault));
+            }
+            Event::Interrupted { fault } => {
+                let outcome = Outcome::of_fault(Verdict::Interrupted, device(), at_ms, fault);
+                self.finish(outcome);
+            }
+            _ => {}
+        }
+        if let Some(step) = Step::after(&recorded.event, self.step) {
+            self.state = BayState::Working;
+            self.step = Some(step);
+            self.since_ms = at_ms;
+        }
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        self.since_ms = outcome.at_ms;
+        if outcome.verdict.must_acknowledge() {
+            self.unacknowledged = Some(outcome.clone());
+        }
+        self.state = BayState::Finished(outcome);
+    }
+}
+
+impl Outcome {
+    fn passed(device: Option<DeviceId>, at_ms: i64) -> Self {
+        Self {
+            verdict: Verdict::Pass,
+            device,
+            at_ms,
+            code: "passed".to_owned(),
+            what: "what was read back is what was asked".to_owned(),
+            meaning: "this unit is ready and on record".to_owned(),
+            next: "remove the unit".to_owned(),
+        }
+    }
+
+    fn already_passed(device: Option<DeviceId>, at_ms: i64) -> Self {
+        Self {
+            verdict: Verdict::AlreadyPassed,
+            device,
+            at_ms,
+            code: "already_passed".to_owned(),
+            what: "passed before, is sealed, and holds what it held then".to_owned(),
+            meaning: "this unit is ready; nothing was done to it".to_owned(),
+            next: "remove the unit".to_owned(),
+        }
+    }
+
+    fn of_fault(verdict: Verdict, device: Option<DeviceId>, at_ms: i64, fault: &Fault) -> Self {
+        let meaning = match verdict {
+            Verdict::Interrupted => "the unit is not judged; nothing is lost",
+            _ => fault.meaning(),
+        };
+        Self {
+            verdict,
+            device,
+            at_ms,
+            code: harmless(&fault.code, TEXT_MAX),
+            what: harmless(&fault.what, 2 * TEXT_MAX),
+            meaning: meaning.to_owned(),
+            next: harmless(&fault.next, 2 * TEXT_MAX),
+        }
+    }
+}
+
+impl Verdict {
+    /// The word for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "PASS",
+            Self::Fail => "FAIL",
+            Self::Error => "ERROR",
+            Self::AlreadyPassed => "ALREADY PASSED",
+            Self::Interrupted => "INTERRUPTED",
+        }
+    }
+
+    /// The word where there is room for five characters.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::AlreadyPassed => "SEEN",
+            Self::Interrupted => "STOP",
+            _ => self.word(),
+        }
+    }
+
+    /// Whether a person has to say that it was seen.
+    pub fn must_acknowledge(self) -> bool {
+        matches!(self, Self::Fail | Self::Error)
+    }
+}
+
+impl Step {
+    /// All steps, in order.
+    pub const ALL: [Self; 9] = [
+        Self::Identify,
+        Self::Policy,
+        Self::Key,
+        Self::Certificate,
+        Self::Write,
+        Self::Restart,
+        Self::ReadBack,
+        Self::Prove,
+        Self::Seal,
+    ];
+
+    /// The word for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Identify => "Identify",
+            Self::Policy => "Policy",
+            Self::Key => "Key",
+            Self::Certificate => "Certificate",
+            Self::Write => "Write",
+            Self::Restart => "Restart",
+            Self::ReadBack => "Read back",
+            Self::Prove => "Prove",
+            Self::Seal => "Seal",
+        }
+    }
+
+    /// Its place among the steps, from 1.
+    pub fn number(self) -> usize {
+        self as usize + 1
+    }
+
+    /// The step that begins with `event`; `None` where the event begins none.
+    fn after(event: &Event, present: Option<Self>) -> Option<Self> {
+        Some(match event {
+            Event::Arrived { .. } => Self::Identify,
+            Event::Identified { .. } => Self::Policy,
+            Event::Accepted { .. } => Self::Key,
+            Event::KeyRead { .. } | Event::SerialReserved { .. } => Self::Certificate,
+            Event::EndorsementRead(_) | Event::Signed { .. } => Self::Write,
+            // Follows the key of either kind; only the TPM's needs no certificate.
+            Event::RegistrationIdDerived { .. } => present?.max(Self::Certificate),
+            Event::Written { .. } => Self::Restart,
+            Event::Restarted { .. } => Self::ReadBack,
+            Event::ReadBack { .. } => Self::Prove,
+            Event::Proved { .. } => Self::Seal,
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,193 @@
+//! What the parts of the station say of themselves, and what a screen may ask of the station: two closed lists.
+//!
+//! Invariant: a report has a time, and every report can be printed as one JSON line.
+
+use crate::provision::event::{Balance, Recorded};
+use crate::provision::fault::Fault;
+use serde::{Deserialize, Serialize};
+
+/// What a bay, the enroller or the station says. Times are milliseconds since 1970 (UTC).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Report {
+    /// The station opened a bay's port.
+    BayOpened {
+        /// When.
+        at_ms: i64,
+        /// The bay's name.
+        bay: String,
+        /// The port's path.
+        port: String,
+    },
+    /// The bay is empty and ready for a unit.
+    BayWaiting {
+        /// When.
+        at_ms: i64,
+        /// The bay's name.
+        bay: String,
+        /// Whether the product wants a label scanned for this bay.
+        for_scan: bool,
+    },
+    /// The bay is out of service until someone puts it right.
+    BayOut {
+        /// When.
+        at_ms: i64,
+        /// The bay's name.
+        bay: String,
+        /// Why, and what to do.
+        fault: Fault,
+    },
+    /// A scan was bound to a bay.
+    Scanned {
+        /// When.
+        at_ms: i64,
+        /// The bay's name.
+        bay: String,
+        /// The scanned text.
+        text: String,
+    },
+    /// An event of the attempt in a bay became durable.
+    Event {
+        /// The bay's name.
+        bay: String,
+        /// The event as it stands in the ledger.
+        recorded: Box<Recorded>,
+    },
+    /// An event of the open shift from before the station was started again: it counts, and moves no bay.
+    Earlier {
+        /// The event as it stands in the ledger.
+        recorded: Box<Recorded>,
+    },
+    /// A person acknowledged what a bay showed.
+    Acknowledged {
+        /// When.
+        at_ms: i64,
+        /// The bay's name.
+        bay: String,
+    },
+    /// The unit left the bay.
+    Removed {
+        /// When.
+        at_ms: i64,
+        /// The bay's name.
+        bay: String,
+    },
+    /// The quality of a bay's link, counted since the port was opened.
+    Link {
+        /// When.
+        at_ms: i64,
+        /// The bay's name.
+        bay: String,
+        /// The counters.
+        health: LinkHealth,
+    },
+    /// The state of the outbox for one DPS instance.
+    Enroller {
+        /// When.
+        at_ms: i64,
+        /// Name of the DPS instance.
+        dps: String,
+        /// Its records.
+        outbox: Outbox,
+    },
+    /// A shift opened, closed, or was found open.
+    ShiftState {
+        /// When.
+        at_ms: i64,
+        /// The shift's name.
+        name: String,
+        /// Whether it is open.
+        open: bool,
+        /// The ledger's balance of units; absent before it was asked.
+        balance: Option<Balance>,
+    },
+    /// Something that a person should read once, such as the result of a first boot.
+    Note {
+        /// When.
+        at_ms: i64,
+        /// A heading.
+        title: String,
+        /// The text; see [`super::NOTE_LINES`].
+        lines: Vec<String>,
+    },
+    /// The station lives. Said more often than [`super::STALE_AFTER_MS`], so that silence means something.
+    Alive {
+        /// When.
+        at_ms: i64,
+    },
+}
+
+/// Counters of one bay's link, since its port was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkHealth {
+    /// Commands that were sent again.
+    pub retries: u64,
+    /// Frames whose checksum was wrong.
+    pub crc_errors: u64,
+    /// Lines that were no frame of ours.
+    pub dropped_lines: u64,
+    /// Bytes in both directions.
+    pub bytes: u64,
+    /// Time from a command to its answer, the latest one, in milliseconds.
+    pub latency_ms: u32,
+}
+
+/// The records of one DPS instance, each in exactly one of the first three counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outbox {
+    /// Waiting to be enrolled.
+    pub pending: u32,
+    /// Enrolled, and read back.
+    pub enrolled: u32,
+    /// Refused: a person must look.
+    pub refused: u32,
+    /// Of the pending: tried, and put off to a later time.
+    pub deferred: u32,
+    /// What the enroller is doing or waiting for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// All that a screen may ask of the station.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// A person has seen what the bay shows.
+    Acknowledge {
+        /// The bay's name.
+        bay: String,
+    },
+    /// A label was scanned.
+    Scan {
+        /// The text of the label.
+        text: String,
+        /// The bay it is for.
+        bay: String,
+    },
+    /// Close the open shift.
+    CloseShift,
+    /// Upload what is pending.
+    Upload,
+    /// Stop the station in good order.
+    Quit,
+}
+
+impl Report {
+    /// When it was said or recorded.
+    pub fn at_ms(&self) -> i64 {
+        match self {
+            Self::BayOpened { at_ms, .. }
+            | Self::BayWaiting { at_ms, .. }
+            | Self::BayOut { at_ms, .. }
+            | Self::Scanned { at_ms, .. }
+            | Self::Acknowledged { at_ms, .. }
+            | Self::Removed { at_ms, .. }
+            | Self::Link { at_ms, .. }
+            | Self::Enroller { at_ms, .. }
+            | Self::ShiftState { at_ms, .. }
+            | Self::Note { at_ms, .. }
+            | Self::Alive { at_ms } => *at_ms,
+            Self::Event { recorded, .. } | Self::Earlier { recorded } => recorded.at_ms,
+        }
+    }
+}
