@@ -1,1 +1,3 @@
 //! The tests of the whole program, one file a promise or a part.
+
+mod screens;
