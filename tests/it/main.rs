@@ -1,3 +1,4 @@
 //! The tests of the whole program, one file a promise or a part.
 
+mod link;
 mod screens;
