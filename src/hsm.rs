@@ -1,1 +1,278 @@
-//! PKCS#11: one signer thread that signs only what was reserved, reopens after faults, and fails closed.
+//! PKCS #11: signs only what was reserved; reopens, re-finds, fails closed.
+//!
+//! A module belongs to one thread of this process, however many tokens of it are in use. That thread owns the library
+//! and every session. Before each use of a key it asks the token whether the session still lives and finds the key
+//! again, because a handle kept over a lost session may be stale. What only reads is tried three times: on the session
+//! at hand, on a new session, and after finalizing and initializing the module. A PIN that was refused is never tried
+//! again. A signature is asked for once: if that fails, its serial number is to be abandoned.
+//!
+//! A call into a module cannot be cancelled. One that outlives its deadline leaves the module out of use until the
+//! station is restarted, and whatever it says in the end is thrown away.
+
+mod signer;
+mod token;
+
+use crate::provision::certificate::Reserved;
+use secrecy::SecretString;
+use signer::{Module, Signer};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long opening may take, logging in and one recovery included.
+const OPEN_DEADLINE: Duration = Duration::from_secs(30);
+/// How long making a key may take; network HSMs take their time for the random numbers.
+const MAKE_DEADLINE: Duration = Duration::from_secs(60);
+/// How long finding a key or signing may take, the wait for calls before it included.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Where a token is, and how to log in to it.
+#[derive(Clone, Debug)]
+pub struct HsmOptions {
+    /// Path of the PKCS #11 module, a shared library.
+    pub module: PathBuf,
+    /// Label of the token; exactly one token of the module must have it.
+    pub token: String,
+    /// The user's PIN.
+    pub pin: SecretString,
+}
+
+/// A token that is logged in to. Clones share its session, which closes with the last of them.
+#[derive(Clone)]
+pub struct Hsm(Arc<Opened>);
+
+/// What happened on a token since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meter {
+    /// Signatures made.
+    pub signatures: u64,
+    /// Signatures asked for that failed.
+    pub sign_faults: u64,
+    /// Sessions opened; more than one means that the token was lost.
+    pub sessions: u64,
+    /// Logins tried.
+    pub logins: u64,
+    /// How long the last signature took, without the finding of the key.
+    pub last_signature: Duration,
+    /// The longest that a signature took.
+    pub longest_signature: Duration,
+    /// The sum over all signatures.
+    pub signing: Duration,
+}
+
+/// Why the HSM did not do what it was asked. Names module, token or label, and never holds a PIN.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HsmError {
+    /// The module is not there, or is no PKCS #11 module.
+    #[error(
+        "the PKCS #11 module {module} cannot be loaded and initialized ({why}): install the HSM's software (scripts/setup installs SoftHSM), or correct `module` and its environment"
+    )]
+    Module {
+        /// Path of the module.
+        module: String,
+        /// What the loader said.
+        why: String,
+    },
+    /// No token has the label.
+    #[error(
+        "no token of {module} is labelled {token:?}: connect the HSM, or correct `token`; the labels there are {present:?}"
+    )]
+    TokenMissing {
+        /// Path of the module.
+        module: String,
+        /// The label looked for.
+        token: String,
+        /// The labels found, at most eight.
+        present: Vec<String>,
+    },
+    /// Several tokens have the label.
+    #[error("{count} tokens of {module} are labelled {token:?}: give each a label of its own")]
+    TokenAmbiguous {
+        /// Path of the module.
+        module: String,
+        /// The label.
+        token: String,
+        /// How many have it.
+        count: usize,
+    },
+    /// The PIN was refused, or trying it could lock the token. Stays so until the token is opened anew.
+    #[error(
+        "the PIN of token {token:?} cannot be used ({why}) and is not tried again: correct `pin` and restart the station"
+    )]
+    Pin {
+        /// The token's label.
+        token: String,
+        /// What the token said.
+        why: String,
+    },
+    /// No key has the label.
+    #[error(
+        "token {token:?} has no key labelled {label:?}: make it with `station ca init`, or correct `label`"
+    )]
+    KeyMissing {
+        /// The token's label.
+        token: String,
+        /// The key's label.
+        label: String,
+    },
+    /// Several keys have the label.
+    #[error("token {token:?} has {count} keys labelled {label:?}: relabel all but the one to use")]
+    KeyAmbiguous {
+        /// The token's label.
+        token: String,
+        /// The key's label.
+        label: String,
+        /// How many have it.
+        count: usize,
+    },
+    /// The key may not be a CA's: it can leave the token, cannot sign, or is of another kind.
+    #[error(
+        "key {label:?} of token {token:?} is not fit to sign with ({why}): make another one with `station ca init`"
+    )]
+    KeyUnfit {
+        /// The token's label.
+        token: String,
+        /// The key's label.
+        label: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The token failed, on a new session and a newly initialized module too.
+    #[error(
+        "token {token:?} of {module} fails ({why}): check the HSM and its connection, then try again"
+    )]
+    Token {
+        /// Path of the module.
+        module: String,
+        /// The token's label.
+        token: String,
+        /// What the module said.
+        why: String,
+    },
+    /// The signature was asked for and did not come. It is not asked for again: the serial number is lost.
+    #[error(
+        "key {label:?} of token {token:?} did not sign ({why}): abandon the serial number and draft anew"
+    )]
+    Sign {
+        /// The token's label.
+        token: String,
+        /// The key's label.
+        label: String,
+        /// What the module said.
+        why: String,
+    },
+    /// A call did not return in time. Stays so until the station is restarted.
+    #[error("{module} does not answer: check the HSM and its connection, then restart the station")]
+    Hung {
+        /// Path of the module.
+        module: String,
+    },
+    /// Too many calls are waiting.
+    #[error("{module} has too many calls waiting: try again, or check why the HSM is slow")]
+    Busy {
+        /// Path of the module.
+        module: String,
+    },
+}
+
+impl Hsm {
+    /// Loads and initializes the module, unless another token of it is open already, and logs in to the token.
+    ///
+    /// A module reads its own environment (`SOFTHSM2_CONF`) when it is initialized, so that must be set before the
+    /// process starts its threads.
+    pub async fn open(options: HsmOptions) -> Result<Self, HsmError> {
+        let HsmOptions { module, token, pin } = options;
+        let signer = Signer::of(&module)?;
+        let meter = Arc::new(Mutex::new(Meter::default()));
+        let opened = Opened {
+            id: signer.new_id(),
+            signer,
+            meter: Arc::clone(&meter),
+            token: token.clone(),
+        };
+        opened
+            .call(OPEN_DEADLINE, move |module, id| {
+                module.open(id, token, pin, meter)
+            })
+            .await?;
+        Ok(Self(Arc::new(opened)))
+    }
+
+    /// The public key (DER SubjectPublicKeyInfo) of the P-256 key with this label, which is made if there is none: a
+    /// pair that signs, stays in the token, and cannot be read.
+    pub async fn find_or_make_key(&self, label: &str) -> Result<Vec<u8>, HsmError> {
+        let label = label.to_owned();
+        self.0
+            .call(MAKE_DEADLINE, move |module, id| {
+                module.find_or_make_key(id, &label)
+            })
+            .await
+    }
+
+    /// The public key (DER SubjectPublicKeyInfo) of the key with this label. Refuses a key that can leave the token.
+    pub async fn public_key(&self, label: &str) -> Result<Vec<u8>, HsmError> {
+        let label = label.to_owned();
+        self.0
+            .call(CALL_DEADLINE, move |module, id| {
+                module.public_key(id, &label)
+            })
+            .await
+    }
+
+    /// Signs the reserved bytes with the key of this label: ECDSA with SHA-256, as the DER that a certificate holds
+    /// (RFC 3279, section 2.2.3).
+    ///
+    /// Whatever error comes back, and if this future is dropped, the signature may or may not have been made: the
+    /// reservation is spent, and its serial number must be abandoned.
+    pub async fn sign(&self, label: &str, reserved: Reserved) -> Result<Vec<u8>, HsmError> {
+        let label = label.to_owned();
+        self.0
+            .call(CALL_DEADLINE, move |module, id| {
+                module.sign(id, &label, &reserved)
+            })
+            .await
+    }
+
+    /// What happened on the token so far.
+    pub fn meter(&self) -> Meter {
+        *self.0.meter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Hsm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hsm")
+            .field("token", &self.0.token)
+            .field("meter", &self.meter())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One opening of a token: its number in the signer thread's book.
+struct Opened {
+    signer: Arc<Signer>,
+    id: u64,
+    token: String,
+    meter: Arc<Mutex<Meter>>,
+}
+
+impl Opened {
+    async fn call<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        act: impl FnOnce(&mut Module, u64) -> Result<T, HsmError> + Send + 'static,
+    ) -> Result<T, HsmError> {
+        let id = self.id;
+        self.signer
+            .call(deadline, move |module| act(module, id))
+            .await
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let id = self.id;
+        self.signer.tell(move |module| module.close(id));
+    }
+}

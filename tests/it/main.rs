@@ -2,3 +2,5 @@
 
 mod link;
 mod screens;
+mod certificate;
+mod hsm;

@@ -1,0 +1,396 @@
+//! The thread that a module belongs to, and what it does there: sessions, recovery, finding and signing.
+
+use super::token::{self, Names};
+use super::{HsmError, Meter};
+use crate::provision::bytes::Digest;
+use crate::provision::certificate::Reserved;
+use pkcs11::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use pkcs11::mechanism::Mechanism;
+use pkcs11::session::Session;
+use secrecy::SecretString;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Calls that may wait for the signer thread.
+const QUEUE: usize = 64;
+
+/// A module is initialized once in a process, so each has one signer thread, kept for the life of the process.
+static SIGNERS: Mutex<BTreeMap<PathBuf, Arc<Signer>>> = Mutex::new(BTreeMap::new());
+
+type Task = Box<dyn FnOnce(&mut Module) + Send>;
+
+/// The way to the thread that owns a module.
+pub(super) struct Signer {
+    module: String,
+    queue: SyncSender<Task>,
+    hung: AtomicBool,
+    ids: AtomicU64,
+}
+
+impl Signer {
+    /// The signer thread of the module at `path`, started if there is none yet.
+    pub fn of(path: &Path) -> Result<Arc<Self>, HsmError> {
+        let failed = |error: std::io::Error| HsmError::Module {
+            module: path.display().to_string(),
+            why: error.to_string(),
+        };
+        let path = path.canonicalize().map_err(failed)?;
+        let mut signers = SIGNERS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(signer) = signers.get(&path) {
+            return Ok(Arc::clone(signer));
+        }
+        let signer = Arc::new(Self::start(path.clone()).map_err(failed)?);
+        signers.insert(path, Arc::clone(&signer));
+        Ok(signer)
+    }
+
+    fn start(path: PathBuf) -> std::io::Result<Self> {
+        let (queue, tasks): (_, Receiver<Task>) = sync_channel(QUEUE);
+        let module = path.display().to_string();
+        std::thread::Builder::new()
+            .name("hsm-signer".to_owned())
+            .spawn(move || {
+                let mut module = Module::new(path);
+                for task in tasks {
+                    task(&mut module);
+                }
+            })?;
+        Ok(Self {
+            module,
+            queue,
+            hung: AtomicBool::new(false),
+            ids: AtomicU64::new(0),
+        })
+    }
+
+    /// A number for one opening of a token.
+    pub fn new_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Runs `act` on the thread and waits for its result, at most for `deadline`. If it is late, this call and all
+    /// later ones fail; if it has not begun by then, it never does.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        act: impl FnOnce(&mut Module) -> Result<T, HsmError> + Send + 'static,
+    ) -> Result<T, HsmError> {
+        let hung = || HsmError::Hung {
+            module: self.module.clone(),
+        };
+        if self.hung.load(Ordering::Acquire) {
+            return Err(hung());
+        }
+        let (reply, answer) = oneshot::channel();
+        let task: Task = Box::new(move |module| {
+            if !reply.is_closed() {
+                let _ = reply.send(act(module)); // nobody waits any more: the result is thrown away
+            }
+        });
+        self.queue.try_send(task).map_err(|error| match error {
+            TrySendError::Full(_) => HsmError::Busy {
+                module: self.module.clone(),
+            },
+            TrySendError::Disconnected(_) => hung(),
+        })?;
+        match tokio::time::timeout(deadline, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => {
+                self.hung.store(true, Ordering::Release);
+                Err(hung())
+            }
+        }
+    }
+
+    /// Has `act` run on the thread and does not wait for it. Forgotten if the queue is full: then the module hangs,
+    /// and nothing that is asked of it matters.
+    pub fn tell(&self, act: impl FnOnce(&mut Module) + Send + 'static) {
+        let _ = self.queue.try_send(Box::new(act));
+    }
+}
+
+/// A module and the tokens in use of it, as its thread knows them.
+pub(super) struct Module {
+    path: PathBuf,
+    library: Option<Pkcs11>,
+    initialized: bool,
+    tokens: BTreeMap<u64, Token>,
+}
+
+/// One opening of a token.
+struct Token {
+    names: Names,
+    pin: SecretString,
+    session: Option<Session>,
+    pin_refused: Option<HsmError>,
+    meter: Arc<Mutex<Meter>>,
+}
+
+/// What to throw away before asking again.
+#[derive(Clone, Copy)]
+enum Renew {
+    Nothing,
+    Session,
+    Module,
+}
+
+impl Module {
+    fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            library: None,
+            initialized: false,
+            tokens: BTreeMap::new(),
+        }
+    }
+
+    pub fn open(
+        &mut self,
+        id: u64,
+        label: String,
+        pin: SecretString,
+        meter: Arc<Mutex<Meter>>,
+    ) -> Result<(), HsmError> {
+        let token = Token {
+            names: Names {
+                module: self.path.display().to_string(),
+                token: label,
+            },
+            pin,
+            session: None,
+            pin_refused: None,
+            meter,
+        };
+        self.tokens.insert(id, token);
+        self.ask(id, |_, _| Ok(()))
+    }
+
+    /// Forgets an opening; the last one finalizes the module.
+    pub fn close(&mut self, id: u64) {
+        self.tokens.remove(&id);
+        if self.tokens.is_empty() {
+            self.finalize();
+        }
+    }
+
+    pub fn find_or_make_key(&mut self, id: u64, label: &str) -> Result<Vec<u8>, HsmError> {
+        match self.public_key(id, label) {
+            Err(HsmError::KeyMissing { .. }) => {}
+            found => return found,
+        }
+        let token = self.token(id);
+        let session = token.session.as_ref().expect("the key was just looked for");
+        let made = token::make_key(session, &token.names, label);
+        if made.is_err() {
+            token.session = None; // whether the pair exists is found out on a new session, at the next call
+        }
+        made?;
+        self.public_key(id, label)
+    }
+
+    pub fn public_key(&mut self, id: u64, label: &str) -> Result<Vec<u8>, HsmError> {
+        self.ask(id, |session, names| {
+            token::public_key(session, names, label)
+        })
+    }
+
+    pub fn sign(&mut self, id: u64, label: &str, reserved: &Reserved) -> Result<Vec<u8>, HsmError> {
+        let digest = Digest::of(&reserved.reservation().tbs.0);
+        let key = self.ask(id, |session, names| {
+            token::private_key(session, names, label)
+        })?;
+        let token = self.token(id);
+        let session = token
+            .session
+            .as_ref()
+            .expect("the key was just found on it");
+        let begun = Instant::now();
+        let signed = session
+            .sign(&Mechanism::Ecdsa, key, &digest.0)
+            .map_err(|error| token::said(&error))
+            .and_then(|raw| token::signature_to_der(&raw));
+        let took = begun.elapsed();
+        token.count(|meter| match &signed {
+            Ok(_) => {
+                meter.signatures += 1;
+                meter.last_signature = took;
+                meter.longest_signature = meter.longest_signature.max(took);
+                meter.signing += took;
+            }
+            Err(_) => meter.sign_faults += 1,
+        });
+        signed.map_err(|why| {
+            token.session = None;
+            token.names.sign(label, why)
+        })
+    }
+
+    /// Asks something that may be asked again: on the session at hand, on a new one, on a newly initialized module.
+    fn ask<T>(
+        &mut self,
+        id: u64,
+        question: impl Fn(&Session, &Names) -> Result<T, HsmError>,
+    ) -> Result<T, HsmError> {
+        let mut attempt = |renew| {
+            match renew {
+                Renew::Nothing => {}
+                Renew::Session => self.token(id).session = None,
+                Renew::Module => self.finalize(),
+            }
+            let library = self.library()?;
+            let (session, names) = self.token(id).session(&library)?;
+            question(session, names)
+        };
+        for renew in [Renew::Nothing, Renew::Session] {
+            match attempt(renew) {
+                Err(HsmError::Token { .. } | HsmError::TokenMissing { .. }) => {}
+                answer => return answer,
+            }
+        }
+        attempt(Renew::Module)
+    }
+
+    /// The library, loaded and initialized.
+    fn library(&mut self) -> Result<Pkcs11, HsmError> {
+        let failed = |error: pkcs11::error::Error| HsmError::Module {
+            module: self.path.display().to_string(),
+            why: token::said(&error),
+        };
+        let library = match &self.library {
+            Some(library) => library.clone(),
+            None => self
+                .library
+                .insert(Pkcs11::new(&self.path).map_err(failed)?)
+                .clone(),
+        };
+        if !self.initialized {
+            // An "already initialized" is an error too: someone else in this process would finalize it under us.
+            let arguments = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
+            library.initialize(arguments).map_err(failed)?;
+            self.initialized = true;
+        }
+        Ok(library)
+    }
+
+    /// Ends every session, because their handles may be given out anew, then the module.
+    fn finalize(&mut self) {
+        for token in self.tokens.values_mut() {
+            token.session = None;
+        }
+        if let Some(library) = self.library.clone().filter(|_| self.initialized) {
+            use pkcs11::error::{Error::Pkcs11, RvError::CryptokiNotInitialized};
+            let ended = library.finalize();
+            self.initialized = !matches!(ended, Ok(()) | Err(Pkcs11(CryptokiNotInitialized, _)));
+        }
+    }
+
+    fn token(&mut self, id: u64) -> &mut Token {
+        self.tokens
+            .get_mut(&id)
+            .expect("an opening asks only between its open and its close")
+    }
+}
+
+impl Token {
+    /// A session that is logged in: the one at hand if the token still knows it, else a new one.
+    fn session(&mut self, library: &Pkcs11) -> Result<(&Session, &Names), HsmError> {
+        if let Some(refused) = &self.pin_refused {
+            return Err(refused.clone());
+        }
+        let session = match self.session.take() {
+            Some(session) => {
+                token::check_session(&session, &self.names)?;
+                session
+            }
+            None => self.log_in(library)?,
+        };
+        Ok((self.session.insert(session), &self.names))
+    }
+
+    fn log_in(&mut self, library: &Pkcs11) -> Result<Session, HsmError> {
+        let opened = token::open_session(library, &self.names).and_then(|session| {
+            self.count(|meter| {
+                meter.sessions += 1;
+                meter.logins += 1;
+            });
+            token::log_in(&session, &self.names, &self.pin)?;
+            Ok(session)
+        });
+        if let Err(refused @ HsmError::Pin { .. }) = &opened {
+            self.pin_refused = Some(refused.clone());
+        }
+        opened
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Meter)) {
+        change(&mut self.meter.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_hangs_fails_closed_and_its_late_result_is_thrown_away() {
+        let signer = Signer::start(PathBuf::from("/no/such/module.so")).unwrap();
+        let (release, released) = sync_channel::<()>(0);
+        let (ended, end) = sync_channel::<()>(1);
+        let slow = signer.call(Duration::from_millis(20), move |_| {
+            released.recv().unwrap();
+            ended.send(()).unwrap();
+            Ok(1)
+        });
+        assert!(matches!(slow.await, Err(HsmError::Hung { .. })));
+        let queued = signer.call(Duration::from_secs(5), |_| Ok(2));
+        assert!(matches!(queued.await, Err(HsmError::Hung { .. })));
+        release.send(()).unwrap();
+        end.recv().unwrap();
+        let later = signer.call(Duration::from_secs(5), |_| Ok(3));
+        assert!(matches!(later.await, Err(HsmError::Hung { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_nobody_waits_for_any_more_never_begins() {
+        let signer = Signer::start(PathBuf::from("/no/such/module.so")).unwrap();
+        let (release, released) = sync_channel::<()>(0);
+        signer.tell(move |_| released.recv().unwrap());
+        let (begun, beginning) = sync_channel::<()>(1);
+        let dropped = signer.call(Duration::from_secs(5), move |_| {
+            begun.send(()).unwrap();
+            Ok(())
+        });
+        tokio::select! {
+            biased;
+            _ = dropped => unreachable!("the thread is busy"),
+            () = std::future::ready(()) => {}
+        }
+        release.send(()).unwrap();
+        signer
+            .call(Duration::from_secs(5), |_| Ok(()))
+            .await
+            .unwrap();
+        assert!(beginning.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_module_that_is_not_there_is_named() {
+        let signer = Signer::start(PathBuf::from("/no/such/module.so")).unwrap();
+        let result = signer
+            .call(Duration::from_secs(5), |module| {
+                module.library().map(|_| ())
+            })
+            .await;
+        let text = result.unwrap_err().to_string();
+        assert!(
+            text.contains("/no/such/module.so") && text.contains("scripts/setup"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,339 @@
+//! Single questions to a token, each asked once: find it, log in, find a key, make a key.
+
+use super::HsmError;
+use crate::provision::bytes::Digest;
+use pkcs11::context::Pkcs11;
+use pkcs11::error::{Error, RvError};
+use pkcs11::mechanism::Mechanism;
+use pkcs11::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use pkcs11::session::{Session, SessionState, UserType};
+use pkcs11::slot::TokenInfo;
+use secrecy::SecretString;
+
+/// DER of the object identifier of P-256, as `CKA_EC_PARAMS` holds it (RFC 5480, section 2.1.1.1).
+const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+/// DER of a P-256 SubjectPublicKeyInfo up to the point (RFC 5480, section 2).
+const P256_SPKI: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+/// Octets of an uncompressed P-256 point.
+const POINT: usize = 65;
+/// Octets of each half of a P-256 signature.
+const HALF: usize = 32;
+
+/// The names that errors carry.
+#[derive(Clone)]
+pub(super) struct Names {
+    pub module: String,
+    pub token: String,
+}
+
+impl Names {
+    fn failed(&self, error: Error) -> HsmError {
+        self.failing(said(&error))
+    }
+
+    fn failing(&self, why: String) -> HsmError {
+        HsmError::Token {
+            module: self.module.clone(),
+            token: self.token.clone(),
+            why,
+        }
+    }
+
+    fn pin(&self, why: &str) -> HsmError {
+        HsmError::Pin {
+            token: self.token.clone(),
+            why: why.to_owned(),
+        }
+    }
+
+    fn unfit(&self, label: &str, why: &str) -> HsmError {
+        HsmError::KeyUnfit {
+            token: self.token.clone(),
+            label: label.to_owned(),
+            why: why.to_owned(),
+        }
+    }
+
+    pub fn sign(&self, label: &str, why: String) -> HsmError {
+        HsmError::Sign {
+            token: self.token.clone(),
+            label: label.to_owned(),
+            why,
+        }
+    }
+}
+
+/// An error in the standard's short words; the crate's own text quotes whole paragraphs of the standard.
+pub(super) fn said(error: &Error) -> String {
+    match error {
+        Error::Pkcs11(value, function) => format!("C_{function:?} returned {value:?}"),
+        other => other.to_string(),
+    }
+}
+
+/// Opens a session on the one token with the label. Refuses where logging in could lock the token.
+pub(super) fn open_session(library: &Pkcs11, names: &Names) -> Result<Session, HsmError> {
+    /// Labels named when the right one is missing.
+    const SHOWN: usize = 8;
+    let mut present = Vec::new();
+    let mut found = Vec::new();
+    let slots = library.get_slots_with_token();
+    for slot in slots.map_err(|error| names.failed(error))? {
+        // A slot that cannot be read is not ours to judge: another token of the module may still be the one.
+        let Ok(info) = library.get_token_info(slot) else {
+            continue;
+        };
+        if !info.token_initialized() {
+            continue;
+        }
+        if info.label() == names.token {
+            found.push((slot, info));
+        } else if present.len() < SHOWN {
+            present.push(info.label().to_owned());
+        }
+    }
+    match found.as_slice() {
+        [(slot, info)] => {
+            check_pin_state(info, names)?;
+            library
+                .open_rw_session(*slot)
+                .map_err(|error| names.failed(error))
+        }
+        [] => Err(HsmError::TokenMissing {
+            module: names.module.clone(),
+            token: names.token.clone(),
+            present,
+        }),
+        several => Err(HsmError::TokenAmbiguous {
+            module: names.module.clone(),
+            token: names.token.clone(),
+            count: several.len(),
+        }),
+    }
+}
+
+fn check_pin_state(info: &TokenInfo, names: &Names) -> Result<(), HsmError> {
+    if info.user_pin_locked() {
+        return Err(names.pin("the token is locked"));
+    }
+    if info.user_pin_final_try() {
+        return Err(names.pin("one try is left before the token locks"));
+    }
+    Ok(())
+}
+
+/// Logs in. Another session of this process may have done so already: the login is the token's, not the session's.
+pub(super) fn log_in(session: &Session, names: &Names, pin: &SecretString) -> Result<(), HsmError> {
+    match session.login(UserType::User, Some(pin)) {
+        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+        Err(Error::Pkcs11(
+            error @ (RvError::PinIncorrect
+            | RvError::PinInvalid
+            | RvError::PinLenRange
+            | RvError::PinExpired
+            | RvError::PinLocked
+            | RvError::PinTooWeak
+            | RvError::UserPinNotInitialized),
+            _,
+        )) => Err(names.pin(&format!("{error:?}"))),
+        Err(error) => Err(names.failed(error)),
+    }
+}
+
+/// Asks the token whether it still knows the session as logged in.
+pub(super) fn check_session(session: &Session, names: &Names) -> Result<(), HsmError> {
+    let info = session
+        .get_session_info()
+        .map_err(|error| names.failed(error))?;
+    match info.session_state() {
+        SessionState::RoUser | SessionState::RwUser => Ok(()),
+        _ => Err(names.failing("the session is no longer logged in".to_owned())),
+    }
+}
+
+/// The only private key with the label.
+pub(super) fn private_key(
+    session: &Session,
+    names: &Names,
+    label: &str,
+) -> Result<ObjectHandle, HsmError> {
+    only_object(session, names, ObjectClass::PRIVATE_KEY, label)
+}
+
+/// The public half of the only key with the label, once its private half is found fit: on P-256, able to sign, and
+/// unable to leave the token.
+pub(super) fn public_key(
+    session: &Session,
+    names: &Names,
+    label: &str,
+) -> Result<Vec<u8>, HsmError> {
+    let private = private_key(session, names, label)?;
+    check_private(session, names, label, private)?;
+    let public =
+        only_object(session, names, ObjectClass::PUBLIC_KEY, label).map_err(
+            |error| match error {
+                HsmError::KeyMissing { .. } => names.unfit(label, "its public half is not there"),
+                other => other,
+            },
+        )?;
+    let wanted = [AttributeType::EcParams, AttributeType::EcPoint];
+    let attributes = session
+        .get_attributes(public, &wanted)
+        .map_err(|error| names.failed(error))?;
+    let mut on_p256 = false;
+    let mut point = None;
+    for attribute in &attributes {
+        match attribute {
+            Attribute::EcParams(parameters) => on_p256 = *parameters == P256,
+            Attribute::EcPoint(octets) => point = bare_point(octets),
+            _ => {}
+        }
+    }
+    match point {
+        Some(point) if on_p256 => Ok([&P256_SPKI[..], point].concat()),
+        _ => Err(names.unfit(label, "it is not on P-256")),
+    }
+}
+
+/// Makes a P-256 pair that signs, stays, and cannot be read. Its `CKA_ID` is derived from the label.
+pub(super) fn make_key(session: &Session, names: &Names, label: &str) -> Result<(), HsmError> {
+    let id = Digest::of(label.as_bytes()).0[..20].to_vec();
+    let label = label.as_bytes().to_vec();
+    let public = [
+        Attribute::Token(true),
+        Attribute::Private(false),
+        Attribute::Label(label.clone()),
+        Attribute::Id(id.clone()),
+        Attribute::EcParams(P256.to_vec()),
+        Attribute::Verify(true),
+    ];
+    let private = [
+        Attribute::Token(true),
+        Attribute::Private(true),
+        Attribute::Label(label),
+        Attribute::Id(id),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(true),
+        Attribute::Decrypt(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
+    ];
+    session
+        .generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)
+        .map_err(|error| names.failed(error))?;
+    Ok(())
+}
+
+/// Turns the two halves that PKCS #11 returns (section 2.3.1 of its mechanisms: r and s, each 32 octets) into the DER
+/// of RFC 3279, section 2.2.3.
+pub(super) fn signature_to_der(raw: &[u8]) -> Result<Vec<u8>, String> {
+    if raw.len() != 2 * HALF {
+        return Err(format!("a signature of {} octets", raw.len()));
+    }
+    let (r, s) = raw.split_at(HALF);
+    Ok(yasna::construct_der(|writer| {
+        writer.write_sequence(|writer| {
+            writer.next().write_bigint_bytes(r, true);
+            writer.next().write_bigint_bytes(s, true);
+        });
+    }))
+}
+
+fn only_object(
+    session: &Session,
+    names: &Names,
+    class: ObjectClass,
+    label: &str,
+) -> Result<ObjectHandle, HsmError> {
+    let template = [
+        Attribute::Class(class),
+        Attribute::Label(label.as_bytes().to_vec()),
+    ];
+    let found = session
+        .find_objects(&template)
+        .map_err(|error| names.failed(error))?;
+    match found.as_slice() {
+        [only] => Ok(*only),
+        [] => Err(HsmError::KeyMissing {
+            token: names.token.clone(),
+            label: label.to_owned(),
+        }),
+        several => Err(HsmError::KeyAmbiguous {
+            token: names.token.clone(),
+            label: label.to_owned(),
+            count: several.len(),
+        }),
+    }
+}
+
+fn check_private(
+    session: &Session,
+    names: &Names,
+    label: &str,
+    key: ObjectHandle,
+) -> Result<(), HsmError> {
+    let required = [
+        (
+            Attribute::KeyType(KeyType::EC),
+            "it is no elliptic curve key",
+        ),
+        (Attribute::Sensitive(true), "it can be read"),
+        (Attribute::Extractable(false), "it can leave the token"),
+        (Attribute::Sign(true), "it may not sign"),
+    ];
+    let kinds: Vec<AttributeType> = required
+        .iter()
+        .map(|(attribute, _)| attribute.attribute_type())
+        .collect();
+    let found = session
+        .get_attributes(key, &kinds)
+        .map_err(|error| names.failed(error))?;
+    match required.iter().find(|(wanted, _)| !found.contains(wanted)) {
+        Some((_, why)) => Err(names.unfit(label, why)),
+        None => Ok(()),
+    }
+}
+
+/// The point in a `CKA_EC_POINT`: wrapped into a DER OCTET STRING, as PKCS #11 wants it, or bare, as some tokens do.
+fn bare_point(octets: &[u8]) -> Option<&[u8]> {
+    let point = match octets {
+        [0x04, length, point @ ..] if usize::from(*length) == POINT && point.len() == POINT => {
+            point
+        }
+        bare => bare,
+    };
+    (point.len() == POINT && point[0] == 0x04).then_some(point)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn signature_halves_become_positive_minimal_integers() {
+        let mut raw = [0u8; 64];
+        raw[31] = 0x01; // r = 1: thirty-one leading zeros
+        raw[32] = 0x80; // s begins with its top bit set
+        let der = signature_to_der(&raw).unwrap();
+        assert_eq!(der[..6], [0x30, 2 + 1 + 2 + 33, 0x02, 1, 0x01, 0x02]);
+        assert_eq!(der[6..9], [33, 0x00, 0x80]);
+        assert!(signature_to_der(&raw[..63]).is_err());
+    }
+
+    #[test]
+    fn a_point_is_taken_wrapped_and_bare() {
+        let mut bare = vec![7; POINT];
+        bare[0] = 0x04;
+        let mut wrapped = vec![0x04, 65];
+        wrapped.extend(&bare);
+        assert_eq!(bare_point(&bare), Some(&bare[..]));
+        assert_eq!(bare_point(&wrapped), Some(&bare[..]));
+        assert_eq!(bare_point(&wrapped[..66]), None);
+        assert_eq!(bare_point(&[]), None);
+    }
+}

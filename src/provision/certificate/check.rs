@@ -1,0 +1,327 @@
+//! Believing what was signed only after reading it again: self-check, path validation, proof of possession.
+//!
+//! Invariant: what is checked is read by x509-parser and verified by aws-lc, neither of which wrote or signed it.
+
+use super::draft::assemble;
+use super::issuer::check_authority;
+use super::{Issuer, KeyKind, Refusal, key_identifier, key_kind};
+use crate::provision::device::SerialNumber;
+use crate::provision::event::Reservation;
+use crate::provision::fault::harmless;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey,
+    VerificationAlgorithm,
+};
+use x509_parser::certificate::{TbsCertificate, X509Certificate};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::prelude::FromDer;
+use x509_parser::time::ASN1Time;
+use x509_parser::x509::{SubjectPublicKeyInfo, X509Version};
+
+/// The longest certificate that is looked at, in bytes.
+const MAX_BYTES: usize = 8192;
+
+/// What a certificate says, as far as the station compares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// The only common name in the subject.
+    pub common_name: String,
+    /// The public key: DER SubjectPublicKeyInfo.
+    pub spki: Vec<u8>,
+    /// The content octets of the serial number.
+    pub serial: Vec<u8>,
+    /// First moment of validity, in milliseconds since 1970.
+    pub not_before_ms: i64,
+    /// Last moment of validity, in milliseconds since 1970.
+    pub not_after_ms: i64,
+}
+
+/// What a leaf must say.
+pub(super) struct LeafTerms<'a> {
+    pub issuer: &'a Issuer,
+    pub spki: &'a [u8],
+    pub common_name: &'a str,
+    pub serial: &'a SerialNumber,
+}
+
+/// Reads a certificate that a device handed back: at most 8192 bytes of DER, nothing after it, one common name.
+pub fn read(der: &[u8]) -> Result<Contents, Refusal> {
+    let certificate = parse(der).map_err(Refusal::Path)?;
+    let mut names = certificate.subject().iter_common_name();
+    let common_name = match (names.next().map(|name| name.as_str()), names.next()) {
+        (Some(Ok(name)), None) => name.to_owned(),
+        _ => return Err(Refusal::Path("it has not exactly one name".to_owned())),
+    };
+    let validity = certificate.validity();
+    Ok(Contents {
+        common_name,
+        spki: certificate.public_key().raw.to_vec(),
+        serial: certificate.raw_serial().to_vec(),
+        not_before_ms: validity.not_before.timestamp().saturating_mul(1000),
+        not_after_ms: validity.not_after.timestamp().saturating_mul(1000),
+    })
+}
+
+/// Checks a device's certificate before anything leaves the station: it is the reserved bytes and nothing else, says
+/// what a leaf must say (issuer byte for byte, key, name, serial number, no CA, usages, key identifiers, validity
+/// within the CA's), and its signature verifies under the CA's key.
+pub fn self_check(
+    der: &[u8],
+    reservation: &Reservation,
+    issuer: &Issuer,
+    spki: &[u8],
+    common_name: &str,
+) -> Result<(), Refusal> {
+    let terms = LeafTerms {
+        issuer,
+        spki,
+        common_name,
+        serial: &reservation.serial,
+    };
+    check_leaf_terms(&reservation.tbs.0, &terms).map_err(Refusal::Check)?;
+    check_signature(der, reservation, &issuer.spki)
+}
+
+/// Checks any signed certificate: exactly the reserved bytes, the reserved serial number, and a signature that
+/// verifies under `signer` (DER SubjectPublicKeyInfo). For a CA certificate, follow with [`Issuer::parse`].
+pub fn check_signature(
+    der: &[u8],
+    reservation: &Reservation,
+    signer: &[u8],
+) -> Result<(), Refusal> {
+    let certificate = parse(der).map_err(Refusal::Check)?;
+    let wrong = |what: &str| Err(Refusal::Check(what.to_owned()));
+    let signature = &certificate.signature_value.data;
+    if assemble(&reservation.tbs.0, signature) != der {
+        return wrong("it is not the reserved bytes");
+    }
+    if certificate.raw_serial() != reservation.serial.octets() {
+        return wrong("it has not the reserved serial number");
+    }
+    if certificate.signature_algorithm != certificate.tbs_certificate.signature {
+        return wrong("it names two signature algorithms");
+    }
+    let signer = parse_key(signer).map_err(Refusal::Check)?;
+    certificate
+        .verify_signature(Some(&signer))
+        .or_else(|_| wrong("its signature does not verify under the key that should have signed"))
+}
+
+/// Checks a signed request for a customer's root: exactly the reserved bytes, signed by the key `spki` in it.
+pub fn check_request(der: &[u8], reservation: &Reservation, spki: &[u8]) -> Result<(), Refusal> {
+    let wrong = |what: &str| Refusal::Check(what.to_owned());
+    let (rest, request) =
+        X509CertificationRequest::from_der(der).map_err(|_| wrong("it is no PKCS #10 request"))?;
+    let info = &request.certification_request_info;
+    let signature = &request.signature_value.data;
+    if !rest.is_empty() || assemble(&reservation.tbs.0, signature) != der {
+        return Err(wrong("it is not the reserved bytes"));
+    }
+    if info.subject_pki.raw != spki {
+        return Err(wrong("it holds another key"));
+    }
+    request
+        .verify_signature()
+        .map_err(|_| wrong("its signature does not verify under its own key"))
+}
+
+/// Validates the path from a leaf through `chain` (nearest CA first, the trust anchor last) at `now_ms`, in
+/// milliseconds since 1970, as DPS does at registration.
+///
+/// Source: DPS documentation "X.509 certificate attestation"; RFC 5280, section 6.1, without policies, name
+/// constraints and revocation, which station CAs do not use: an unknown critical extension is refused.
+pub fn validate_path(leaf: &[u8], chain: &[&[u8]], now_ms: i64) -> Result<(), Refusal> {
+    validate(leaf, chain, now_ms).map_err(Refusal::Path)
+}
+
+/// Verifies a device's signature over `message` with the key in its certificate: ECDSA in DER with SHA-256 (P-256) or
+/// SHA-384 (P-384), or RSA PKCS #1 v1.5 with SHA-256.
+pub fn verify_proof(spki: &[u8], message: &[u8], signature: &[u8]) -> Result<(), Refusal> {
+    let key = parse_key(spki).map_err(|_| Refusal::Proof)?;
+    let algorithm: &'static dyn VerificationAlgorithm = match key_kind(&key) {
+        Ok(KeyKind::P256) => &ECDSA_P256_SHA256_ASN1,
+        Ok(KeyKind::P384) => &ECDSA_P384_SHA384_ASN1,
+        Ok(KeyKind::Rsa) => &RSA_PKCS1_2048_8192_SHA256,
+        Err(_) => return Err(Refusal::Proof),
+    };
+    UnparsedPublicKey::new(algorithm, &key.subject_public_key.data)
+        .verify(message, signature)
+        .map_err(|_| Refusal::Proof)
+}
+
+/// Checks all that the to-be-signed bytes of a leaf must say.
+pub(super) fn check_leaf_terms(tbs: &[u8], terms: &LeafTerms<'_>) -> Result<(), String> {
+    let (rest, leaf) =
+        TbsCertificate::from_der(tbs).map_err(|_| "it is no certificate".to_owned())?;
+    let issuer = terms.issuer;
+    let validity = leaf.validity();
+    let requirements = [
+        (rest.is_empty(), "other bytes follow it"),
+        (leaf.version() == X509Version::V3, "its version is not 3"),
+        (
+            leaf.raw_serial() == terms.serial.octets(),
+            "it has not the reserved serial number",
+        ),
+        (
+            leaf.issuer().as_raw() == issuer.subject,
+            "its issuer is not the CA's subject, byte for byte",
+        ),
+        (
+            leaf.subject_pki.raw == terms.spki,
+            "it holds another key than the device asked for",
+        ),
+        (
+            leaf.subject()
+                .iter_common_name()
+                .map(|name| name.as_str().ok())
+                .eq([Some(terms.common_name)]),
+            "it names another device",
+        ),
+        (
+            validity.not_before.timestamp() >= issuer.not_before
+                && validity.not_after.timestamp() <= issuer.not_after
+                && validity.not_before < validity.not_after,
+            "its validity is not within the CA's",
+        ),
+    ];
+    match requirements.iter().find(|(met, _)| !met) {
+        Some((_, what)) => Err((*what).to_owned()),
+        None => check_leaf_extensions(&leaf, issuer),
+    }
+}
+
+fn check_leaf_extensions(leaf: &TbsCertificate<'_>, issuer: &Issuer) -> Result<(), String> {
+    let require = |met: bool, what: &str| if met { Ok(()) } else { Err(what.to_owned()) };
+    let constraints = leaf.basic_constraints().ok().flatten();
+    require(
+        constraints.is_some_and(|c| c.critical && !c.value.ca),
+        "it does not say that it is no CA",
+    )?;
+    let usage = leaf.key_usage().ok().flatten();
+    require(
+        usage.is_some_and(|u| u.critical && u.value.flags == 1),
+        "its key usage is not digital signature alone",
+    )?;
+    let purpose = leaf.extended_key_usage().ok().flatten();
+    require(
+        purpose.is_some_and(|p| p.value.client_auth && !p.value.any && !p.value.server_auth),
+        "its extended key usage is not client authentication alone",
+    )?;
+    let own = key_identifier(&leaf.subject_pki.subject_public_key.data);
+    let mut identifiers = (false, false);
+    for extension in leaf.iter_extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => identifiers.0 = id.0 == own,
+            ParsedExtension::AuthorityKeyIdentifier(id) => {
+                let id = id.key_identifier.as_ref().map(|id| id.0);
+                identifiers.1 = id == Some(issuer.key_id.as_slice());
+            }
+            _ => {}
+        }
+    }
+    require(
+        identifiers == (true, true),
+        "its key identifiers are not those of the two keys",
+    )
+}
+
+fn validate(leaf: &[u8], chain: &[&[u8]], now_ms: i64) -> Result<(), String> {
+    /// Longest chain that is walked, in CA certificates.
+    const MAX_CHAIN: usize = 8;
+    if chain.is_empty() || chain.len() > MAX_CHAIN {
+        return Err(format!("{} CA certificates", chain.len()));
+    }
+    let now = ASN1Time::from_timestamp(now_ms.div_euclid(1000))
+        .map_err(|_| "the time is out of range".to_owned())?;
+    let mut below = parse(leaf)?;
+    check_end_entity(&below)?;
+    check_any(&below, now, "the device's certificate")?;
+    for (depth, der) in chain.iter().enumerate() {
+        let authority = parse(der)?;
+        let which = format!("CA certificate {}", depth + 1);
+        check_any(&authority, now, &which)?;
+        check_authority(&authority).map_err(|what| format!("{which} {what}"))?;
+        let limit = authority
+            .basic_constraints()
+            .ok()
+            .flatten()
+            .and_then(|c| c.value.path_len_constraint);
+        if limit.is_some_and(|limit| (limit as usize) < depth) {
+            return Err(format!("{which} does not allow so long a path"));
+        }
+        if below.issuer().as_raw() != authority.subject().as_raw() {
+            return Err(format!("{which} is not the issuer of the one below it"));
+        }
+        below
+            .verify_signature(Some(authority.public_key()))
+            .map_err(|_| format!("{which} did not sign the one below it"))?;
+        below = authority;
+    }
+    Ok(())
+}
+
+fn check_end_entity(leaf: &X509Certificate<'_>) -> Result<(), String> {
+    if leaf.is_ca() {
+        return Err("the device's certificate is a CA's".to_owned());
+    }
+    let usage = leaf.key_usage().map_err(|error| error.to_string())?;
+    if usage.is_some_and(|usage| !usage.value.digital_signature()) {
+        return Err("the device's certificate does not allow signing".to_owned());
+    }
+    let purpose = leaf
+        .extended_key_usage()
+        .map_err(|error| error.to_string())?;
+    if purpose.is_some_and(|purpose| !purpose.value.client_auth && !purpose.value.any) {
+        return Err("the device's certificate is not for client authentication".to_owned());
+    }
+    Ok(())
+}
+
+/// What holds for every certificate of a path: it is valid now, and says nothing that must be understood and is not.
+fn check_any(certificate: &X509Certificate<'_>, now: ASN1Time, which: &str) -> Result<(), String> {
+    let unknown = certificate.iter_extensions().any(|extension| {
+        extension.critical
+            && !matches!(
+                extension.parsed_extension(),
+                ParsedExtension::BasicConstraints(_)
+                    | ParsedExtension::KeyUsage(_)
+                    | ParsedExtension::ExtendedKeyUsage(_)
+                    | ParsedExtension::SubjectAlternativeName(_)
+            )
+    });
+    if unknown {
+        return Err(format!(
+            "{which} has a critical extension that is not known here"
+        ));
+    }
+    if certificate.validity().is_valid_at(now) {
+        return Ok(());
+    }
+    let validity = certificate.validity();
+    Err(format!(
+        "{which} is valid from {} to {}, not now",
+        validity.not_before, validity.not_after
+    ))
+}
+
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
+    if der.len() > MAX_BYTES {
+        return Err(format!("{} bytes are more than {MAX_BYTES}", der.len()));
+    }
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        Ok(_) => Err("other bytes follow the certificate".to_owned()),
+        Err(error) => Err(format!(
+            "it is no X.509 certificate: {}",
+            harmless(&error.to_string(), 80)
+        )),
+    }
+}
+
+fn parse_key(spki: &[u8]) -> Result<SubjectPublicKeyInfo<'_>, String> {
+    match SubjectPublicKeyInfo::from_der(spki) {
+        Ok(([], key)) => Ok(key),
+        _ => Err("the public key is not in DER".to_owned()),
+    }
+}

@@ -1,0 +1,304 @@
+//! The bytes to be signed, before they are signed, and the finished object after.
+//!
+//! Invariant: a draft of a leaf passes every check of the finished certificate but the signature's.
+
+use super::check::{LeafTerms, check_leaf_terms};
+use super::{Csr, Issuer, Profile, Refusal, key_identifier};
+use crate::provision::bytes::Blob;
+use crate::provision::device::SerialNumber;
+use crate::provision::event::{Purpose, Reservation};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyIdMethod, KeyUsagePurpose, PublicKeyData, SignatureAlgorithm, SigningKey,
+    SubjectPublicKeyInfo,
+};
+use std::cell::RefCell;
+use time::{Duration, OffsetDateTime};
+
+/// Longest common name and organization in a certificate, in characters (RFC 5280, appendix A.1).
+const MAX_NAME: usize = 64;
+
+/// DER of the algorithm identifier ecdsa-with-SHA256 (RFC 5758, section 3.2).
+const ECDSA_WITH_SHA256: [u8; 12] = [
+    0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02,
+];
+
+/// How long a verification certificate is valid: long enough to be carried to DPS by hand.
+const VERIFICATION_DAYS: u32 = 30;
+
+/// What a CA certificate, or the request for one, should say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaProfile {
+    /// Common name, at most 64 characters.
+    pub common_name: String,
+    /// Organization, at most 64 characters; absent for none.
+    pub organization: Option<String>,
+    /// How long it is valid, in days from the moment of drafting.
+    pub validity_days: u32,
+}
+
+/// Drafts a device's certificate: subject of `common_name` and the profile's organization, not a CA, digital
+/// signature and client authentication only, key identifiers of both keys. `now_ms` is in milliseconds since 1970.
+///
+/// Source: DPS documentation "X.509 certificate attestation" (the common name is the registration ID) and RFC 5280.
+/// Refused: a validity beyond the CA's own, a name longer than 64 characters, a CA that is not valid now.
+pub fn draft_leaf(
+    issuer: &Issuer,
+    csr: &Csr,
+    common_name: &str,
+    serial: SerialNumber,
+    now_ms: i64,
+    profile: &Profile,
+) -> Result<Reservation, Refusal> {
+    let subject = name(common_name, profile.organization.as_deref())?;
+    let backdate = Duration::minutes(profile.backdate_minutes.into());
+    let mut params = params(csr.spki(), subject, &serial)?;
+    (params.not_before, params.not_after) =
+        validity_under(issuer, now_ms, backdate, profile.validity_days)?;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let tbs = tbs_under(issuer, &params, csr.spki())?;
+    let terms = LeafTerms {
+        issuer,
+        spki: csr.spki(),
+        common_name,
+        serial: &serial,
+    };
+    check_leaf_terms(&tbs, &terms).map_err(Refusal::Draft)?;
+    Ok(reservation(Purpose::Leaf, &issuer.name, serial, tbs))
+}
+
+/// Drafts the certificate that proves to DPS the possession of the CA's key: a leaf for the CA's own public key with
+/// the service's verification code as common name, valid for thirty days.
+///
+/// Source: DPS documentation "Verify X.509 CA certificates".
+pub fn draft_verification(
+    issuer: &Issuer,
+    code: &str,
+    serial: SerialNumber,
+    now_ms: i64,
+) -> Result<Reservation, Refusal> {
+    let mut params = params(&issuer.spki, name(code, None)?, &serial)?;
+    (params.not_before, params.not_after) =
+        validity_under(issuer, now_ms, Duration::ZERO, VERIFICATION_DAYS)?;
+    let tbs = tbs_under(issuer, &params, &issuer.spki)?;
+    Ok(reservation(
+        Purpose::Verification,
+        &issuer.name,
+        serial,
+        tbs,
+    ))
+}
+
+/// Drafts a root CA's certificate for the key `spki`, to be signed by that key. `ca` is its name in `station.toml`.
+pub fn draft_root(
+    ca: &str,
+    spki: &[u8],
+    profile: &CaProfile,
+    serial: SerialNumber,
+    now_ms: i64,
+) -> Result<Reservation, Refusal> {
+    let mut params = ca_params(spki, profile, &serial, 1)?;
+    params.use_authority_key_identifier_extension = false;
+    params.not_before = moment(now_ms)?;
+    params.not_after = after(params.not_before, profile.validity_days)?;
+    let key = Capture::of(spki)?;
+    params.self_signed(&key).map_err(drafting)?;
+    Ok(reservation(Purpose::Root, ca, serial, key.taken()))
+}
+
+/// Drafts an issuing CA's certificate for the key `spki`, to be signed by `root`; it may issue leaves only.
+pub fn draft_issuing(
+    root: &Issuer,
+    spki: &[u8],
+    profile: &CaProfile,
+    serial: SerialNumber,
+    now_ms: i64,
+) -> Result<Reservation, Refusal> {
+    let mut params = ca_params(spki, profile, &serial, 0)?;
+    (params.not_before, params.not_after) =
+        validity_under(root, now_ms, Duration::ZERO, profile.validity_days)?;
+    let tbs = tbs_under(root, &params, spki)?;
+    Ok(reservation(Purpose::Issuing, &root.name, serial, tbs))
+}
+
+/// Drafts a request (PKCS #10) that a customer's root makes an issuing CA's certificate from; to be signed by the key
+/// `spki` itself. The serial number only names the reservation.
+pub fn draft_request(
+    ca: &str,
+    spki: &[u8],
+    profile: &CaProfile,
+    serial: SerialNumber,
+) -> Result<Reservation, Refusal> {
+    let mut params = ca_params(spki, profile, &serial, 0)?;
+    params.serial_number = None; // a request has none, and rcgen refuses one that does
+    params.use_authority_key_identifier_extension = false;
+    let key = Capture::of(spki)?;
+    params.serialize_request(&key).map_err(drafting)?;
+    Ok(reservation(Purpose::Request, ca, serial, key.taken()))
+}
+
+/// Drafts the start-up check of a key: a text that can be neither a certificate nor a request.
+pub fn draft_self_test(ca: &str, serial: SerialNumber) -> Reservation {
+    let text = format!("station self-test of CA {ca}, number {serial}");
+    reservation(Purpose::SelfTest, ca, serial, text.into_bytes())
+}
+
+/// Puts the reserved bytes and the signature over them together: a certificate, or a request, in DER.
+/// `signature` is the DER of an ECDSA signature with SHA-256 (RFC 3279, section 2.2.3).
+pub fn assemble(tbs: &[u8], signature: &[u8]) -> Vec<u8> {
+    yasna::construct_der(|writer| {
+        writer.write_sequence(|writer| {
+            writer.next().write_der(tbs);
+            writer.next().write_der(&ECDSA_WITH_SHA256);
+            writer
+                .next()
+                .write_bitvec_bytes(signature, signature.len() * 8);
+        });
+    })
+}
+
+/// A signing key that signs nothing: rcgen has no call for the bytes to be signed, so this takes them from it.
+struct Capture {
+    key: SubjectPublicKeyInfo,
+    message: RefCell<Vec<u8>>,
+}
+
+impl Capture {
+    fn of(spki: &[u8]) -> Result<Self, Refusal> {
+        Ok(Self {
+            key: SubjectPublicKeyInfo::from_der(spki).map_err(drafting)?,
+            message: RefCell::default(),
+        })
+    }
+
+    fn taken(self) -> Vec<u8> {
+        self.message.into_inner()
+    }
+}
+
+impl PublicKeyData for Capture {
+    fn der_bytes(&self) -> &[u8] {
+        self.key.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.key.algorithm()
+    }
+}
+
+impl SigningKey for Capture {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        *self.message.borrow_mut() = message.to_vec();
+        Ok(vec![0]) // thrown away with everything around it
+    }
+}
+
+fn reservation(purpose: Purpose, ca: &str, serial: SerialNumber, tbs: Vec<u8>) -> Reservation {
+    Reservation {
+        purpose,
+        ca: ca.to_owned(),
+        serial,
+        tbs: Blob(tbs),
+    }
+}
+
+fn tbs_under(issuer: &Issuer, params: &CertificateParams, spki: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let ca_key = Capture::of(&issuer.spki)?;
+    let subject_key = SubjectPublicKeyInfo::from_der(spki).map_err(drafting)?;
+    let ca = rcgen::Issuer::from_ca_cert_der(&issuer.der.as_slice().into(), &ca_key)
+        .map_err(drafting)?;
+    params.signed_by(&subject_key, &ca).map_err(drafting)?;
+    Ok(ca_key.taken())
+}
+
+/// Everything that rcgen would otherwise fill in with a default of its own.
+fn params(
+    spki: &[u8],
+    subject: DistinguishedName,
+    serial: &SerialNumber,
+) -> Result<CertificateParams, Refusal> {
+    let key = SubjectPublicKeyInfo::from_der(spki).map_err(drafting)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject;
+    params.serial_number = Some(serial.octets().to_vec().into());
+    params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(key.der_bytes()));
+    params.use_authority_key_identifier_extension = true;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    Ok(params)
+}
+
+fn ca_params(
+    spki: &[u8],
+    profile: &CaProfile,
+    serial: &SerialNumber,
+    path_length: u8,
+) -> Result<CertificateParams, Refusal> {
+    let subject = name(&profile.common_name, profile.organization.as_deref())?;
+    let mut params = params(spki, subject, serial)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+fn name(common_name: &str, organization: Option<&str>) -> Result<DistinguishedName, Refusal> {
+    let mut name = DistinguishedName::new();
+    let parts = [
+        (DnType::OrganizationName, organization),
+        (DnType::CommonName, Some(common_name)),
+    ];
+    for (kind, text) in parts {
+        let Some(text) = text else { continue };
+        let length = text.chars().count();
+        if length == 0 || length > MAX_NAME {
+            return Err(Refusal::Draft(format!(
+                "a name in a certificate has 1 to {MAX_NAME} characters, not {length}"
+            )));
+        }
+        name.push(kind, text);
+    }
+    Ok(name)
+}
+
+fn validity_under(
+    issuer: &Issuer,
+    now_ms: i64,
+    backdate: Duration,
+    days: u32,
+) -> Result<(OffsetDateTime, OffsetDateTime), Refusal> {
+    let unfit = |what: String| Refusal::Issuer {
+        ca: issuer.name.clone(),
+        what,
+    };
+    let now = moment(now_ms)?;
+    let begin = moment(issuer.not_before.saturating_mul(1000))?;
+    let end = moment(issuer.not_after_ms())?;
+    if now < begin || now > end {
+        return Err(unfit(format!(
+            "its certificate is valid from {begin} to {end}, and the station's clock says {now}"
+        )));
+    }
+    let not_after = after(now, days)?;
+    if not_after > end {
+        return Err(unfit(format!(
+            "its certificate ends {end}, before the {days} days asked for: renew the CA or ask for fewer days"
+        )));
+    }
+    let not_before = now.checked_sub(backdate).unwrap_or(begin).max(begin);
+    Ok((not_before, not_after))
+}
+
+fn moment(ms: i64) -> Result<OffsetDateTime, Refusal> {
+    OffsetDateTime::from_unix_timestamp(ms.div_euclid(1000))
+        .map_err(|_| Refusal::Draft(format!("{ms} ms since 1970 is no date")))
+}
+
+fn after(start: OffsetDateTime, days: u32) -> Result<OffsetDateTime, Refusal> {
+    start
+        .checked_add(Duration::days(days.into()))
+        .ok_or_else(|| Refusal::Draft(format!("{days} days lead beyond the year 9999")))
+}
+
+fn drafting(error: rcgen::Error) -> Refusal {
+    Refusal::Draft(error.to_string())
+}
