@@ -1,1 +1,414 @@
 //! The ledger: append-only, hash-chained events in SQLite, with one writer thread.
+//!
+//! `events` is the record. All other tables are projections of it, changed in the event's own transaction; [`verify`]
+//! rebuilds and compares them. An event is durable (WAL, `synchronous=FULL`) before its writer is answered. The hash
+//! of an event is specified at [`hash`].
+
+mod chain;
+mod outbox;
+mod project;
+mod read;
+mod store;
+mod verify;
+mod wal;
+mod writer;
+
+pub use chain::{GENESIS, hash};
+pub use outbox::OutboxState;
+pub use read::{
+    OpenAttempt, OutboxFilter, OutboxRow, ReservationRow, ReservationState, Shift, UnitRow, Verdict,
+};
+pub use store::{APPLICATION_ID, Pragmas};
+pub use verify::{Damage, Place, Report, verify};
+
+use crate::provision::bytes::Digest;
+use crate::provision::certificate::Reserved;
+use crate::provision::device::DeviceId;
+use crate::provision::event::{Balance, Event, Recorded, Reservation};
+use rusqlite::Connection;
+use rusqlite::backup::Progress;
+use serde::Serialize;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use store::Failure;
+use tokio::sync::{mpsc, oneshot};
+use ulid::Ulid;
+use writer::{Request, Subject, Write, Writer, Written};
+
+/// How long to wait for the writer's answer, its queue included.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// How to open a ledger.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The file; made if it is not there.
+    pub path: PathBuf,
+    /// The station that records.
+    pub station: String,
+    /// Who is badged in; `None` where nobody has to be.
+    pub operator: Option<String>,
+    /// The time in milliseconds since 1970 (UTC).
+    pub clock: fn() -> i64,
+    /// The largest size that the file may grow to, in pages of 4096 bytes; `None` for the disk's own limit.
+    pub max_pages: Option<u32>,
+}
+
+/// The right to act on a device: held by one attempt at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    attempt: Ulid,
+    device: DeviceId,
+    fence: u32,
+}
+
+/// What of an identity may be seen on one live device only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentityKind {
+    /// A public key.
+    PublicKey,
+    /// A TPM's endorsement key.
+    EndorsementKey,
+    /// A registration ID.
+    RegistrationId,
+    /// A microcontroller's unique ID.
+    Uid,
+}
+
+/// Why the ledger did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// The file is something else.
+    #[error("{} is not a ledger of this program: name another file in station.toml", path.display())]
+    NotALedger {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file was written by a newer program.
+    #[error("ledger {} has version {found}, and this program knows {known}: use the newer program", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest version known here.
+        known: u32,
+    },
+    /// No space is left for the event; nothing of it is recorded.
+    #[error("ledger {}: the disk is full and nothing more can be recorded: make room, then try again", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another process kept the file locked for too long; nothing is recorded.
+    #[error("ledger {}: another process keeps it locked: end that process, then try again", path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Reading or writing the file failed; what was not acknowledged may or may not be recorded.
+    #[error("ledger {} cannot be read or written ({reason}): check the disk, then start the station again", path.display())]
+    Storage {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's words.
+        reason: String,
+    },
+    /// The file holds what it cannot hold.
+    #[error("ledger {} is damaged ({reason}): stop, and run `station ledger verify`", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// The writer has not answered in time; the event may or may not be recorded.
+    #[error("ledger {} has not answered for {} s: check the disk, then start the station again", path.display(), ANSWER_LIMIT.as_secs())]
+    Silent {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The ledger was closed.
+    #[error("ledger {} is closed: start the station again", path.display())]
+    Closed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another attempt has taken the claim on the device since.
+    #[error("device {device} has been taken over by another attempt: go on there")]
+    Fenced {
+        /// The device.
+        device: DeviceId,
+    },
+    /// Another live device has this identity.
+    #[error(
+        "this {kind} was seen on device {other}: compare the two units, and retire the one that is gone"
+    )]
+    Duplicate {
+        /// What is the same.
+        kind: IdentityKind,
+        /// The other device.
+        other: DeviceId,
+        /// When it was first seen there, in milliseconds since 1970.
+        since_ms: i64,
+    },
+    /// The event contradicts what is on record.
+    #[error("the ledger refuses an event that contradicts what is on record: {0}")]
+    Illegal(String),
+}
+
+/// A handle on an open ledger; clones share its writer.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    path: Arc<Path>,
+    queue: mpsc::Sender<Request>,
+}
+
+impl Ledger {
+    /// Opens the ledger, makes it where it is not there, and starts its writer.
+    pub fn open(options: Options) -> Result<Self, LedgerError> {
+        let writer = Writer::open(&options)?;
+        let (queue, requests) = mpsc::channel(writer::QUEUE);
+        std::thread::Builder::new()
+            .name("ledger".to_owned())
+            .spawn(move || writer.run(requests))
+            .map_err(|error| LedgerError::Storage {
+                path: options.path.clone(),
+                reason: error.to_string(),
+            })?;
+        Ok(Self {
+            path: options.path.into(),
+            queue,
+        })
+    }
+
+    /// Moves everything into the ledger's file and closes it, for all handles.
+    pub async fn close(self) -> Result<(), LedgerError> {
+        self.ask(Request::Close).await
+    }
+
+    /// Opens `attempt` with [`Event::Arrived`].
+    pub async fn arrive(&self, attempt: Ulid, event: &Event) -> Result<Recorded, LedgerError> {
+        let written = self.write(Subject::Attempt(attempt), None, event).await?;
+        Ok(written.recorded)
+    }
+
+    /// Binds `attempt` to a device with [`Event::Identified`], and takes the claim on it from whoever holds it.
+    ///
+    /// [`LedgerError::Duplicate`]: the microcontroller was seen as another device; nothing is recorded.
+    pub async fn identify(&self, attempt: Ulid, event: &Event) -> Result<Claim, LedgerError> {
+        let written = self.write(Subject::Attempt(attempt), None, event).await?;
+        written
+            .claim
+            .ok_or_else(|| LedgerError::Illegal(format!("{} identifies nothing", event.kind())))
+    }
+
+    /// Ends `attempt`, whether it has a device or not, with [`Event::Interrupted`].
+    pub async fn end_attempt(&self, attempt: Ulid, event: &Event) -> Result<Recorded, LedgerError> {
+        let written = self.write(Subject::Attempt(attempt), None, event).await?;
+        Ok(written.recorded)
+    }
+
+    /// Records what happened to the device of `claim`.
+    ///
+    /// A verdict, [`Event::Recognised`] and [`Event::Interrupted`] end the attempt. Refused with
+    /// [`LedgerError::Fenced`] after the claim was taken over, with [`LedgerError::Duplicate`] where another live
+    /// device has the identity, with [`LedgerError::Illegal`] where it contradicts the record.
+    pub async fn append(
+        &self,
+        claim: &Claim,
+        product_digest: Option<Digest>,
+        event: &Event,
+    ) -> Result<Recorded, LedgerError> {
+        let subject = Subject::Claim(claim.clone());
+        Ok(self.write(subject, product_digest, event).await?.recorded)
+    }
+
+    /// Records what belongs to no attempt: shifts, charges, enrollment results (their device is looked up), and
+    /// signatures that are for no device.
+    ///
+    /// A definite result for a record that waits needs a charge that names it in `sending`. A result that was charged
+    /// before the content changed is recorded, and the record stays to be sent.
+    pub async fn record(&self, event: &Event) -> Result<Recorded, LedgerError> {
+        Ok(self.write(Subject::Station, None, event).await?.recorded)
+    }
+
+    /// Records a reservation that is for no device, and gives what the HSM takes to sign.
+    pub async fn reserve(&self, reservation: Reservation) -> Result<Reserved, LedgerError> {
+        let event = Event::SerialReserved {
+            reservation: reservation.clone(),
+        };
+        self.record(&event).await?;
+        Ok(Reserved::recorded(reservation))
+    }
+
+    /// The settings of the writer's connection.
+    pub async fn pragmas(&self) -> Result<Pragmas, LedgerError> {
+        self.ask(Request::Pragmas).await
+    }
+
+    /// All events of `device`, in order.
+    pub async fn events(&self, device: &DeviceId) -> Result<Vec<Recorded>, LedgerError> {
+        let device = device.clone();
+        self.read(move |db| read::events(db, &device)).await
+    }
+
+    /// At most `limit` events from place `from` on, in order.
+    pub async fn all_events(&self, from: u64, limit: u32) -> Result<Vec<Recorded>, LedgerError> {
+        self.read(move |db| read::all_events(db, from, limit)).await
+    }
+
+    /// The attempts that have not ended, oldest first: at start, those that a dead process left.
+    pub async fn open_attempts(&self) -> Result<Vec<OpenAttempt>, LedgerError> {
+        self.read(read::open_attempts).await
+    }
+
+    /// All reservations, by serial number.
+    pub async fn reservations(&self) -> Result<Vec<ReservationRow>, LedgerError> {
+        self.read(read::reservations).await
+    }
+
+    /// The records of the outbox that `filter` lets through, those due longest first.
+    pub async fn outbox(&self, filter: OutboxFilter) -> Result<Vec<OutboxRow>, LedgerError> {
+        self.read(move |db| read::outbox(db, &filter)).await
+    }
+
+    /// The shift that is open, if any.
+    pub async fn current_shift(&self) -> Result<Option<Shift>, LedgerError> {
+        self.read(read::current_shift).await
+    }
+
+    /// The balance of a shift, in units: of those that it found without a verdict and those that it saw first.
+    ///
+    /// A closed shift has the verdicts given until it closed, and shows what became of these units since: where their
+    /// enrollment stands now, and as failed what has failed after it passed.
+    pub async fn balance(&self, shift: &str) -> Result<Balance, LedgerError> {
+        let name = shift.to_owned();
+        let balance = self.read(move |db| read::balance(db, &name)).await?;
+        balance.ok_or_else(|| LedgerError::Illegal(format!("there is no shift {shift}")))
+    }
+
+    /// All units that were ever identified, by device ID.
+    pub async fn units(&self) -> Result<Vec<UnitRow>, LedgerError> {
+        self.read(read::units).await
+    }
+
+    /// Operations charged to this station's share of `dps` from `since_ms` (milliseconds since 1970) on.
+    pub async fn operations_charged_since(
+        &self,
+        dps: &str,
+        since_ms: i64,
+    ) -> Result<u32, LedgerError> {
+        let dps = dps.to_owned();
+        self.read(move |db| read::operations_charged_since(db, &dps, since_ms))
+            .await
+    }
+
+    /// Copies the ledger as it stands to the file `to`, while it is in use.
+    pub async fn backup(&self, to: &Path) -> Result<(), LedgerError> {
+        let to = to.to_path_buf();
+        self.read(move |db| Ok(db.backup("main", to, None::<fn(Progress)>)?))
+            .await
+    }
+
+    async fn write(
+        &self,
+        subject: Subject,
+        product_digest: Option<Digest>,
+        event: &Event,
+    ) -> Result<Written, LedgerError> {
+        let write = Write {
+            subject,
+            product_digest,
+            event: event.clone(),
+        };
+        self.ask(|answer| Request::Write(Box::new(write), answer))
+            .await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, LedgerError>>) -> Request,
+    ) -> Result<T, LedgerError> {
+        let closed = || LedgerError::Closed {
+            path: self.path.to_path_buf(),
+        };
+        let (answer, answered) = oneshot::channel();
+        let exchange = async {
+            let sent = self.queue.send(request(answer)).await;
+            sent.map_err(|_| closed())?;
+            answered.await.map_err(|_| closed())?
+        };
+        tokio::time::timeout(ANSWER_LIMIT, exchange)
+            .await
+            .unwrap_or_else(|_| {
+                Err(LedgerError::Silent {
+                    path: self.path.to_path_buf(),
+                })
+            })
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        if self.queue.is_closed() {
+            return Err(LedgerError::Closed {
+                path: self.path.to_path_buf(),
+            });
+        }
+        let path = Arc::clone(&self.path);
+        let answer = tokio::task::spawn_blocking(move || {
+            let db = store::open_reader(&path).map_err(Failure::from);
+            db.and_then(|db| question(&db)).map_err(|e| e.at(&path))
+        });
+        answer.await.unwrap_or_else(|error| {
+            Err(LedgerError::Storage {
+                path: self.path.to_path_buf(),
+                reason: error.to_string(),
+            })
+        })
+    }
+}
+
+impl Claim {
+    /// The attempt that holds it.
+    pub fn attempt(&self) -> Ulid {
+        self.attempt
+    }
+
+    /// The device.
+    pub fn device(&self) -> &DeviceId {
+        &self.device
+    }
+
+    /// Grows by one each time the claim on the device is taken.
+    pub fn fence(&self) -> u32 {
+        self.fence
+    }
+}
+
+impl IdentityKind {
+    /// The kind's name in the ledger.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::PublicKey => "public_key",
+            Self::EndorsementKey => "endorsement_key",
+            Self::RegistrationId => "registration_id",
+            Self::Uid => "uid",
+        }
+    }
+}
+
+impl fmt::Display for IdentityKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PublicKey => "public key",
+            Self::EndorsementKey => "endorsement key",
+            Self::RegistrationId => "registration ID",
+            Self::Uid => "microcontroller",
+        })
+    }
+}

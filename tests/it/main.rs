@@ -4,3 +4,4 @@ mod link;
 mod screens;
 mod certificate;
 mod hsm;
+mod ledger;

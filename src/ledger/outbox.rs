@@ -1,0 +1,240 @@
+//! The outbox: what DPS is to hold for each device, and how far that has got.
+
+use super::project::device;
+use super::read::{unword, word};
+use super::store::Failure;
+use crate::provision::device::RegistrationId;
+use crate::provision::event::{Enrollment, Event, Recorded};
+use crate::provision::fault::Fault;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+
+/// Where a record of the outbox stands. It is always in exactly one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutboxState {
+    /// The unit passed; DPS is to hold its enrollment, and is not known to.
+    Pending,
+    /// DPS holds the enrollment; it was read back.
+    Enrolled,
+    /// DPS refused it, or holds another content: a person must look.
+    Refused,
+    /// DPS holds the enrollment as disabled.
+    Disabled,
+    /// The unit did not pass; DPS is to hold its enrollment as disabled, and is not known to.
+    DisablePending,
+    /// A named group in DPS covers the device.
+    Covered,
+}
+
+/// Lets `recorded` take effect on the outbox.
+pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
+    match &recorded.event {
+        Event::Passed { enrollment } => want(db, recorded, enrollment, OutboxState::Pending),
+        Event::Failed { disable, .. } => match disable {
+            Some(enrollment) => want(db, recorded, enrollment, OutboxState::DisablePending),
+            None => withdraw(db, recorded),
+        },
+        Event::Charged { sending, .. } => sending
+            .iter()
+            .try_for_each(|registration_id| send(db, recorded, registration_id)),
+        Event::Enrolled {
+            registration_id,
+            etag,
+        } => {
+            let answer = Answer {
+                state: OutboxState::Enrolled,
+                verdict: Some("passed"),
+                etag: Some(etag),
+                fault: None,
+            };
+            answered(db, registration_id, &answer)
+        }
+        Event::EnrollmentDisabled { registration_id } => {
+            let answer = Answer {
+                state: OutboxState::Disabled,
+                verdict: Some("failed"),
+                etag: None,
+                fault: None,
+            };
+            answered(db, registration_id, &answer)
+        }
+        Event::EnrollmentRefused {
+            registration_id,
+            fault,
+        } => {
+            let answer = Answer {
+                state: OutboxState::Refused,
+                verdict: None,
+                etag: None,
+                fault: Some(fault),
+            };
+            answered(db, registration_id, &answer)
+        }
+        Event::EnrollmentDeferred {
+            registration_id,
+            fault,
+            next_try_ms,
+        } => defer(db, registration_id, fault, *next_try_ms),
+        _ => Ok(()),
+    }
+}
+
+/// Why nothing can be recorded about `registration_id`.
+pub fn missing(registration_id: &RegistrationId) -> Failure {
+    Failure::illegal(format!(
+        "registration ID {registration_id} is not in the outbox"
+    ))
+}
+
+/// A definite answer of the service.
+struct Answer<'a> {
+    /// The state it leads to.
+    state: OutboxState,
+    /// The verdict on the unit that it fits; `None` if it fits any.
+    verdict: Option<&'a str>,
+    etag: Option<&'a str>,
+    fault: Option<&'a Fault>,
+}
+
+/// Puts what DPS is to hold into the outbox, in place of what it was to hold before.
+fn want(
+    db: &Connection,
+    recorded: &Recorded,
+    enrollment: &Enrollment,
+    state: OutboxState,
+) -> Result<(), Failure> {
+    let device = device(recorded)?.as_str();
+    let registration_id = &enrollment.registration_id;
+    let own: bool = db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM unit WHERE registration_id = ? AND device = ?)",
+        )?
+        .query_row([registration_id.as_str(), device], |row| row.get(0))?;
+    if !own {
+        return Err(Failure::illegal(format!(
+            "registration ID {registration_id} was not derived for device {device}"
+        )));
+    }
+    db.prepare_cached(
+        "INSERT INTO outbox
+             (registration_id, dps, device, state, tries, next_try_ms, enrollment, content_seq)
+         VALUES (?1, ?2, ?3, ?4, 0, 0, ?5, ?6)
+         ON CONFLICT (registration_id) DO UPDATE SET dps = ?2, state = ?4, tries = 0, next_try_ms = 0,
+             fault = NULL, enrollment = ?5, content_seq = ?6",
+    )?
+    .execute(params![
+        registration_id.as_str(),
+        enrollment.dps,
+        device,
+        word(&state)?,
+        serde_json::to_string(enrollment).map_err(Failure::unstorable)?,
+        recorded.seq.cast_signed(),
+    ])?;
+    Ok(())
+}
+
+/// A unit that passed once and now failed without a new certificate: what it was enrolled with must be disabled.
+fn withdraw(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
+    db.prepare_cached(
+        "UPDATE outbox SET state = 'disable_pending', tries = 0, next_try_ms = 0, fault = NULL,
+             content_seq = ? WHERE device = ? AND state NOT IN ('disable_pending', 'disabled')",
+    )?
+    .execute(params![
+        recorded.seq.cast_signed(),
+        device(recorded)?.as_str()
+    ])?;
+    Ok(())
+}
+
+fn send(
+    db: &Connection,
+    recorded: &Recorded,
+    registration_id: &RegistrationId,
+) -> Result<(), Failure> {
+    let changed = db
+        .prepare_cached("UPDATE outbox SET charged_seq = ? WHERE registration_id = ?")?
+        .execute(params![
+            recorded.seq.cast_signed(),
+            registration_id.as_str()
+        ])?;
+    match changed {
+        1 => Ok(()),
+        _ => Err(missing(registration_id)),
+    }
+}
+
+/// Applies a definite answer.
+///
+/// An answer to a call that was charged before the wanted content changed says nothing of the content wanted now: it
+/// ends that call, and the record stays to be sent.
+fn answered(
+    db: &Connection,
+    registration_id: &RegistrationId,
+    answer: &Answer<'_>,
+) -> Result<(), Failure> {
+    let (state, verdict, content_seq, charged_seq): (String, Option<String>, i64, Option<i64>) = db
+        .prepare_cached(
+            "SELECT outbox.state, unit.verdict, content_seq, charged_seq
+             FROM outbox JOIN unit USING (device) WHERE outbox.registration_id = ?",
+        )?
+        .query_row([registration_id.as_str()], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })
+        .optional()?
+        .ok_or_else(|| missing(registration_id))?;
+    if charged_seq.is_some_and(|charged| charged < content_seq) {
+        db.prepare_cached(
+            "UPDATE outbox SET charged_seq = NULL, etag = coalesce(?, etag) WHERE registration_id = ?",
+        )?
+        .execute(params![answer.etag, registration_id.as_str()])?;
+        return Ok(());
+    }
+    let waits = matches!(
+        unword(&state)?,
+        OutboxState::Pending | OutboxState::DisablePending
+    );
+    if waits && charged_seq.is_none() {
+        return Err(Failure::illegal(format!(
+            "registration ID {registration_id} got an answer, but no call was charged for it"
+        )));
+    }
+    if answer.verdict.is_some() && answer.verdict != verdict.as_deref() {
+        return Err(Failure::illegal(format!(
+            "registration ID {registration_id} got an answer that does not fit the verdict on its unit"
+        )));
+    }
+    db.prepare_cached(
+        "UPDATE outbox SET state = ?, charged_seq = NULL, tries = 0, next_try_ms = 0,
+             etag = coalesce(?, etag), fault = ? WHERE registration_id = ?",
+    )?
+    .execute(params![
+        word(&answer.state)?,
+        answer.etag,
+        answer.fault.map(json).transpose()?,
+        registration_id.as_str()
+    ])?;
+    Ok(())
+}
+
+fn defer(
+    db: &Connection,
+    registration_id: &RegistrationId,
+    fault: &Fault,
+    next_try_ms: i64,
+) -> Result<(), Failure> {
+    let changed = db
+        .prepare_cached(
+            "UPDATE outbox SET charged_seq = NULL, tries = tries + 1, next_try_ms = ?, fault = ?
+             WHERE registration_id = ?",
+        )?
+        .execute(params![next_try_ms, json(fault)?, registration_id.as_str()])?;
+    match changed {
+        1 => Ok(()),
+        _ => Err(missing(registration_id)),
+    }
+}
+
+fn json(fault: &Fault) -> Result<String, Failure> {
+    serde_json::to_string(fault).map_err(Failure::unstorable)
+}

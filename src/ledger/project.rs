@@ -1,0 +1,297 @@
+//! The projections: what each event changes in the tables that follow from the events.
+//!
+//! Everything here depends on the event and on earlier projections only, so that they can be rebuilt and compared.
+
+use super::outbox;
+use super::store::Failure;
+use super::{IdentityKind, LedgerError};
+use crate::provision::bytes::Digest;
+use crate::provision::device::{DeviceId, SerialNumber};
+use crate::provision::event::{Event, Purpose, Recorded, Reservation};
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// The projections, each with its key columns: what `verify` rebuilds and compares.
+pub const TABLES: [(&str, &str); 8] = [
+    ("attempt", "attempt"),
+    ("unit", "device"),
+    ("claim", "device"),
+    ("identity", "kind, value"),
+    ("reservation", "serial"),
+    ("outbox", "registration_id"),
+    ("charge", "seq"),
+    ("shift", "shift"),
+];
+
+/// Lets `recorded` take effect, or says why it contradicts what is on record.
+pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
+    if let Event::Identified { .. } = recorded.event {
+        claim(db, recorded)?;
+    }
+    touch_unit(db, recorded)?;
+    match &recorded.event {
+        Event::Arrived { bay, .. } => arrive(db, recorded, bay)?,
+        Event::Identified { identification } if identification.uid.0.is_empty() => {}
+        Event::Identified { identification } => {
+            identity(db, recorded, IdentityKind::Uid, &identification.uid.0)?;
+        }
+        Event::KeyRead { public_key, .. } => {
+            identity(db, recorded, IdentityKind::PublicKey, &public_key.0)?;
+        }
+        Event::EndorsementRead(record) => {
+            let key = &record.endorsement_key.0;
+            identity(db, recorded, IdentityKind::EndorsementKey, key)?;
+        }
+        Event::RegistrationIdDerived { registration_id } => {
+            let value = registration_id.as_str();
+            identity(db, recorded, IdentityKind::RegistrationId, value.as_bytes())?;
+            db.prepare_cached("UPDATE unit SET registration_id = ? WHERE device = ?")?
+                .execute(params![value, device(recorded)?.as_str()])?;
+        }
+        Event::SerialReserved { reservation } => reserve(db, recorded, reservation)?,
+        Event::Signed { serial, .. } => settle(db, recorded, serial, "signed")?,
+        Event::SerialAbandoned { serial, .. } => settle(db, recorded, serial, "abandoned")?,
+        Event::Passed { .. } | Event::Failed { .. } => judge(db, recorded)?,
+        Event::ShiftOpened { shift } => open_shift(db, recorded, shift)?,
+        Event::ShiftClosed { shift, .. } => close_shift(db, recorded, shift)?,
+        Event::Charged {
+            dps, operations, ..
+        } => charge(db, recorded, dps, *operations)?,
+        Event::Interrupted { .. }
+        | Event::Accepted { .. }
+        | Event::Written { .. }
+        | Event::Restarted { .. }
+        | Event::ReadBack { .. }
+        | Event::Proved { .. }
+        | Event::Sealed { .. }
+        | Event::Recognised { .. }
+        | Event::Errored { .. }
+        | Event::Enrolled { .. }
+        | Event::EnrollmentRefused { .. }
+        | Event::EnrollmentDisabled { .. }
+        | Event::EnrollmentDeferred { .. } => {}
+    }
+    if ends_attempt(&recorded.event) {
+        end_attempt(db, recorded)?;
+    }
+    outbox::apply(db, recorded)
+}
+
+/// Whether the attempt that `event` belongs to is over with it.
+pub fn ends_attempt(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Interrupted { .. }
+            | Event::Recognised { .. }
+            | Event::Passed { .. }
+            | Event::Failed { .. }
+            | Event::Errored { .. }
+    )
+}
+
+/// The device that `recorded` is about, where it must be about one.
+pub fn device(recorded: &Recorded) -> Result<&DeviceId, Failure> {
+    recorded
+        .device
+        .as_ref()
+        .ok_or_else(|| Failure::illegal(format!("{}: names no device", recorded.event.kind())))
+}
+
+fn attempt(recorded: &Recorded) -> Result<String, Failure> {
+    recorded
+        .attempt
+        .map(|attempt| attempt.to_string())
+        .ok_or_else(|| Failure::illegal(format!("{}: names no attempt", recorded.event.kind())))
+}
+
+fn seq(recorded: &Recorded) -> i64 {
+    recorded.seq.cast_signed()
+}
+
+fn arrive(db: &Connection, recorded: &Recorded, bay: &str) -> Result<(), Failure> {
+    let attempt = attempt(recorded)?;
+    let new = db
+        .prepare_cached(
+            "INSERT INTO attempt (attempt, bay, opened_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![attempt, bay, recorded.at_ms])?;
+    match new {
+        1 => Ok(()),
+        _ => Err(Failure::illegal(format!(
+            "attempt {attempt} has already begun"
+        ))),
+    }
+}
+
+/// Binds the attempt to the device and takes the claim on it from whoever has it.
+fn claim(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
+    let attempt = attempt(recorded)?;
+    let device = device(recorded)?.as_str();
+    let bay: Option<String> = db
+        .prepare_cached(
+            "SELECT bay FROM attempt WHERE attempt = ? AND device IS NULL AND ended_seq IS NULL",
+        )?
+        .query_row([&attempt], |row| row.get(0))
+        .optional()?;
+    let bay = bay
+        .ok_or_else(|| Failure::illegal(format!("attempt {attempt} does not wait for a device")))?;
+    db.prepare_cached(
+        "INSERT INTO unit (device, bay, first_seq, last_seq) VALUES (?1, ?2, ?3, ?3)
+         ON CONFLICT (device) DO UPDATE SET bay = excluded.bay",
+    )?
+    .execute(params![device, bay, seq(recorded)])?;
+    let fence: i64 = db
+        .prepare_cached(
+            "INSERT INTO claim (device, attempt, fence) VALUES (?1, ?2, 1)
+             ON CONFLICT (device) DO UPDATE SET attempt = excluded.attempt, fence = fence + 1
+             RETURNING fence",
+        )?
+        .query_row(params![device, attempt], |row| row.get(0))?;
+    db.prepare_cached("UPDATE attempt SET device = ?, fence = ? WHERE attempt = ?")?
+        .execute(params![device, fence, attempt])?;
+    Ok(())
+}
+
+fn touch_unit(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
+    if let Some(device) = &recorded.device {
+        db.prepare_cached("UPDATE unit SET last_seq = ? WHERE device = ?")?
+            .execute(params![seq(recorded), device.as_str()])?;
+    }
+    Ok(())
+}
+
+/// Ties `value` to the device, unless another device has it.
+fn identity(
+    db: &Connection,
+    recorded: &Recorded,
+    kind: IdentityKind,
+    value: &[u8],
+) -> Result<(), Failure> {
+    let device = device(recorded)?;
+    let (holder, since_ms): (String, i64) = db
+        .prepare_cached(
+            "INSERT INTO identity (kind, value, device, since_ms) VALUES (?, ?, ?, ?)
+             ON CONFLICT DO UPDATE SET kind = kind
+             RETURNING device, since_ms",
+        )?
+        .query_row(
+            params![kind.word(), value, device.as_str(), recorded.at_ms],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+    if holder == device.as_str() {
+        return Ok(());
+    }
+    let other = DeviceId::parse(&holder).map_err(|e| Failure::Damaged(format!("identity: {e}")))?;
+    Err(Failure::Refused(LedgerError::Duplicate {
+        kind,
+        other,
+        since_ms,
+    }))
+}
+
+fn reserve(db: &Connection, recorded: &Recorded, reservation: &Reservation) -> Result<(), Failure> {
+    if (reservation.purpose == Purpose::Leaf) != recorded.device.is_some() {
+        return Err(Failure::illegal(format!(
+            "serial number {}: a leaf is for a device, and nothing else is",
+            reservation.serial
+        )));
+    }
+    let new = db
+        .prepare_cached(
+            "INSERT INTO reservation (serial, purpose, ca, tbs_sha256, device, state)
+             VALUES (?, ?, ?, ?, ?, 'reserved') ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![
+            reservation.serial.to_string(),
+            super::read::word(&reservation.purpose)?,
+            reservation.ca,
+            Digest::of(&reservation.tbs.0).0,
+            recorded.device.as_ref().map(DeviceId::as_str),
+        ])?;
+    match new {
+        1 => Ok(()),
+        _ => Err(Failure::illegal(format!(
+            "serial number {} is already in use",
+            reservation.serial
+        ))),
+    }
+}
+
+/// Ends a reservation, once, and for the device that it was made for only.
+fn settle(
+    db: &Connection,
+    recorded: &Recorded,
+    serial: &SerialNumber,
+    state: &str,
+) -> Result<(), Failure> {
+    let changed = db
+        .prepare_cached(
+            "UPDATE reservation SET state = ? WHERE serial = ? AND device IS ? AND state = 'reserved'",
+        )?
+        .execute(params![
+            state,
+            serial.to_string(),
+            recorded.device.as_ref().map(DeviceId::as_str)
+        ])?;
+    match changed {
+        1 => Ok(()),
+        _ => Err(Failure::illegal(format!(
+            "serial number {serial} cannot become {state}: it is not reserved here"
+        ))),
+    }
+}
+
+fn judge(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
+    db.prepare_cached(
+        "UPDATE unit SET verdict = ?, judged_seq = coalesce(judged_seq, ?) WHERE device = ?",
+    )?
+    .execute(params![
+        recorded.event.kind(),
+        seq(recorded),
+        device(recorded)?.as_str()
+    ])?;
+    Ok(())
+}
+
+fn end_attempt(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
+    let attempt = attempt(recorded)?;
+    let changed = db
+        .prepare_cached("UPDATE attempt SET ended_seq = ? WHERE attempt = ? AND ended_seq IS NULL")?
+        .execute(params![seq(recorded), attempt])?;
+    match changed {
+        1 => Ok(()),
+        _ => Err(Failure::illegal(format!("attempt {attempt} is not open"))),
+    }
+}
+
+fn open_shift(db: &Connection, recorded: &Recorded, shift: &str) -> Result<(), Failure> {
+    let open: Option<String> = db
+        .prepare_cached("SELECT shift FROM shift WHERE closed_seq IS NULL OR shift = ?")?
+        .query_row([shift], |row| row.get(0))
+        .optional()?;
+    if let Some(other) = open {
+        return Err(Failure::illegal(format!(
+            "shift {shift} cannot open: shift {other} is on record and must be closed, or has this name"
+        )));
+    }
+    db.prepare_cached("INSERT INTO shift (shift, opened_seq, opened_ms) VALUES (?, ?, ?)")?
+        .execute(params![shift, seq(recorded), recorded.at_ms])?;
+    Ok(())
+}
+
+fn close_shift(db: &Connection, recorded: &Recorded, shift: &str) -> Result<(), Failure> {
+    let changed = db
+        .prepare_cached(
+            "UPDATE shift SET closed_seq = ?, closed_ms = ? WHERE shift = ? AND closed_seq IS NULL",
+        )?
+        .execute(params![seq(recorded), recorded.at_ms, shift])?;
+    match changed {
+        1 => Ok(()),
+        _ => Err(Failure::illegal(format!("shift {shift} is not open"))),
+    }
+}
+
+fn charge(db: &Connection, recorded: &Recorded, dps: &str, operations: u32) -> Result<(), Failure> {
+    db.prepare_cached("INSERT INTO charge (seq, dps, at_ms, operations) VALUES (?, ?, ?, ?)")?
+        .execute(params![seq(recorded), dps, recorded.at_ms, operations])?;
+    Ok(())
+}

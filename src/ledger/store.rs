@@ -1,0 +1,229 @@
+//! The file: opening it for the writer and for readers, its settings, its version, and what can be wrong with it.
+
+use super::LedgerError;
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Marks a SQLite file as a ledger of this program (`PRAGMA application_id`): "STNL".
+pub const APPLICATION_ID: i32 = 0x5354_4e4c;
+
+/// How long to wait for another process that writes to the ledger.
+pub const BUSY_LIMIT: Duration = Duration::from_secs(5);
+
+/// How the schema came to be, step by step: each with the version (`PRAGMA user_version`) that it leads to.
+const MIGRATIONS: [(u32, &str); 1] = [(VERSION, include_str!("schema.sql"))];
+
+/// The version of the schema that this program knows.
+const VERSION: u32 = 1;
+
+/// Settings of a connection, as SQLite reports them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pragmas {
+    /// `journal_mode`.
+    pub journal_mode: String,
+    /// `synchronous`: 2 is FULL.
+    pub synchronous: i64,
+    /// `foreign_keys`.
+    pub foreign_keys: bool,
+    /// `recursive_triggers`: with it, REPLACE cannot delete an event behind the triggers' back.
+    pub recursive_triggers: bool,
+    /// `busy_timeout`, in milliseconds.
+    pub busy_timeout_ms: i64,
+    /// `application_id`.
+    pub application_id: i32,
+    /// `user_version`.
+    pub user_version: u32,
+}
+
+/// Why a statement or a request came to nothing, before the file's name is added.
+#[derive(Debug)]
+pub enum Failure {
+    /// A rule of the ledger forbids it; nothing is wrong with the file.
+    Refused(LedgerError),
+    /// The file holds what it cannot hold.
+    Damaged(String),
+    /// SQLite failed.
+    Sqlite(rusqlite::Error),
+}
+
+impl Failure {
+    /// An event that has no stored form.
+    pub fn unstorable(error: serde_json::Error) -> Self {
+        Self::illegal(format!("the event cannot be stored: {error}"))
+    }
+
+    /// A request that contradicts what is on record.
+    pub fn illegal(what: impl Into<String>) -> Self {
+        Self::Refused(LedgerError::Illegal(what.into()))
+    }
+
+    /// The failure as callers see it.
+    pub fn at(self, path: &Path) -> LedgerError {
+        let path = path.to_path_buf();
+        match self {
+            Self::Refused(error) => error,
+            Self::Damaged(reason) => LedgerError::Damaged { path, reason },
+            Self::Sqlite(error) => match error.sqlite_error_code() {
+                Some(ErrorCode::DiskFull) => LedgerError::Full { path },
+                Some(ErrorCode::NotADatabase) => LedgerError::NotALedger { path },
+                Some(ErrorCode::DatabaseBusy) => LedgerError::Busy { path },
+                Some(ErrorCode::DatabaseCorrupt) => LedgerError::Damaged {
+                    path,
+                    reason: error.to_string(),
+                },
+                _ => LedgerError::Storage {
+                    path,
+                    reason: error.to_string(),
+                },
+            },
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+/// Opens the ledger for writing; makes it, or brings it to this program's version, where needed.
+pub fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connection, LedgerError> {
+    let fresh = !path.exists();
+    let mut db = Connection::open(path).map_err(|e| Failure::from(e).at(path))?;
+    db.busy_timeout(BUSY_LIMIT)
+        .map_err(|e| Failure::from(e).at(path))?;
+    known_version(&db, path)?;
+    configure(&db, max_pages).map_err(|e| e.at(path))?;
+    migrate(&mut db, path)?;
+    if fresh {
+        sync_folder(path).map_err(|e| LedgerError::Storage {
+            path: path.to_path_buf(),
+            reason: e.to_string(),
+        })?;
+    }
+    Ok(db)
+}
+
+/// Opens the ledger for reading.
+pub fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    open_read_only(path, "")
+}
+
+/// Opens a ledger that nobody has open, without leaving a trace: no lock, no shared memory, no log file.
+pub fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
+    open_read_only(path, "?immutable=1")
+}
+
+/// Makes a fresh, empty ledger in memory.
+pub fn open_in_memory() -> rusqlite::Result<Connection> {
+    let db = Connection::open_in_memory()?;
+    db.pragma_update(None, "foreign_keys", true)?;
+    for (_, step) in MIGRATIONS {
+        db.execute_batch(step)?;
+    }
+    stamp(&db)?;
+    Ok(db)
+}
+
+/// Reads the settings of `db`.
+pub fn pragmas(db: &Connection) -> rusqlite::Result<Pragmas> {
+    Ok(Pragmas {
+        journal_mode: db.pragma_query_value(None, "journal_mode", |row| row.get(0))?,
+        synchronous: db.pragma_query_value(None, "synchronous", |row| row.get(0))?,
+        foreign_keys: db.pragma_query_value(None, "foreign_keys", |row| row.get(0))?,
+        recursive_triggers: db.pragma_query_value(None, "recursive_triggers", |row| row.get(0))?,
+        busy_timeout_ms: db.pragma_query_value(None, "busy_timeout", |row| row.get(0))?,
+        application_id: db.pragma_query_value(None, "application_id", |row| row.get(0))?,
+        user_version: db.pragma_query_value(None, "user_version", |row| row.get(0))?,
+    })
+}
+
+/// The log file that SQLite keeps beside the ledger at `path` while it is open.
+pub fn wal_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+fn configure(db: &Connection, max_pages: Option<u32>) -> Result<(), Failure> {
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "foreign_keys", true)?;
+    db.pragma_update(None, "recursive_triggers", true)?;
+    db.pragma_update(None, "trusted_schema", false)?;
+    if let Some(pages) = max_pages {
+        db.pragma_update(None, "max_page_count", pages)?;
+    }
+    Ok(())
+}
+
+/// Refuses a file that is not a ledger or is of a newer version, before anything in it is touched; returns its version.
+fn known_version(db: &Connection, path: &Path) -> Result<u32, LedgerError> {
+    let at = |e: rusqlite::Error| Failure::from(e).at(path);
+    let found = pragmas(db).map_err(at)?;
+    let objects: i64 = db
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(at)?;
+    let blank = found.application_id == 0 && found.user_version == 0 && objects == 0;
+    if found.application_id != APPLICATION_ID && !blank {
+        return Err(LedgerError::NotALedger {
+            path: path.to_path_buf(),
+        });
+    }
+    if found.user_version > VERSION {
+        return Err(LedgerError::Newer {
+            path: path.to_path_buf(),
+            found: found.user_version,
+            known: VERSION,
+        });
+    }
+    Ok(found.user_version)
+}
+
+fn migrate(db: &mut Connection, path: &Path) -> Result<(), LedgerError> {
+    let at = |e: rusqlite::Error| Failure::from(e).at(path);
+    let transaction = db
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(at)?;
+    let version = known_version(&transaction, path)?;
+    for (leads_to, step) in MIGRATIONS {
+        if version < leads_to {
+            transaction.execute_batch(step).map_err(at)?;
+            stamp(&transaction).map_err(at)?;
+        }
+    }
+    transaction.commit().map_err(at)
+}
+
+fn stamp(db: &Connection) -> rusqlite::Result<()> {
+    db.pragma_update(None, "application_id", APPLICATION_ID)?;
+    db.pragma_update(None, "user_version", VERSION)
+}
+
+/// Makes the name of a new file as durable as its content.
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    std::fs::File::open(folder)?.sync_all()
+}
+
+fn open_read_only(path: &Path, query: &str) -> rusqlite::Result<Connection> {
+    let escaped = path
+        .to_string_lossy()
+        .replace('%', "%25")
+        .replace('?', "%3f")
+        .replace('#', "%23");
+    // An authority would follow a second slash: "file:" and an absolute path has none.
+    let uri = format!("file:{escaped}{query}");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(uri, flags)?;
+    db.busy_timeout(BUSY_LIMIT)?;
+    db.pragma_update(None, "query_only", true)?;
+    db.pragma_update(None, "trusted_schema", false)?;
+    Ok(db)
+}

@@ -1,0 +1,339 @@
+//! Verification: is the ledger's file what the events in it say, and are the events what was written?
+
+use super::store::{self, Failure};
+use super::wal::{self, WalDamage};
+use super::{LedgerError, chain, project};
+use crate::provision::bytes::Digest;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ErrorCode};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+/// How many findings of SQLite's own check are reported.
+const INTEGRITY_FINDINGS: u32 = 1000;
+
+/// Offset and value of the two bytes in the file's header that say that the file goes with a write-ahead log.
+/// Source: SQLite "Database File Format", section 1.3.
+const WAL_MARK: (usize, [u8; 2]) = (18, [2, 2]);
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// How many events the ledger holds.
+    pub events: u64,
+    /// All damage; none if the ledger is whole.
+    pub damages: Vec<Damage>,
+}
+
+/// One thing that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub what: String,
+}
+
+/// Where damage was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// An event, by its place in the chain.
+    Event(i64),
+    /// The ledger's file; the finding names page or object where SQLite does.
+    File,
+    /// A table, index or trigger.
+    Schema(String),
+    /// A row of a projection.
+    Row {
+        /// The table.
+        table: String,
+        /// The row's key.
+        key: String,
+    },
+    /// The header of the write-ahead log.
+    LogHeader,
+    /// A frame of the write-ahead log, from 1.
+    LogFrame(usize),
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Event(seq) => write!(f, "event {seq}: ")?,
+            Place::File => write!(f, "file: ")?,
+            Place::Schema(name) => write!(f, "schema of {name}: ")?,
+            Place::Row { table, key } => write!(f, "table {table}, row {key}: ")?,
+            Place::LogHeader => write!(f, "write-ahead log, header: ")?,
+            Place::LogFrame(frame) => write!(f, "write-ahead log, frame {frame}: ")?,
+        }
+        f.write_str(&self.what)
+    }
+}
+
+/// Checks the ledger at `path` without changing it: the write-ahead log, the schema, SQLite's structures, the chain,
+/// and every projection against one rebuilt from the events. It may be in use meanwhile.
+///
+/// A station that was killed while it wrote can leave one unacknowledged, half-written frame in the log, which cannot
+/// be told from damage; it is gone after the station's next start and end.
+///
+/// # Errors
+/// When the file cannot be opened or read at all. What is wrong inside it is in the report.
+pub fn verify(path: &Path) -> Result<Report, LedgerError> {
+    let storage = |error: std::io::Error| LedgerError::Storage {
+        path: path.to_path_buf(),
+        reason: error.to_string(),
+    };
+    let mut check = Check {
+        report: Report {
+            events: 0,
+            damages: Vec::new(),
+        },
+    };
+    check.mark(path).map_err(storage)?;
+    let has_log = check.log(&store::wal_path(path)).map_err(storage)?;
+    let opened = match has_log {
+        true => store::open_reader(path),
+        false => store::open_immutable(path),
+    };
+    if let Err(error) = opened.map_err(Failure::from).and_then(|db| check.all(&db)) {
+        match error {
+            Failure::Sqlite(e) if e.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
+                return Err(Failure::Sqlite(e).at(path));
+            }
+            Failure::Sqlite(e) => check.found(Place::File, e.to_string()),
+            Failure::Damaged(what) => check.found(Place::File, what),
+            Failure::Refused(e) => check.found(Place::File, e.to_string()),
+        }
+    }
+    Ok(check.report)
+}
+
+struct Check {
+    report: Report,
+}
+
+impl Check {
+    fn found(&mut self, place: Place, what: impl Into<String>) {
+        let what = what.into();
+        self.report.damages.push(Damage { place, what });
+    }
+
+    /// Without its mark, SQLite would open the file and leave the log aside.
+    fn mark(&mut self, path: &Path) -> std::io::Result<()> {
+        let mut header = Vec::new();
+        let file = std::fs::File::open(path)?;
+        std::io::Read::read_to_end(&mut std::io::Read::take(file, 100), &mut header)?;
+        let (offset, mark) = WAL_MARK;
+        if header.get(offset..offset + mark.len()) != Some(&mark[..]) {
+            self.found(
+                Place::File,
+                "page 1 does not say that a log goes with the file",
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks the log, if there is one, and says whether there is.
+    ///
+    /// It is read twice: what is damage stays, what another process is just writing does not.
+    fn log(&mut self, path: &Path) -> std::io::Result<bool> {
+        let read = || match std::fs::read(path) {
+            Ok(log) => Ok(Some(log)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        let Some(log) = read()? else {
+            return Ok(false);
+        };
+        let mut damages = wal::check(&log);
+        if !damages.is_empty() {
+            let again = wal::check(&read()?.unwrap_or_default());
+            damages.retain(|damage| again.contains(damage));
+        }
+        for damage in damages {
+            match damage {
+                WalDamage::Header => self.found(Place::LogHeader, "it is not whole"),
+                WalDamage::Frame(frame) => self.found(
+                    Place::LogFrame(frame),
+                    "it is not whole; this and all that follows is lost",
+                ),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Checks all that SQLite can show, as of one moment.
+    fn all(&mut self, db: &Connection) -> Result<(), Failure> {
+        db.execute_batch("BEGIN")?;
+        let fresh = store::open_in_memory()?;
+        self.versions(db, &fresh)?;
+        self.schema(db, &fresh)?;
+        self.integrity(db)?;
+        if self.chain(db, &fresh)? {
+            for (table, key) in project::TABLES {
+                self.projection(db, &fresh, table, key)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn versions(&mut self, db: &Connection, fresh: &Connection) -> Result<(), Failure> {
+        let (found, wanted) = (store::pragmas(db)?, store::pragmas(fresh)?);
+        if found.application_id != wanted.application_id {
+            self.found(Place::File, "page 1: the application ID is not a ledger's");
+        }
+        if found.user_version != wanted.user_version {
+            self.found(
+                Place::File,
+                format!(
+                    "page 1: the version is {}, not {}",
+                    found.user_version, wanted.user_version
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    fn schema(&mut self, db: &Connection, fresh: &Connection) -> Result<(), Failure> {
+        let sql = "SELECT type, name, tbl_name, sql FROM sqlite_schema";
+        let differences = differences(&rows(db, sql, 2)?, &rows(fresh, sql, 2)?);
+        for (name, what) in differences {
+            self.found(Place::Schema(name), what);
+        }
+        Ok(())
+    }
+
+    fn integrity(&mut self, db: &Connection) -> Result<(), Failure> {
+        let mut statement = db.prepare(&format!("PRAGMA integrity_check({INTEGRITY_FINDINGS})"))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let finding: String = row.get(0)?;
+            if finding != "ok" {
+                self.found(Place::File, finding);
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the chain and lets each event take effect in `fresh`; says whether `fresh` can be compared.
+    fn chain(&mut self, db: &Connection, fresh: &Connection) -> Result<bool, Failure> {
+        let before = self.report.damages.len();
+        fresh.execute_batch("BEGIN")?;
+        let mut statement = db.prepare(&format!(
+            "SELECT {} FROM events NOT INDEXED ORDER BY seq",
+            chain::COLUMNS
+        ))?;
+        let mut rows = statement.query([])?;
+        let mut expected = 1;
+        let mut previous = [chain::GENESIS; 2];
+        while let Some(row) = rows.next()? {
+            let link = chain::link(row)?;
+            self.report.events += 1;
+            if link.seq != expected {
+                self.found(
+                    Place::Event(expected),
+                    format!("it is missing; event {} follows", link.seq),
+                );
+            }
+            expected = link.seq.saturating_add(1);
+            if link.hash != Some(link.computed) {
+                self.found(
+                    Place::Event(link.seq),
+                    "its content and its hash do not fit",
+                );
+            } else if !link.prev.is_some_and(|prev| previous.contains(&prev)) {
+                self.found(
+                    Place::Event(link.seq),
+                    "it does not follow from the event before it",
+                );
+            }
+            // One of the two is what the next event was chained to, whichever of content and hash is damaged here.
+            previous = [link.computed, link.hash.unwrap_or(link.computed)];
+            match link.event {
+                Ok(event) => {
+                    if let Err(failure) = project::apply(fresh, &event) {
+                        self.found(Place::Event(link.seq), contradiction(failure));
+                    }
+                }
+                Err(reason) => self.found(Place::Event(link.seq), reason),
+            }
+        }
+        Ok(self.report.damages.len() == before)
+    }
+
+    fn projection(
+        &mut self,
+        db: &Connection,
+        fresh: &Connection,
+        table: &str,
+        key: &str,
+    ) -> Result<(), Failure> {
+        // The key comes first in the row, so that it can be named; all columns follow.
+        let sql = format!("SELECT {key}, * FROM {table}");
+        let keys = key.split(", ").count();
+        for (key, what) in differences(&rows(db, &sql, keys)?, &rows(fresh, &sql, keys)?) {
+            let table = table.to_owned();
+            self.found(Place::Row { table, key }, what);
+        }
+        Ok(())
+    }
+}
+
+fn contradiction(failure: Failure) -> String {
+    match failure {
+        Failure::Refused(error) => error.to_string(),
+        Failure::Damaged(what) => what,
+        Failure::Sqlite(error) => error.to_string(),
+    }
+}
+
+/// The digest of each row that `sql` gives, whatever it holds, by the text of its first `keys` columns.
+fn rows(db: &Connection, sql: &str, keys: usize) -> Result<BTreeMap<String, Digest>, Failure> {
+    let mut statement = db.prepare(sql)?;
+    let count = statement.column_count();
+    let mut rows = statement.query([])?;
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let columns = (0..count)
+            .map(|index| row.get_ref(index))
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        let key: Vec<String> = columns[..keys].iter().map(|value| show(*value)).collect();
+        found.insert(key.join(" "), chain::hash(columns.into_iter()));
+    }
+    Ok(found)
+}
+
+fn differences(
+    found: &BTreeMap<String, Digest>,
+    wanted: &BTreeMap<String, Digest>,
+) -> Vec<(String, &'static str)> {
+    let there = found.iter().filter_map(|(key, digest)| {
+        let what = match wanted.get(key) {
+            None => "it should not be there",
+            Some(wanted) if wanted != digest => "it is not what it should be",
+            Some(_) => return None,
+        };
+        Some((key.clone(), what))
+    });
+    let gone = wanted
+        .keys()
+        .filter(|key| !found.contains_key(*key))
+        .map(|key| (key.clone(), "it is missing"));
+    there.chain(gone).collect()
+}
+
+/// A value as a person can read it, on one line.
+fn show(value: ValueRef<'_>) -> String {
+    match value {
+        ValueRef::Null => "NULL".to_owned(),
+        ValueRef::Integer(value) => value.to_string(),
+        ValueRef::Real(value) => value.to_string(),
+        ValueRef::Text(text) => {
+            crate::provision::fault::harmless(&String::from_utf8_lossy(text), 200)
+        }
+        ValueRef::Blob(blob) => data_encoding::HEXLOWER.encode(blob),
+    }
+}

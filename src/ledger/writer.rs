@@ -1,0 +1,317 @@
+//! The one writer thread: takes what is queued, commits it as one transaction, then answers each.
+
+use super::store::{self, Failure, Pragmas};
+use super::{Claim, LedgerError, Options, chain, project};
+use crate::provision::bytes::Digest;
+use crate::provision::device::{DeviceId, RegistrationId};
+use crate::provision::event::{Event, Recorded};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use std::path::PathBuf;
+use tokio::sync::{mpsc, oneshot};
+use ulid::Ulid;
+
+/// How many requests may wait for the writer; whoever comes later waits for room.
+pub const QUEUE: usize = 256;
+
+/// How many requests are committed as one transaction at most.
+const BATCH: usize = 64;
+
+/// What the writer can be asked.
+pub enum Request {
+    /// Record an event.
+    Write(Box<Write>, Answer),
+    /// Report the settings of the writer's connection.
+    Pragmas(oneshot::Sender<Result<Pragmas, LedgerError>>),
+    /// Move everything into the ledger's file, close it, and end.
+    Close(oneshot::Sender<Result<(), LedgerError>>),
+}
+
+/// Where the outcome of a write goes.
+type Answer = oneshot::Sender<Result<Written, LedgerError>>;
+
+/// An event to be recorded.
+pub struct Write {
+    /// On whose behalf.
+    pub subject: Subject,
+    /// Digest of the product's definition in force.
+    pub product_digest: Option<Digest>,
+    /// What happened.
+    pub event: Event,
+}
+
+/// On whose behalf an event is recorded; it decides which events are possible.
+#[derive(Clone)]
+pub enum Subject {
+    /// An attempt that has no claim: arrival, identification, an end without a verdict.
+    Attempt(Ulid),
+    /// A job that holds the claim on its device.
+    Claim(Claim),
+    /// The station: shifts, charges, enrollment, signatures that are for no device.
+    Station,
+}
+
+/// A recorded event, and what else its writer needs to know.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The event as it stands in the ledger.
+    pub recorded: Recorded,
+    /// The claim that it took, if it was an identification.
+    pub claim: Option<Claim>,
+}
+
+/// The writer's side of the ledger.
+pub struct Writer {
+    db: Connection,
+    path: PathBuf,
+    station: String,
+    operator: Option<String>,
+    clock: fn() -> i64,
+}
+
+impl Writer {
+    /// Opens the file and takes it over.
+    pub fn open(options: &Options) -> Result<Self, LedgerError> {
+        Ok(Self {
+            db: store::open_writer(&options.path, options.max_pages)?,
+            path: options.path.clone(),
+            station: options.station.clone(),
+            operator: options.operator.clone(),
+            clock: options.clock,
+        })
+    }
+
+    /// Serves requests until it is told to close or nobody can ask any more.
+    pub fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        while let Some(first) = requests.blocking_recv() {
+            let mut next = Some(first);
+            let mut batch = Vec::new();
+            while let Some(Request::Write(write, answer)) = next {
+                batch.push((write, answer));
+                next = (batch.len() < BATCH)
+                    .then(|| requests.try_recv().ok())
+                    .flatten();
+            }
+            self.commit(batch);
+            // An asker that has gone no longer wants its answer.
+            match next {
+                Some(Request::Pragmas(answer)) => {
+                    let pragmas = store::pragmas(&self.db);
+                    let _ = answer.send(pragmas.map_err(|e| Failure::from(e).at(&self.path)));
+                }
+                Some(Request::Close(answer)) => {
+                    requests.close();
+                    let _ = answer.send(self.close());
+                    return;
+                }
+                Some(Request::Write(..)) | None => {}
+            }
+        }
+    }
+
+    /// Commits `batch` as one transaction, each write in a savepoint of its own, then answers.
+    ///
+    /// Where the file itself fails, nothing of the transaction counts: the writes are tried once more one by one, so
+    /// that one too large for a full disk does not fail the others.
+    fn commit(&mut self, batch: Vec<(Box<Write>, Answer)>) {
+        let outcomes = match self.write_all(batch.iter().map(|(write, _)| write.as_ref())) {
+            Ok(outcomes) => outcomes,
+            Err(failure) if batch.len() == 1 => vec![Err(failure)],
+            Err(_) => batch
+                .iter()
+                .map(|(write, _)| {
+                    let mut alone = self.write_all(std::iter::once(write.as_ref()))?;
+                    alone.pop().expect("one outcome for each write")
+                })
+                .collect(),
+        };
+        for ((_, answer), outcome) in batch.into_iter().zip(outcomes) {
+            let _ = answer.send(outcome.map_err(|failure| failure.at(&self.path)));
+        }
+    }
+
+    /// One transaction; the error is the file's, a refusal is an outcome.
+    fn write_all<'a>(
+        &mut self,
+        writes: impl Iterator<Item = &'a Write>,
+    ) -> Result<Vec<Result<Written, Failure>>, Failure> {
+        let (station, operator, clock) = (&self.station, &self.operator, self.clock);
+        let mut transaction = self
+            .db
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut outcomes = Vec::new();
+        for write in writes {
+            let savepoint = transaction.savepoint()?;
+            let blank = Recorded {
+                seq: 0,
+                at_ms: clock(),
+                station: station.clone(),
+                operator: operator.clone(),
+                attempt: None,
+                device: None,
+                product_digest: write.product_digest,
+                event: write.event.clone(),
+            };
+            match record(&savepoint, &write.subject, blank) {
+                Ok(written) => {
+                    savepoint.commit()?;
+                    outcomes.push(Ok(written));
+                }
+                Err(Failure::Sqlite(error)) => return Err(error.into()),
+                Err(refusal) => {
+                    savepoint.finish()?;
+                    outcomes.push(Err(refusal));
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(outcomes)
+    }
+
+    fn close(self) -> Result<(), LedgerError> {
+        let path = self.path;
+        // With another process still reading, its last reader moves the rest; nothing is lost.
+        let moved = self
+            .db
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        let closed = self.db.close().map_err(|(_, error)| error);
+        moved
+            .and(closed)
+            .map_err(|error| Failure::from(error).at(&path))
+    }
+}
+
+/// Appends one event to the chain and lets it take effect.
+fn record(db: &Connection, subject: &Subject, mut event: Recorded) -> Result<Written, Failure> {
+    match subject {
+        Subject::Attempt(attempt) => {
+            event.device = device_of_attempt(db, *attempt, &event.event)?;
+            event.attempt = Some(*attempt);
+        }
+        Subject::Claim(claim) => {
+            check_claim(db, claim, &event.event)?;
+            event.attempt = Some(claim.attempt);
+            event.device = Some(claim.device.clone());
+        }
+        Subject::Station => event.device = device_of_enrollment(db, &event.event)?,
+    }
+    let recorded = chain::append(db, event)?;
+    project::apply(db, &recorded)?;
+    let claim = match (&recorded.event, recorded.attempt, &recorded.device) {
+        (Event::Identified { .. }, Some(attempt), Some(device)) => Some(Claim {
+            attempt,
+            device: device.clone(),
+            fence: fence(db, device)?.1,
+        }),
+        _ => None,
+    };
+    Ok(Written { recorded, claim })
+}
+
+fn wrong_place(event: &Event) -> Failure {
+    Failure::illegal(format!("{} cannot be recorded here", event.kind()))
+}
+
+fn device_of_attempt(
+    db: &Connection,
+    attempt: Ulid,
+    event: &Event,
+) -> Result<Option<DeviceId>, Failure> {
+    match event {
+        Event::Arrived { .. } => Ok(None),
+        Event::Identified { identification } => Ok(Some(identification.device_id.clone())),
+        Event::Interrupted { .. } => {
+            let device: Option<Option<String>> = db
+                .prepare_cached("SELECT device FROM attempt WHERE attempt = ?")?
+                .query_row([attempt.to_string()], |row| row.get(0))
+                .optional()?;
+            parse_device(device.flatten())
+        }
+        _ => Err(wrong_place(event)),
+    }
+}
+
+/// Refuses what is not for a job to record, a claim that was taken over, and an attempt that has ended.
+fn check_claim(db: &Connection, claim: &Claim, event: &Event) -> Result<(), Failure> {
+    match event {
+        Event::Arrived { .. }
+        | Event::Identified { .. }
+        | Event::ShiftOpened { .. }
+        | Event::ShiftClosed { .. }
+        | Event::Charged { .. }
+        | Event::Enrolled { .. }
+        | Event::EnrollmentRefused { .. }
+        | Event::EnrollmentDisabled { .. }
+        | Event::EnrollmentDeferred { .. } => return Err(wrong_place(event)),
+        _ => {}
+    }
+    let attempt = claim.attempt.to_string();
+    if fence(db, &claim.device)? != (attempt.clone(), claim.fence) {
+        return Err(Failure::Refused(LedgerError::Fenced {
+            device: claim.device.clone(),
+        }));
+    }
+    let open: bool = db
+        .prepare_cached("SELECT ended_seq IS NULL FROM attempt WHERE attempt = ?")?
+        .query_row([&attempt], |row| row.get(0))?;
+    if !open {
+        return Err(Failure::illegal(format!("attempt {attempt} has ended")));
+    }
+    Ok(())
+}
+
+/// The attempt that holds the claim on `device`, and its fence; an empty name and 0 where nobody ever held it.
+fn fence(db: &Connection, device: &DeviceId) -> Result<(String, u32), Failure> {
+    let held = db
+        .prepare_cached("SELECT attempt, fence FROM claim WHERE device = ?")?
+        .query_row(params![device.as_str()], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    Ok(held.unwrap_or_default())
+}
+
+/// The device whose enrollment a station's event is about; `None` for events that are about no device.
+fn device_of_enrollment(db: &Connection, event: &Event) -> Result<Option<DeviceId>, Failure> {
+    match event {
+        Event::ShiftOpened { .. }
+        | Event::ShiftClosed { .. }
+        | Event::Charged { .. }
+        | Event::SerialReserved { .. }
+        | Event::SerialAbandoned { .. }
+        | Event::Signed { .. } => Ok(None),
+        Event::Enrolled {
+            registration_id, ..
+        }
+        | Event::EnrollmentRefused {
+            registration_id, ..
+        }
+        | Event::EnrollmentDisabled { registration_id }
+        | Event::EnrollmentDeferred {
+            registration_id, ..
+        } => {
+            let device = device_of_registration(db, registration_id)?;
+            device
+                .map(Some)
+                .ok_or_else(|| super::outbox::missing(registration_id))
+        }
+        _ => Err(wrong_place(event)),
+    }
+}
+
+fn device_of_registration(
+    db: &Connection,
+    registration_id: &RegistrationId,
+) -> Result<Option<DeviceId>, Failure> {
+    let device: Option<String> = db
+        .prepare_cached("SELECT device FROM outbox WHERE registration_id = ?")?
+        .query_row([registration_id.as_str()], |row| row.get(0))
+        .optional()?;
+    parse_device(device)
+}
+
+fn parse_device(text: Option<String>) -> Result<Option<DeviceId>, Failure> {
+    text.as_deref()
+        .map(DeviceId::parse)
+        .transpose()
+        .map_err(|error| Failure::Damaged(error.to_string()))
+}

@@ -1,0 +1,508 @@
+//! The ledger: what is acknowledged is durable, in one chain, and damage to it shows.
+#![allow(clippy::unwrap_used)]
+
+mod damage;
+mod rules;
+mod sync;
+
+use dps_station::ledger::{
+    Claim, Ledger, LedgerError, Options, OutboxFilter, Report, Verdict, verify,
+};
+use dps_station::provision::bytes::{Blob, Digest};
+use dps_station::provision::device::{
+    DeviceId, Holding, Identification, RegistrationId, SerialNumber,
+};
+use dps_station::provision::event::{
+    EndorsementRecord, EndorsementVerdict, EnrolledIdentity, Enrollment, Event, Proof, Purpose,
+    Recorded, Reservation,
+};
+use dps_station::provision::fault::Fault;
+use std::path::{Path, PathBuf};
+use ulid::Ulid;
+
+/// A fixed time: what is tested does not depend on it.
+fn clock() -> i64 {
+    1_700_000_000_000
+}
+
+fn options(path: &Path) -> Options {
+    Options {
+        path: path.to_path_buf(),
+        station: "S1".to_owned(),
+        operator: Some("op".to_owned()),
+        clock,
+        max_pages: None,
+    }
+}
+
+fn open(path: &Path) -> Ledger {
+    Ledger::open(options(path)).unwrap()
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn device(number: u8) -> DeviceId {
+    DeviceId::parse(&format!("GW-{number:03}")).unwrap()
+}
+
+fn registration_id(number: u8) -> RegistrationId {
+    RegistrationId::of_device(&device(number))
+}
+
+fn serial(number: u8) -> SerialNumber {
+    SerialNumber::from_random([number; SerialNumber::OCTETS])
+}
+
+fn fault() -> Fault {
+    Fault::station("test", "it stopped", "start it again")
+}
+
+fn arrived() -> Event {
+    Event::Arrived {
+        bay: "1".to_owned(),
+        port: "/dev/ttyUSB0".to_owned(),
+    }
+}
+
+fn interrupted() -> Event {
+    Event::Interrupted { fault: fault() }
+}
+
+fn identified(device_id: DeviceId, uid: &[u8]) -> Event {
+    Event::Identified {
+        identification: Identification {
+            device_id,
+            model: "M".to_owned(),
+            firmware: "1".to_owned(),
+            uid: Blob(uid.to_vec()),
+            boots: 1,
+            sealed: false,
+            tpm: false,
+            holds: Digest([0; 32]),
+        },
+    }
+}
+
+fn key_read(number: u8) -> Event {
+    Event::KeyRead {
+        csr: Blob(vec![number; 8]),
+        public_key: Blob(vec![number; 9]),
+    }
+}
+
+fn derived(number: u8) -> Event {
+    Event::RegistrationIdDerived {
+        registration_id: registration_id(number),
+    }
+}
+
+fn reservation(purpose: Purpose, number: u8) -> Reservation {
+    Reservation {
+        purpose,
+        ca: "line".to_owned(),
+        serial: serial(number),
+        tbs: Blob(vec![number; 10]),
+    }
+}
+
+fn reserved(purpose: Purpose, number: u8) -> Event {
+    Event::SerialReserved {
+        reservation: reservation(purpose, number),
+    }
+}
+
+fn signed(number: u8) -> Event {
+    Event::Signed {
+        serial: serial(number),
+        result: Blob(vec![number; 12]),
+    }
+}
+
+fn abandoned(number: u8) -> Event {
+    Event::SerialAbandoned {
+        serial: serial(number),
+        reason: "no answer".to_owned(),
+    }
+}
+
+fn enrollment(number: u8) -> Enrollment {
+    Enrollment {
+        dps: "main".to_owned(),
+        registration_id: registration_id(number),
+        device_id: device(number),
+        identity: EnrolledIdentity::X509 {
+            certificate: Blob(vec![number; 12]),
+        },
+        initial_desired: Some(serde_json::json!({ "site": "A" })),
+    }
+}
+
+fn passed(number: u8) -> Event {
+    Event::Passed {
+        enrollment: enrollment(number),
+    }
+}
+
+fn failed(disable: Option<u8>) -> Event {
+    Event::Failed {
+        fault: fault(),
+        disable: disable.map(|number| Box::new(enrollment(number))),
+    }
+}
+
+fn charged(sending: &[u8]) -> Event {
+    Event::Charged {
+        dps: "main".to_owned(),
+        operations: u32::try_from(sending.len()).unwrap() + 1,
+        sending: sending.iter().copied().map(registration_id).collect(),
+    }
+}
+
+fn enrolled(number: u8) -> Event {
+    Event::Enrolled {
+        registration_id: registration_id(number),
+        etag: format!("\"{number}\""),
+    }
+}
+
+/// Brings device `number` into a bay, as a new attempt.
+async fn claim(ledger: &Ledger, number: u8) -> Claim {
+    let attempt = Ulid::generate();
+    ledger.arrive(attempt, &arrived()).await.unwrap();
+    let event = identified(device(number), &[number]);
+    ledger.identify(attempt, &event).await.unwrap()
+}
+
+async fn append(ledger: &Ledger, claim: &Claim, events: &[Event]) {
+    for event in events {
+        let product = Some(Digest([7; 32]));
+        ledger.append(claim, product, event).await.unwrap();
+    }
+}
+
+/// Brings device `number` through a whole job.
+async fn pass(ledger: &Ledger, number: u8) {
+    let claim = claim(ledger, number).await;
+    append(
+        ledger,
+        &claim,
+        &[
+            key_read(number),
+            derived(number),
+            reserved(Purpose::Leaf, number),
+            signed(number),
+            passed(number),
+        ],
+    )
+    .await;
+}
+
+async fn all(ledger: &Ledger) -> Vec<Recorded> {
+    ledger.all_events(1, u32::MAX).await.unwrap()
+}
+
+fn clean(path: &Path) -> u64 {
+    let Report { events, damages } = verify(path).unwrap();
+    assert_eq!(damages, []);
+    events
+}
+
+/// Records events of every kind.
+async fn fill(ledger: &Ledger) {
+    let record = async |event: Event| ledger.record(&event).await.unwrap();
+    record(Event::ShiftOpened {
+        shift: "early".to_owned(),
+    })
+    .await;
+    ledger
+        .reserve(reservation(Purpose::SelfTest, 200))
+        .await
+        .unwrap();
+    record(signed(200)).await;
+
+    let lost = Ulid::from_parts(1, 1);
+    ledger.arrive(lost, &arrived()).await.unwrap();
+    ledger.end_attempt(lost, &interrupted()).await.unwrap();
+
+    let first = claim(ledger, 1).await;
+    append(ledger, &first, &whole_job(1)).await;
+    let again = claim(ledger, 1).await;
+    let holds = Digest([5; 32]);
+    append(ledger, &again, &[Event::Recognised { holds }]).await;
+
+    let second = claim(ledger, 2).await;
+    append(
+        ledger,
+        &second,
+        &[
+            derived(2),
+            reserved(Purpose::Leaf, 2),
+            abandoned(2),
+            failed(Some(2)),
+        ],
+    )
+    .await;
+    let third = claim(ledger, 3).await;
+    append(ledger, &third, &[Event::Errored { fault: fault() }]).await;
+
+    record(charged(&[1, 2])).await;
+    record(Event::EnrollmentDeferred {
+        registration_id: registration_id(1),
+        fault: fault(),
+        next_try_ms: 5,
+    })
+    .await;
+    record(Event::EnrollmentDisabled {
+        registration_id: registration_id(2),
+    })
+    .await;
+    record(charged(&[1])).await;
+    record(enrolled(1)).await;
+    record(Event::EnrollmentRefused {
+        registration_id: registration_id(1),
+        fault: fault(),
+    })
+    .await;
+    let balance = ledger.balance("early").await.unwrap();
+    record(Event::ShiftClosed {
+        shift: "early".to_owned(),
+        balance,
+    })
+    .await;
+}
+
+/// The events of a job from the policy to PASS.
+fn whole_job(number: u8) -> Vec<Event> {
+    let holding = Holding {
+        id_scope: "0ne".to_owned(),
+        global_endpoint: "dps".to_owned(),
+        registration_id: registration_id(number).to_string(),
+        certificate_sha256: None,
+    };
+    vec![
+        Event::Accepted {
+            product: "gateway".to_owned(),
+            product_digest: Digest([7; 32]),
+        },
+        key_read(number),
+        Event::EndorsementRead(Box::new(EndorsementRecord {
+            endorsement_key: Blob(vec![number; 11]),
+            storage_root_key: Blob(vec![4; 4]),
+            certificate: None,
+            verdict: EndorsementVerdict::Waived {
+                reason: "test".to_owned(),
+            },
+        })),
+        derived(number),
+        reserved(Purpose::Leaf, number),
+        signed(number),
+        Event::Written {
+            asked: holding.clone(),
+        },
+        Event::Restarted {
+            boots_before: 1,
+            boots_after: 2,
+        },
+        Event::ReadBack { observed: holding },
+        Event::Proved {
+            proof: Proof::Signature {
+                nonce: Digest([3; 32]),
+                signature: Blob(vec![6; 6]),
+            },
+        },
+        Event::Sealed {
+            holds: Digest([5; 32]),
+        },
+        passed(number),
+    ]
+}
+
+#[tokio::test]
+async fn the_writer_syncs_every_commit_and_keeps_the_rules() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    let pragmas = ledger.pragmas().await.unwrap();
+    assert_eq!(pragmas.journal_mode, "wal");
+    assert_eq!(pragmas.synchronous, 2);
+    assert!(pragmas.foreign_keys && pragmas.recursive_triggers);
+    assert_eq!(pragmas.busy_timeout_ms, 5000);
+    assert_eq!(pragmas.application_id, dps_station::ledger::APPLICATION_ID);
+    assert_eq!(pragmas.user_version, 1);
+}
+
+#[tokio::test]
+async fn closing_leaves_one_file_and_ends_all_handles() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    let other = ledger.clone();
+    fill(&ledger).await;
+    ledger.close().await.unwrap();
+    let names = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(folder.path()), ["ledger.sqlite"]);
+    assert!(matches!(
+        other.units().await,
+        Err(LedgerError::Closed { .. })
+    ));
+    let before = std::fs::read(&path).unwrap();
+    clean(&path);
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    assert_eq!(names(folder.path()), ["ledger.sqlite"]);
+}
+
+#[tokio::test]
+async fn every_kind_of_event_is_read_back_as_it_was_written() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    fill(&ledger).await;
+    let events = all(&ledger).await;
+    let kinds: std::collections::BTreeSet<_> = events.iter().map(|e| e.event.kind()).collect();
+    assert_eq!(kinds.len(), 26, "{kinds:?}");
+    assert!((1..).zip(&events).all(|(seq, event)| event.seq == seq));
+    let job: Vec<_> = ledger.events(&device(1)).await.unwrap();
+    let job: Vec<_> = job.into_iter().map(|recorded| recorded.event).collect();
+    assert_eq!(job[1..=12], whole_job(1));
+    assert_eq!(clean(&path), events.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_writers_and_handles_share_one_chain() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let handles = [open(&path), open(&path)];
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        let ledger = handles[usize::from(number) % 2].clone();
+        tasks.spawn(async move {
+            pass(&ledger, number).await;
+            // A refusal amid the others fails nobody else.
+            let refused = ledger.record(&signed(number)).await;
+            assert!(matches!(refused, Err(LedgerError::Illegal(_))));
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(clean(&path), 40 * 7);
+    let units = handles[1].units().await.unwrap();
+    assert!(
+        units
+            .iter()
+            .all(|unit| unit.verdict == Some(Verdict::Passed))
+    );
+    assert_eq!(units.len(), 40);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_one_sentence_and_loses_nothing() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = Ledger::open(Options {
+        max_pages: Some(40),
+        ..options(&path)
+    })
+    .unwrap();
+    let mut acknowledged = Vec::new();
+    let error = loop {
+        let number = u8::try_from(acknowledged.len()).unwrap();
+        let event = Event::ShiftOpened {
+            shift: format!("{number} {}", "x".repeat(3000)),
+        };
+        let closed = Event::ShiftClosed {
+            shift: format!("{number} {}", "x".repeat(3000)),
+            balance: Default::default(),
+        };
+        match ledger.record(&event).await {
+            Ok(recorded) => acknowledged.push(recorded),
+            Err(error) => break error,
+        }
+        match ledger.record(&closed).await {
+            Ok(recorded) => acknowledged.push(recorded),
+            Err(error) => break error,
+        }
+    };
+    let text = error.to_string();
+    assert!(matches!(error, LedgerError::Full { .. }), "{text}");
+    assert!(text.contains(path.to_str().unwrap()) && text.contains("make room"));
+    let again = ledger.record(&acknowledged[0].event).await;
+    assert!(again.is_err());
+    assert_eq!(all(&ledger).await, acknowledged);
+    ledger.close().await.unwrap();
+    assert_eq!(clean(&path), acknowledged.len() as u64);
+    let ledger = open(&path);
+    pass(&ledger, 1).await;
+    assert_eq!(clean(&path), acknowledged.len() as u64 + 7);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_outlives_a_kill_at_any_moment() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    let job = claim(&ledger, 1).await;
+    for (index, event) in whole_job(1).iter().enumerate() {
+        append(&ledger, &job, std::slice::from_ref(event)).await;
+        let copy = copy_live(&path, &folder.path().join(index.to_string()));
+        assert_eq!(clean(&copy), index as u64 + 3);
+        assert_eq!(all(&open(&copy)).await, all(&ledger).await);
+    }
+}
+
+/// What a kill would leave: the file and its log, without the shared memory.
+fn copy_live(path: &Path, folder: &Path) -> PathBuf {
+    std::fs::create_dir(folder).unwrap();
+    let copy = folder.join("ledger.sqlite");
+    std::fs::copy(path, &copy).unwrap();
+    std::fs::copy(log_of(path), log_of(&copy)).unwrap();
+    copy
+}
+
+fn log_of(path: &Path) -> PathBuf {
+    path.with_extension("sqlite-wal")
+}
+
+#[tokio::test]
+async fn a_backup_is_a_whole_ledger() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    fill(&ledger).await;
+    let copy = folder.path().join("copy.sqlite");
+    ledger.backup(&copy).await.unwrap();
+    clean(&copy);
+    assert_eq!(all(&open(&copy)).await, all(&ledger).await);
+}
+
+#[tokio::test]
+async fn what_is_not_a_ledger_or_is_newer_is_left_alone() {
+    let folder = folder();
+    let text = folder.path().join("text");
+    std::fs::write(&text, "not a database, but long enough to be looked at").unwrap();
+    let foreign = folder.path().join("foreign");
+    let db = rusqlite::Connection::open(&foreign).unwrap();
+    db.execute_batch("CREATE TABLE t (x)").unwrap();
+    for path in [text, foreign] {
+        let before = std::fs::read(&path).unwrap();
+        let error = Ledger::open(options(&path)).unwrap_err();
+        assert!(matches!(error, LedgerError::NotALedger { .. }), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+    let newer = folder.path().join("newer");
+    open(&newer).close().await.unwrap();
+    let db = rusqlite::Connection::open(&newer).unwrap();
+    db.pragma_update(None, "user_version", 9).unwrap();
+    let error = Ledger::open(options(&newer)).unwrap_err();
+    assert!(
+        matches!(error, LedgerError::Newer { found: 9, .. }),
+        "{error}"
+    );
+}

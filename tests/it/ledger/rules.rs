@@ -1,0 +1,248 @@
+//! What the ledger refuses, and what follows from what it holds.
+
+use super::*;
+use dps_station::ledger::{IdentityKind, OutboxState, ReservationState, UnitRow, Verdict};
+
+#[tokio::test]
+async fn a_claim_taken_over_is_fenced_off() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    let first = claim(&ledger, 1).await;
+    let second = claim(&ledger, 1).await;
+    assert_eq!(second.fence(), first.fence() + 1);
+    let fenced = LedgerError::Fenced { device: device(1) };
+    assert_eq!(ledger.append(&first, None, &key_read(1)).await, Err(fenced));
+    append(&ledger, &second, &[key_read(1)]).await;
+    // The attempt left behind can still be ended, which moves nothing.
+    assert_eq!(ledger.open_attempts().await.unwrap().len(), 2);
+    for attempt in [first.attempt(), second.attempt()] {
+        ledger.end_attempt(attempt, &interrupted()).await.unwrap();
+        assert!(ledger.end_attempt(attempt, &interrupted()).await.is_err());
+    }
+    assert_eq!(ledger.open_attempts().await.unwrap(), []);
+    let ended = ledger.append(&second, None, &derived(1)).await;
+    assert!(matches!(ended, Err(LedgerError::Illegal(_))), "{ended:?}");
+    clean(&path);
+}
+
+#[tokio::test]
+async fn one_identity_is_one_device() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    let first = claim(&ledger, 1).await;
+    let job = whole_job(1);
+    append(&ledger, &first, &job[..4]).await;
+    append(&ledger, &first, &job[1..4]).await;
+    let second = claim(&ledger, 2).await;
+    let count = all(&ledger).await.len();
+    for (event, kind) in [
+        (&job[1], IdentityKind::PublicKey),
+        (&job[2], IdentityKind::EndorsementKey),
+        (&job[3], IdentityKind::RegistrationId),
+    ] {
+        let duplicate = LedgerError::Duplicate {
+            kind,
+            other: device(1),
+            since_ms: clock(),
+        };
+        assert_eq!(ledger.append(&second, None, event).await, Err(duplicate));
+    }
+    assert_eq!(all(&ledger).await.len(), count);
+
+    let attempt = Ulid::generate();
+    ledger.arrive(attempt, &arrived()).await.unwrap();
+    let same_chip = identified(device(3), &[1]);
+    let error = ledger.identify(attempt, &same_chip).await.unwrap_err();
+    assert!(error.to_string().contains("GW-001"), "{error}");
+    // The attempt is still open, and a device that says nothing of its chip is like no other.
+    let nameless = identified(device(3), &[]);
+    ledger.identify(attempt, &nameless).await.unwrap();
+    clean(&path);
+}
+
+#[tokio::test]
+async fn a_reservation_ends_once() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    let job = claim(&ledger, 1).await;
+    let illegal = |result: Result<Recorded, LedgerError>| {
+        assert!(matches!(result, Err(LedgerError::Illegal(_))), "{result:?}");
+    };
+    illegal(ledger.append(&job, None, &signed(1)).await);
+    append(&ledger, &job, &[reserved(Purpose::Leaf, 1)]).await;
+    illegal(ledger.append(&job, None, &reserved(Purpose::Leaf, 1)).await);
+    illegal(ledger.record(&signed(1)).await);
+    append(&ledger, &job, &[abandoned(1)]).await;
+    illegal(ledger.append(&job, None, &signed(1)).await);
+    illegal(ledger.append(&job, None, &abandoned(1)).await);
+    illegal(ledger.record(&reserved(Purpose::Leaf, 2)).await);
+    illegal(ledger.append(&job, None, &reserved(Purpose::Root, 2)).await);
+
+    let token = ledger.reserve(reservation(Purpose::Root, 3)).await.unwrap();
+    assert_eq!(token.reservation(), &reservation(Purpose::Root, 3));
+    ledger.record(&signed(3)).await.unwrap();
+    let states: Vec<_> = ledger.reservations().await.unwrap();
+    let states: Vec<_> = states.iter().map(|row| row.state).collect();
+    assert_eq!(
+        states,
+        [ReservationState::Abandoned, ReservationState::Signed]
+    );
+    clean(&path);
+}
+
+#[tokio::test]
+async fn an_event_cannot_be_changed_deleted_or_slipped_in() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    fill(&ledger).await;
+    let db = rusqlite::Connection::open(&path).unwrap();
+    for (sql, reason) in [
+        ("UPDATE events SET body = '{}' WHERE seq = 3", "never changed"),
+        ("DELETE FROM events WHERE seq = 3", "never deleted"),
+        (
+            "REPLACE INTO events SELECT * FROM events WHERE seq = 3",
+            "without gaps",
+        ),
+        (
+            "INSERT INTO events SELECT 1000, at_ms, station, operator, attempt, device, product_digest, kind,
+                 version, body, prev, hash FROM events WHERE seq = 3",
+            "without gaps",
+        ),
+    ] {
+        let error = db.execute(sql, []).unwrap_err().to_string();
+        assert!(error.contains(reason), "{sql}: {error}");
+    }
+    clean(&path);
+}
+
+async fn outbox_row(ledger: &Ledger, number: u8) -> (OutboxState, bool, u32) {
+    let rows = ledger.outbox(OutboxFilter::default()).await.unwrap();
+    let id = registration_id(number);
+    let row = rows.iter().find(|row| row.registration_id == id).unwrap();
+    (row.state, row.sending, row.tries)
+}
+
+#[tokio::test]
+async fn the_outbox_follows_verdicts_and_answers() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    pass(&ledger, 1).await;
+    assert_eq!(
+        outbox_row(&ledger, 1).await,
+        (OutboxState::Pending, false, 0)
+    );
+    // No answer without a charge.
+    assert!(ledger.record(&enrolled(1)).await.is_err());
+    ledger.record(&charged(&[1])).await.unwrap();
+    assert_eq!(
+        outbox_row(&ledger, 1).await,
+        (OutboxState::Pending, true, 0)
+    );
+    let deferred = Event::EnrollmentDeferred {
+        registration_id: registration_id(1),
+        fault: fault(),
+        next_try_ms: 99,
+    };
+    ledger.record(&deferred).await.unwrap();
+    assert_eq!(
+        outbox_row(&ledger, 1).await,
+        (OutboxState::Pending, false, 1)
+    );
+    let due = |due_ms| OutboxFilter {
+        due_ms: Some(due_ms),
+        ..OutboxFilter::default()
+    };
+    assert_eq!(ledger.outbox(due(98)).await.unwrap().len(), 0);
+    assert_eq!(ledger.outbox(due(99)).await.unwrap().len(), 1);
+    ledger.record(&charged(&[1])).await.unwrap();
+    let recorded = ledger.record(&enrolled(1)).await.unwrap();
+    assert_eq!(recorded.device, Some(device(1)));
+    assert_eq!(
+        outbox_row(&ledger, 1).await,
+        (OutboxState::Enrolled, false, 0)
+    );
+    // It fails after all: it must be disabled, and cannot be enrolled.
+    let job = claim(&ledger, 1).await;
+    append(&ledger, &job, &[failed(None)]).await;
+    assert_eq!(outbox_row(&ledger, 1).await.0, OutboxState::DisablePending);
+    ledger.record(&charged(&[1])).await.unwrap();
+    assert!(ledger.record(&enrolled(1)).await.is_err());
+    // While that call is under way it passes again: the answer is to a question no longer asked.
+    let job = claim(&ledger, 1).await;
+    append(&ledger, &job, &[passed(1)]).await;
+    assert_eq!(
+        outbox_row(&ledger, 1).await,
+        (OutboxState::Pending, true, 0)
+    );
+    let disabled = Event::EnrollmentDisabled {
+        registration_id: registration_id(1),
+    };
+    ledger.record(&disabled).await.unwrap();
+    assert_eq!(
+        outbox_row(&ledger, 1).await,
+        (OutboxState::Pending, false, 0)
+    );
+    assert_eq!(ledger.operations_charged_since("main", 0).await, Ok(6));
+    clean(&path);
+}
+
+#[tokio::test]
+async fn a_shift_balances_in_units() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    let opened = |shift: &str| Event::ShiftOpened {
+        shift: shift.to_owned(),
+    };
+    ledger.record(&opened("early")).await.unwrap();
+    assert!(ledger.record(&opened("late")).await.is_err());
+    pass(&ledger, 1).await;
+    pass(&ledger, 2).await;
+    let job = claim(&ledger, 3).await;
+    append(&ledger, &job, &[failed(None)]).await;
+    let job = claim(&ledger, 3).await;
+    append(&ledger, &job, &[derived(3), passed(3)]).await;
+    let job = claim(&ledger, 4).await;
+    append(&ledger, &job, &[Event::Errored { fault: fault() }]).await;
+    claim(&ledger, 5).await;
+    let early = ledger.balance("early").await.unwrap();
+    assert_eq!((early.open_before, early.scanned), (0, 5));
+    assert_eq!((early.passed, early.failed, early.open_after), (3, 0, 2));
+    assert_eq!(early.pending, 3);
+    let closed = Event::ShiftClosed {
+        shift: "early".to_owned(),
+        balance: early,
+    };
+    ledger.record(&closed).await.unwrap();
+    assert!(ledger.record(&closed).await.is_err());
+    assert_eq!(ledger.current_shift().await.unwrap(), None);
+
+    ledger.record(&opened("late")).await.unwrap();
+    pass(&ledger, 5).await;
+    let job = claim(&ledger, 1).await;
+    append(&ledger, &job, &[failed(None)]).await;
+    ledger.record(&charged(&[2])).await.unwrap();
+    ledger.record(&enrolled(2)).await.unwrap();
+    let late = ledger.balance("late").await.unwrap();
+    assert_eq!((late.open_before, late.scanned), (2, 0));
+    assert_eq!((late.passed, late.failed, late.open_after), (1, 0, 1));
+    let early = ledger.balance("early").await.unwrap();
+    assert_eq!((early.passed, early.failed, early.open_after), (2, 1, 2));
+    assert_eq!((early.enrolled, early.pending), (1, 1));
+    let units = ledger.units().await.unwrap();
+    let UnitRow {
+        verdict,
+        registration_id: id,
+        ..
+    } = &units[0];
+    assert_eq!(
+        (*verdict, id),
+        (Some(Verdict::Failed), &Some(registration_id(1)))
+    );
+    clean(&path);
+}
