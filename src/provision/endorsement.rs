@@ -1,1 +1,3 @@
 //! Is this endorsement key genuine: template, certificate, chain, credential challenge.
+pub mod credential;
+pub mod template;
