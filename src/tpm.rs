@@ -1,1 +1,164 @@
 //! A device's TPM, reached through tss-esapi over raw commands that travel on the device's link.
+//!
+//! tss-esapi blocks and cannot be cancelled, so each [`run`] has its own thread for it, and the bytes go through a
+//! [`bridge`] in this process: the thread speaks the TCG simulator's protocol to a loopback port, and the task of
+//! the bay relays each command over its own link. When the deadline passes the sockets are closed, which ends the
+//! thread's wait at once.
+//!
+//! The C library under tss-esapi writes its errors to stderr, across the operator's screen, unless the environment
+//! has `TSS2_LOG=all+NONE` before its first call. Only `main` can set that safely, before any thread starts.
+
+mod bridge;
+pub mod jobs;
+pub mod roots;
+mod wire;
+
+use crate::provision::endorsement::template::TemplateFault;
+use bridge::Bridge;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tss_esapi::Context;
+use wire::Wire;
+pub use wire::{ALLOWED, CommandRecord, command_name};
+
+/// How long the thread may take to end once its sockets are closed. It takes about a millisecond.
+const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Something about a device's TPM did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum TpmError {
+    /// The run did not end in time.
+    #[error("the TPM did not answer {command} within {} ms", limit.as_millis())]
+    Deadline {
+        /// The command that was under way.
+        command: &'static str,
+        /// The limit for the whole run.
+        limit: Duration,
+    },
+    /// The link to the device failed; its own words.
+    #[error("the link failed during {command}: {why}")]
+    Link {
+        /// The command that was under way.
+        command: &'static str,
+        /// What the link says.
+        why: String,
+    },
+    /// The TSS asked for a command that a provisioning station does not need.
+    #[error("the command {0:#010x} is not allowed")]
+    NotAllowed(u32),
+    /// A run with more commands than any job needs.
+    #[error("a run may not have more than {0} commands")]
+    TooMany(usize),
+    /// The device's answer is not a TPM response.
+    #[error("the answer to {command} is no TPM response: {why}")]
+    Malformed {
+        /// The command.
+        command: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A TPM command failed.
+    #[error("{what} failed: {error}")]
+    Command {
+        /// What was being done.
+        what: &'static str,
+        /// The response code.
+        error: tss_esapi::Error,
+    },
+    /// A raw command failed.
+    #[error("{command} failed with {rc:#x}")]
+    Raw {
+        /// The command.
+        command: &'static str,
+        /// The response code.
+        rc: u32,
+    },
+    /// A key in the TPM is not what it should be.
+    #[error("the key at {handle:#010x} {fault}")]
+    Template {
+        /// Its handle.
+        handle: u32,
+        /// In what it differs.
+        fault: TemplateFault,
+    },
+    /// The TPM's name of a key is not the digest of its public area: one of the two was changed on the way.
+    #[error("the key at {handle:#010x} does not match its name")]
+    Name {
+        /// Its handle.
+        handle: u32,
+    },
+    /// The TPM has another key than the one that was read from it before.
+    #[error("the key at {handle:#010x} is not the one that was read before")]
+    AnotherKey {
+        /// Its handle.
+        handle: u32,
+    },
+    /// The text to sign is longer than one TPM command takes.
+    #[error("a text of {found} bytes cannot be signed: {max} is the most")]
+    TooLong {
+        /// Bytes in the text.
+        found: usize,
+        /// The most that fit.
+        max: usize,
+    },
+    /// The vendor roots cannot be read.
+    #[error("vendor roots: {} {why}", path.display())]
+    Roots {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The station's own part failed: no loopback port, or the thread died.
+    #[error("the TPM bridge failed: {0}")]
+    Bridge(String),
+}
+
+/// Runs `job` against the TPM behind `relay`, which carries one command to it and one response back.
+///
+/// First all transient objects and sessions that an earlier run may have left are flushed: the station is the TPM's
+/// only user. Every command is written to `log`, with no parameters. `limit` is for the whole run; when it passes,
+/// the future of `relay` is dropped in the middle of its command, so the link must drain late bytes before its next
+/// use. However the run ends, its thread has ended and its sockets are closed when this function returns.
+pub async fn run<T, E>(
+    relay: &mut impl AsyncFnMut(Vec<u8>) -> Result<Vec<u8>, E>,
+    log: &mut Vec<CommandRecord>,
+    limit: Duration,
+    job: impl FnOnce(&mut Context) -> Result<T, TpmError> + Send + 'static,
+) -> Result<T, TpmError>
+where
+    T: Send + 'static,
+    E: Display,
+{
+    let deadline = Instant::now() + limit;
+    let mut wire = Wire::new(relay, log);
+    let flushed = timeout_at(deadline, wire.flush_everything()).await;
+    let late = |wire: &Wire<'_, _>| TpmError::Deadline {
+        command: wire.latest(),
+        limit,
+    };
+    flushed.map_err(|_| late(&wire))??;
+
+    let bridge = Bridge::bind().await?;
+    let conf = bridge.tcti();
+    let mut thread = tokio::task::spawn_blocking(move || {
+        let mut context = Context::new(conf).map_err(|error| TpmError::Command {
+            what: "connecting the TSS",
+            error,
+        })?;
+        job(&mut context)
+    });
+    let served = tokio::select! {
+        biased;
+        ended = &mut thread => return ended.unwrap_or_else(|e| Err(TpmError::Bridge(e.to_string()))),
+        served = bridge.serve(&mut wire) => served,
+        () = sleep_until(deadline) => Err(late(&wire)),
+    };
+    // Here the bridge is gone, with its sockets and listeners, and so the thread's wait has ended.
+    let ended = timeout(JOIN_LIMIT, thread).await;
+    let ended = ended.map_err(|_| TpmError::Bridge("its thread does not end".to_owned()))?;
+    served?; // the real cause; the TSS says only that its connection is gone
+    ended.unwrap_or_else(|e| Err(TpmError::Bridge(e.to_string())))
+}

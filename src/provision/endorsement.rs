@@ -1,3 +1,421 @@
 //! Is this endorsement key genuine: template, certificate, chain, credential challenge.
+//!
+//! Invariant: nothing but [`judge`] makes a verdict, and a verdict says either what proves the key, or why less
+//! was accepted.
+
+pub mod certificate;
 pub mod credential;
+mod link;
+mod roots;
 pub mod template;
+
+use super::event::EndorsementVerdict;
+use super::fault::Fault;
+use certificate::EkCertificate;
+use link::Link;
+pub use roots::{RefusedRoot, Release, RootFile, VendorRoots};
+use serde::{Deserialize, Serialize};
+use template::EndorsementKey;
+
+/// What a product demands of an EK certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "require", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum EndorsementPolicy {
+    /// A certificate that chains to a vendor root.
+    #[default]
+    Required,
+    /// The same where there is a certificate; a TPM without one is taken, and its record says so.
+    IfPresent,
+    /// Whatever there is; every record says so.
+    Waived {
+        /// Why the product takes it.
+        reason: String,
+    },
+}
+
+/// Why an EK certificate does not make its key genuine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The TPM holds none.
+    #[error("the TPM has no EK certificate")]
+    Missing,
+    /// It is not well-formed, or breaks a rule; the text says which.
+    #[error("the EK certificate {0}")]
+    Broken(String),
+    /// It is for another key.
+    #[error("the EK certificate is for another key than the TPM's endorsement key")]
+    AnotherKey,
+    /// It lacks the extended key usage of EK certificates.
+    #[error("the EK certificate is not for endorsement keys: no key usage 2.23.133.8.1")]
+    NoUsage,
+    /// It, or a certificate above it, is not valid any more.
+    #[error("{which} expired on {day}")]
+    Expired {
+        /// Which certificate.
+        which: String,
+        /// Its last day.
+        day: String,
+    },
+    /// It, or a certificate above it, is not valid yet.
+    #[error("{which} is not valid before {day}")]
+    NotYetValid {
+        /// Which certificate.
+        which: String,
+        /// Its first day.
+        day: String,
+    },
+    /// No vendor root or intermediate has the issuer's name.
+    #[error("the EK certificate is from an unknown maker: {issuer} is not among the vendor roots")]
+    UnknownMaker {
+        /// The name that was looked for.
+        issuer: String,
+    },
+    /// A vendor certificate has the issuer's name, but its key did not sign.
+    #[error("the EK certificate claims to be from {issuer}, whose key did not sign it")]
+    BadSignature {
+        /// The name that it claims.
+        issuer: String,
+    },
+}
+
+/// Judges an endorsement key by its certificate (the content of the NV index, padding included) at the time `now`,
+/// in seconds since 1970.
+pub fn judge(
+    key: &EndorsementKey,
+    certificate: Option<&[u8]>,
+    policy: &EndorsementPolicy,
+    roots: &VendorRoots,
+    now: i64,
+) -> Result<EndorsementVerdict, Refusal> {
+    let found = examine(key, certificate, roots, now);
+    let waived = |reason: String| Ok(EndorsementVerdict::Waived { reason });
+    match (policy, found) {
+        (EndorsementPolicy::Waived { reason }, Ok(_)) => waived(reason.clone()),
+        (EndorsementPolicy::Waived { reason }, Err(refusal)) => {
+            waived(format!("{reason}; {refusal}"))
+        }
+        (EndorsementPolicy::IfPresent, Err(Refusal::Missing)) => {
+            waived(format!("not required by the product; {}", Refusal::Missing))
+        }
+        (EndorsementPolicy::Required | EndorsementPolicy::IfPresent, found) => found,
+    }
+}
+
+fn examine(
+    key: &EndorsementKey,
+    certificate: Option<&[u8]>,
+    roots: &VendorRoots,
+    now: i64,
+) -> Result<EndorsementVerdict, Refusal> {
+    let certificate = EkCertificate::parse(certificate.ok_or(Refusal::Missing)?)?;
+    certificate.check(key, now)?;
+    let anchor = roots.anchor_of(&certificate.link, now)?;
+    Ok(EndorsementVerdict::Genuine {
+        manufacturer: certificate.manufacturer,
+        model: certificate.model,
+        version: certificate.version,
+        anchor: anchor.to_owned(),
+        roots_digest: roots.digest(),
+    })
+}
+
+impl Refusal {
+    /// A stable word for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Missing => "ek_certificate_missing",
+            Self::Broken(_) => "ek_certificate_broken",
+            Self::AnotherKey => "ek_certificate_another_key",
+            Self::NoUsage => "ek_certificate_no_usage",
+            Self::Expired { .. } => "ek_certificate_expired",
+            Self::NotYetValid { .. } => "ek_certificate_not_yet_valid",
+            Self::UnknownMaker { .. } => "ek_certificate_unknown_maker",
+            Self::BadSignature { .. } => "ek_certificate_bad_signature",
+        }
+    }
+
+    /// The refusal as a FAIL of the unit.
+    pub fn fault(&self) -> Fault {
+        let next = match self {
+            Self::Missing => {
+                "set the unit aside; if all of a delivery are so, ask the process engineer"
+            }
+            Self::Expired { .. } | Self::NotYetValid { .. } => {
+                "check the station's clock, then set the unit aside"
+            }
+            Self::UnknownMaker { .. } => {
+                "set the unit aside; if its maker is to be trusted, the vendor roots need it"
+            }
+            _ => "set the unit aside: its TPM is not what it says it is",
+        };
+        Fault::device(self.code(), self.to_string(), next)
+    }
+
+    fn check_validity(which: &str, link: &Link, now: i64) -> Result<(), Self> {
+        if now < link.not_before {
+            return Err(Self::NotYetValid {
+                which: which.to_owned(),
+                day: day(link.not_before),
+            });
+        }
+        if now > link.not_after {
+            return Err(Self::Expired {
+                which: which.to_owned(),
+                day: day(link.not_after),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn day(seconds: i64) -> String {
+    time::OffsetDateTime::from_unix_timestamp(seconds)
+        .map_or_else(|_| format!("second {seconds}"), |t| t.date().to_string())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::template::tests::published;
+    use super::*;
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType,
+        ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SubjectPublicKeyInfo,
+        date_time_ymd,
+    };
+
+    const NOW: i64 = 1_790_000_000; // September 2026
+
+    type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+    fn ca(
+        name: &str,
+        algorithm: &'static rcgen::SignatureAlgorithm,
+        above: Option<&Issuer>,
+    ) -> Issuer {
+        ca_until(name, algorithm, above, 2050)
+    }
+
+    fn ca_until(
+        name: &str,
+        algorithm: &'static rcgen::SignatureAlgorithm,
+        above: Option<&Issuer>,
+        year: i32,
+    ) -> Issuer {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(year, 1, 1);
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        match above {
+            None => CertifiedIssuer::self_signed(params, key).unwrap(),
+            Some(above) => CertifiedIssuer::signed_by(params, key, above).unwrap(),
+        }
+    }
+
+    fn ek() -> EndorsementKey {
+        EndorsementKey::parse(&published()).unwrap()
+    }
+
+    /// subjectAltName with a directoryName that holds the three TCG attributes.
+    fn san() -> CustomExtension {
+        let content = yasna::construct_der(|w| {
+            w.write_sequence(|w| {
+                w.next().write_tagged(yasna::Tag::context(4), |w| {
+                    w.write_sequence_of(|w| {
+                        for (last, text) in [(1, "id:49465800"), (2, "SLB9670"), (3, "id:00070055")]
+                        {
+                            w.next().write_set_of(|w| {
+                                w.next().write_sequence(|w| {
+                                    let oid = [2, 23, 133, 2, last];
+                                    w.next().write_oid(
+                                        &yasna::models::ObjectIdentifier::from_slice(&oid),
+                                    );
+                                    w.next().write_utf8_string(text);
+                                });
+                            });
+                        }
+                    });
+                });
+            });
+        });
+        let mut san = CustomExtension::from_oid_content(&[2, 5, 29, 17], content);
+        san.set_criticality(true);
+        san
+    }
+
+    fn ek_params() -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.custom_extensions = vec![san()];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 1])];
+        params.not_before = date_time_ymd(2024, 1, 1);
+        params.not_after = date_time_ymd(9999, 12, 31);
+        params
+    }
+
+    fn issue(params: CertificateParams, key: &EndorsementKey, issuer: &Issuer) -> Vec<u8> {
+        let key = SubjectPublicKeyInfo::from_der(&key.storage().spki()).unwrap();
+        params.signed_by(&key, issuer).unwrap().der().to_vec()
+    }
+
+    fn roots(anchors: &[&Issuer], intermediates: &[&Issuer]) -> VendorRoots {
+        let files = |issuers: &[&Issuer], folder: &str| {
+            let files = issuers.iter().enumerate().map(|(n, issuer)| RootFile {
+                name: format!("{folder}/{n}.crt"),
+                bytes: issuer.der().to_vec(),
+            });
+            files.collect::<Vec<_>>()
+        };
+        let mut all = files(anchors, "RootCA");
+        all.extend(files(intermediates, "IntermediateCA"));
+        let roots = VendorRoots::read(&all);
+        assert_eq!(roots.refused(), []);
+        roots
+    }
+
+    fn required(nv: &[u8], roots: &VendorRoots) -> Result<EndorsementVerdict, Refusal> {
+        judge(&ek(), Some(nv), &EndorsementPolicy::Required, roots, NOW)
+    }
+
+    #[test]
+    fn a_chain_of_every_key_type_up_to_an_anchor_that_is_not_self_signed() {
+        let outside = ca("outside", &rcgen::PKCS_ECDSA_P256_SHA256, None);
+        let anchor = ca("vendor", &rcgen::PKCS_ECDSA_P521_SHA512, Some(&outside));
+        let upper = ca("upper", &rcgen::PKCS_ECDSA_P384_SHA384, Some(&anchor));
+        let rsa = ca("rsa", &rcgen::PKCS_RSA_SHA256, Some(&upper));
+        let lower = ca("lower", &rcgen::PKCS_ECDSA_P256_SHA256, Some(&rsa));
+        let roots = roots(&[&anchor], &[&lower, &upper, &rsa]);
+        let mut nv = issue(ek_params(), &ek(), &lower);
+        nv.extend_from_slice(&[0xff; 40]); // as makers pad the index
+        let verdict = required(&nv, &roots).unwrap();
+        assert_eq!(
+            verdict,
+            EndorsementVerdict::Genuine {
+                manufacturer: "id:49465800".to_owned(),
+                model: "SLB9670".to_owned(),
+                version: "id:00070055".to_owned(),
+                anchor: "CN=vendor".to_owned(),
+                roots_digest: roots.digest(),
+            }
+        );
+    }
+
+    #[test]
+    fn every_fault_has_its_own_reason() {
+        let maker = ca("maker", &rcgen::PKCS_ECDSA_P256_SHA256, None);
+        let namesake = ca("maker", &rcgen::PKCS_ECDSA_P256_SHA256, None);
+        let stranger = ca("stranger", &rcgen::PKCS_ECDSA_P256_SHA256, None);
+        let old = ca_until("old", &rcgen::PKCS_ECDSA_P256_SHA256, None, 2025);
+        let roots = roots(&[&maker, &old], &[]);
+        let code = |nv: &[u8]| required(nv, &roots).unwrap_err().code();
+        assert!(required(&issue(ek_params(), &ek(), &maker), &roots).is_ok());
+        assert_eq!(
+            code(&issue(ek_params(), &ek(), &stranger)),
+            "ek_certificate_unknown_maker"
+        );
+        assert_eq!(
+            code(&issue(ek_params(), &ek(), &namesake)),
+            "ek_certificate_bad_signature"
+        );
+        assert_eq!(
+            code(&issue(ek_params(), &ek(), &old)),
+            "ek_certificate_expired"
+        );
+
+        let mut other = published();
+        other[100] ^= 1;
+        let other = EndorsementKey::parse(&other).unwrap();
+        assert_eq!(
+            code(&issue(ek_params(), &other, &maker)),
+            "ek_certificate_another_key"
+        );
+
+        let mut params = ek_params();
+        params.not_after = date_time_ymd(2025, 6, 1);
+        let refusal = required(&issue(params, &ek(), &maker), &roots).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "the EK certificate expired on 2025-06-01"
+        );
+        let mut params = ek_params();
+        params.not_before = date_time_ymd(2030, 1, 1);
+        assert_eq!(
+            code(&issue(params, &ek(), &maker)),
+            "ek_certificate_not_yet_valid"
+        );
+        let mut params = ek_params();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        assert_eq!(
+            code(&issue(params, &ek(), &maker)),
+            "ek_certificate_no_usage"
+        );
+        let mut params = ek_params();
+        params.custom_extensions.clear();
+        assert_eq!(code(&issue(params, &ek(), &maker)), "ek_certificate_broken");
+        assert_eq!(code(&[0xff; 64]), "ek_certificate_broken");
+    }
+
+    #[test]
+    fn an_intermediate_that_is_no_authority_is_refused_by_name() {
+        let maker = ca("maker", &rcgen::PKCS_ECDSA_P256_SHA256, None);
+        let file = RootFile {
+            name: "IntermediateCA/leaf.der".to_owned(),
+            bytes: issue(ek_params(), &ek(), &maker),
+        };
+        let garbage = RootFile {
+            name: "RootCA/readme.crt".to_owned(),
+            bytes: b"nothing".to_vec(),
+        };
+        let roots = VendorRoots::read(&[file, garbage]);
+        assert_eq!(roots.refused()[0].entry, "IntermediateCA/leaf.der");
+        assert_eq!(roots.refused()[0].reason, "may not issue certificates");
+        assert_eq!(roots.refused()[1].entry, "RootCA/readme.crt");
+    }
+
+    #[test]
+    fn policies_accept_less_only_on_record() {
+        let maker = ca("maker", &rcgen::PKCS_ECDSA_P256_SHA256, None);
+        let trusted = roots(&[&maker], &[]);
+        let nothing = roots(&[], &[]);
+        let good = issue(ek_params(), &ek(), &maker);
+        let judge = |nv: Option<&[u8]>, policy: &EndorsementPolicy, roots| {
+            judge(&ek(), nv, policy, roots, NOW)
+        };
+        let reason = |verdict: Result<_, _>| match verdict {
+            Ok(EndorsementVerdict::Waived { reason }) => reason,
+            other => format!("{other:?}"),
+        };
+        let if_present = EndorsementPolicy::IfPresent;
+        assert_eq!(
+            judge(None, &EndorsementPolicy::Required, &trusted),
+            Err(Refusal::Missing)
+        );
+        assert!(reason(judge(None, &if_present, &trusted)).contains("no EK certificate"));
+        assert!(judge(Some(&good), &if_present, &nothing).is_err());
+        let waived = EndorsementPolicy::Waived {
+            reason: "prototype run 7".to_owned(),
+        };
+        assert_eq!(
+            reason(judge(Some(&good), &waived, &trusted)),
+            "prototype run 7"
+        );
+        let said = reason(judge(Some(&good), &waived, &nothing));
+        assert!(said.contains("prototype run 7; ") && said.contains("unknown maker"));
+    }
+
+    #[test]
+    fn one_changed_byte_of_a_certificate_is_never_genuine() {
+        let maker = ca("maker", &rcgen::PKCS_ECDSA_P256_SHA256, None);
+        let roots = roots(&[&maker], &[]);
+        let good = issue(ek_params(), &ek(), &maker);
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0x01;
+            assert!(required(&bad, &roots).is_err(), "byte {at}");
+        }
+    }
+}

@@ -5,3 +5,8 @@ mod screens;
 mod certificate;
 mod hsm;
 mod ledger;
+mod certificate;
+mod hsm;
+#![allow(clippy::unwrap_used)]
+
+mod tpm;

@@ -191,7 +191,8 @@ fn hmac_key_public(seeds: &ChallengeSeeds) -> Vec<u8> {
 
 /// `TPM2B`: a two-byte size and the bytes; all that is sized here is a constant of a few hundred bytes.
 fn sized(bytes: &[u8]) -> Vec<u8> {
-    let size = u16::try_from(bytes.len()).expect("a TPM2B made here has at most a few hundred bytes");
+    let size =
+        u16::try_from(bytes.len()).expect("a TPM2B made here has at most a few hundred bytes");
     [&size.to_be_bytes()[..], bytes].concat()
 }
 
@@ -313,7 +314,10 @@ mod tests {
             let ours = ChallengeItems::parse(&ours.blob).unwrap();
             assert_eq!(items.public[..18], ours.public[..18]);
             let short = &blob[..blob.len() - 1];
-            assert_eq!(ChallengeItems::parse(short), Err(ChallengeError::Truncated(6)));
+            assert_eq!(
+                ChallengeItems::parse(short),
+                Err(ChallengeError::Truncated(6))
+            );
             let long = [&blob[..], &[0]].concat();
             assert_eq!(ChallengeItems::parse(&long), Err(ChallengeError::Trailing));
         }

@@ -416,9 +416,7 @@ pub(super) mod tests {
     #[test]
     fn published_keys_parse_and_have_their_published_registration_ids() {
         for (tail, id) in PUBLISHED {
-            let bytes = BASE64
-                .decode(format!("{PREFIX}{tail}").as_bytes())
-                .unwrap();
+            let bytes = BASE64.decode(format!("{PREFIX}{tail}").as_bytes()).unwrap();
             let key = EndorsementKey::parse(&bytes).unwrap();
             assert_eq!(key.tpm2b().0, bytes);
             assert_eq!(RegistrationId::of_endorsement_key(&bytes).as_str(), id);
