@@ -1,1 +1,474 @@
 //! The DPS service API as a client: token, bulk, read back, query.
+//!
+//! Source of the protocol: Azure REST API specifications, `deviceprovisioningservices/data-plane`, service,
+//! `2021-10-01`. No call is repeated here: who calls knows what a repetition would mean.
+
+mod error;
+mod token;
+mod wire;
+
+pub use error::{Complaint, DpsError, configuration_fault};
+
+use crate::provision::batch::{BATCH_LIMIT, BulkAnswer, Held, Status};
+use crate::provision::device::RegistrationId;
+use crate::provision::event::Enrollment;
+use crate::provision::fault::harmless;
+use reqwest::header::{HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
+use reqwest::{Certificate, Client, Method, RequestBuilder, StatusCode, Url, redirect};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+/// The service API version in general use; what [`DpsOptions::api_version`] should be unless there is a reason.
+pub const API_VERSION: &str = "2021-10-01";
+
+/// Longest wait for a connection, TLS included.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest wait for a whole answer, from the beginning of the call.
+const CALL_DEADLINE: Duration = Duration::from_secs(30);
+/// Largest answer that is read, in bytes: a page of [`PAGE_ITEMS`] records with the largest twins stays below it.
+const ANSWER_LIMIT: usize = 16 << 20;
+/// Largest CA file that is read, in bytes.
+const CA_FILE_LIMIT: u64 = 1 << 20;
+/// Records asked for in one page of a query.
+const PAGE_ITEMS: u32 = 100;
+/// Clock difference to the service that is worth a warning, in milliseconds.
+const SKEW_LIMIT_MS: i64 = 120_000;
+
+const CONTINUATION: &str = "x-ms-continuation";
+const MAX_ITEM_COUNT: &str = "x-ms-max-item-count";
+
+/// How to reach one DPS instance.
+pub struct DpsOptions {
+    /// Its name in `station.toml`.
+    pub name: String,
+    /// Where its service API is: an `https` URL without user, query or fragment.
+    pub service_url: String,
+    /// Connection string of a shared access policy that may read and write enrollments.
+    pub credential: SecretString,
+    /// CA certificates (PEM) that alone are trusted; absent for the system's.
+    pub ca_file: Option<PathBuf>,
+    /// `api-version` of each call; see [`API_VERSION`].
+    pub api_version: String,
+}
+
+/// A client of one DPS instance.
+pub struct Dps {
+    name: String,
+    url: Url,
+    api_version: String,
+    client: Client,
+    signer: token::Signer,
+    clock: fn() -> i64,
+    skew_ms: AtomicI64,
+}
+
+/// One page of a query.
+pub struct Page {
+    /// The records; may be empty although more follow.
+    pub records: Vec<Held>,
+    /// Where the next page begins; absent on the last.
+    pub next: Option<Continuation>,
+}
+
+/// Where the next page of a query begins: opaque, and returned byte for byte.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Continuation(HeaderValue);
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Dps {
+    /// Makes a client; does not connect. `clock` gives the time in milliseconds since 1970 (UTC).
+    ///
+    /// # Errors
+    /// [`DpsError::Configuration`], naming the option that cannot work.
+    pub fn new(options: DpsOptions, clock: fn() -> i64) -> Result<Self, DpsError> {
+        let wrong = DpsError::Configuration;
+        let url = parse_url(&options.service_url).map_err(wrong)?;
+        let signer = token::Signer::parse(&options.credential)
+            .map_err(|why| wrong(format!("credential {why}")))?;
+        let mut client = Client::builder()
+            .https_only(true)
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT_DEADLINE)
+            .timeout(CALL_DEADLINE);
+        if let Some(path) = &options.ca_file {
+            client = client.tls_certs_only(read_ca_file(path).map_err(wrong)?);
+        }
+        Ok(Self {
+            client: client
+                .build()
+                .map_err(|error| wrong(format!("no TLS client: {}", cause(&error))))?,
+            name: options.name,
+            url,
+            api_version: options.api_version,
+            signer,
+            clock,
+            skew_ms: AtomicI64::new(0),
+        })
+    }
+
+    /// Its name in `station.toml`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where its service API is.
+    pub fn url(&self) -> &str {
+        self.url.as_str()
+    }
+
+    /// The time by the clock that tokens are made with, in milliseconds since 1970.
+    pub fn now_ms(&self) -> i64 {
+        (self.clock)()
+    }
+
+    /// A sentence about the station's clock if the service's last `Date` differs from it by more than two minutes:
+    /// tokens are refused then, or good for longer than meant.
+    pub fn clock_warning(&self) -> Option<String> {
+        let skew_ms = self.skew_ms.load(Ordering::Relaxed);
+        (skew_ms.abs() > SKEW_LIMIT_MS).then(|| {
+            let (seconds, side) = (
+                skew_ms.abs() / 1000,
+                if skew_ms > 0 { "ahead of" } else { "behind" },
+            );
+            format!(
+                "set the station's clock right: it is {seconds} s {side} the clock of DPS {:?}",
+                self.name
+            )
+        })
+    }
+
+    /// Creates enrollments in one bulk call; what exists already is left as it is.
+    ///
+    /// # Errors
+    /// Any [`DpsError`]; after [`DpsError::Unknown`] and [`DpsError::Malformed`] each record must be read back.
+    ///
+    /// # Panics
+    /// With more than [`BATCH_LIMIT`] enrollments.
+    pub async fn create(
+        &self,
+        enrollments: &[(&Enrollment, Status)],
+    ) -> Result<BulkAnswer, DpsError> {
+        assert!(enrollments.len() <= BATCH_LIMIT, "one bulk call takes ten");
+        let body = wire::bulk_create(enrollments);
+        let request = self.request(Method::POST, "/enrollments").json(&body);
+        let answer = self.call(request).await?;
+        wire::bulk_answer(&answer.json()?).map_err(DpsError::Malformed)
+    }
+
+    /// Replaces an enrollment, if it still has the entity tag `etag`.
+    ///
+    /// # Errors
+    /// Any [`DpsError`]; [`DpsError::Refused`] with status 412 if it has another tag by now.
+    pub async fn replace(
+        &self,
+        enrollment: &Enrollment,
+        status: Status,
+        etag: &str,
+    ) -> Result<(), DpsError> {
+        // Sent as it was given; only a tag that came without quotes gets them (azure-iot-sdk-csharp does so too).
+        let etag = match etag {
+            "" => return Err(DpsError::Malformed("a record without an etag".to_owned())),
+            quoted if quoted.ends_with('"') => quoted.to_owned(),
+            bare => format!("\"{bare}\""),
+        };
+        let etag = HeaderValue::from_str(&etag)
+            .map_err(|_| DpsError::Malformed("an etag that fits no header".to_owned()))?;
+        let request = self
+            .request(Method::PUT, &path_of(&enrollment.registration_id))
+            .header(IF_MATCH, etag)
+            .json(&wire::enrollment(enrollment, status));
+        self.call(request).await.map(|_| ())
+    }
+
+    /// Reads one enrollment; `None` if the service says that it holds none.
+    ///
+    /// # Errors
+    /// Any [`DpsError`]. A 404 that is not in the service's own words is [`DpsError::Malformed`]: something else
+    /// answered, and its silence about a record means nothing.
+    pub async fn get(&self, id: &RegistrationId) -> Result<Option<Held>, DpsError> {
+        match self.call(self.request(Method::GET, &path_of(id))).await {
+            Ok(answer) => wire::held(answer.json()?)
+                .map(Some)
+                .map_err(DpsError::Malformed),
+            Err(DpsError::Refused(complaint)) if complaint.status == 404 => match complaint.code {
+                Some(_) => Ok(None),
+                None => Err(DpsError::Malformed(complaint.to_string())),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One page of all individual enrollments, from the beginning or from where the last page ended.
+    ///
+    /// A query lags behind writes: it finds candidates, and [`Dps::get`] decides.
+    ///
+    /// # Errors
+    /// Any [`DpsError`].
+    pub async fn query(&self, from: Option<&Continuation>) -> Result<Page, DpsError> {
+        let mut request = self
+            .request(Method::POST, "/enrollments/query")
+            .header(MAX_ITEM_COUNT, PAGE_ITEMS)
+            .json(&wire::query());
+        if let Some(Continuation(token)) = from {
+            request = request.header(CONTINUATION, token);
+        }
+        let answer = self.call(request).await?;
+        Ok(Page {
+            records: wire::page(answer.json()?).map_err(DpsError::Malformed)?,
+            next: answer.headers.get(CONTINUATION).cloned().map(Continuation),
+        })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}{path}", self.url.path().trim_end_matches('/')));
+        url.query_pairs_mut()
+            .append_pair("api-version", &self.api_version);
+        self.client
+            .request(method, url)
+            .header("Accept", "application/json")
+    }
+
+    /// Makes the call and sorts its answer: what is `Ok` is a success of the service.
+    async fn call(&self, request: RequestBuilder) -> Result<Answer, DpsError> {
+        let token = self.signer.token(self.now_ms().div_euclid(1000));
+        let mut authorization = HeaderValue::from_str(token.expose_secret())
+            .expect("a token is percent-encoded, so it is visible ASCII");
+        authorization.set_sensitive(true);
+        let response = request.header("Authorization", authorization).send().await;
+        let mut response = response.map_err(not_sent_or_unknown)?;
+        self.note_clock(response.headers());
+
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() > ANSWER_LIMIT => {
+                    return Err(DpsError::Malformed("an endless answer".to_owned()));
+                }
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => break,
+                Err(error) => return Err(DpsError::Unknown(cause(&error))),
+            }
+        }
+        let answer = Answer {
+            status: response.status(),
+            headers: response.headers().clone(),
+            body,
+        };
+        answer.sorted()
+    }
+
+    fn note_clock(&self, headers: &HeaderMap) {
+        let date = headers.get("Date").and_then(|date| date.to_str().ok());
+        // A damaged date is no news about the clock.
+        if let Some(Ok(date)) = date.map(|date| OffsetDateTime::parse(date, &Rfc2822)) {
+            let skew_ms = self.now_ms() - date.unix_timestamp() * 1000;
+            self.skew_ms.store(skew_ms, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Answer {
+    fn sorted(self) -> Result<Self, DpsError> {
+        if self.status.is_success() {
+            return Ok(self);
+        }
+        let complaint = Complaint::read(self.status.as_u16(), &self.body);
+        Err(match self.status.as_u16() {
+            401 | 403 => DpsError::Unauthorized(complaint),
+            429 => DpsError::Throttled {
+                retry_after: retry_after(&self.headers),
+                complaint,
+            },
+            400..=499 => DpsError::Refused(complaint),
+            500..=599 => DpsError::Unknown(complaint.to_string()),
+            _ => DpsError::Malformed(complaint.to_string()),
+        })
+    }
+
+    fn json(&self) -> Result<Value, DpsError> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| DpsError::Malformed(format!("no JSON: {error}")))
+    }
+}
+
+fn path_of(id: &RegistrationId) -> String {
+    // Every character of a registration ID may stand in a path as it is (RFC 3986, section 3.3).
+    format!("/enrollments/{id}")
+}
+
+fn parse_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("service_url is no URL: {error}"))?;
+    let plain = url.username().is_empty() && url.password().is_none();
+    if url.scheme() != "https" || !plain || url.query().is_some() || url.fragment().is_some() {
+        return Err("service_url must be an https URL without user, query or fragment".to_owned());
+    }
+    Ok(url)
+}
+
+fn read_ca_file(path: &Path) -> Result<Vec<Certificate>, String> {
+    let name = path.display();
+    let unreadable = |error| format!("ca_file {name} cannot be read: {error}");
+    let length = std::fs::metadata(path).map_err(unreadable)?.len();
+    if length > CA_FILE_LIMIT {
+        return Err(format!(
+            "ca_file {name} is larger than {CA_FILE_LIMIT} bytes"
+        ));
+    }
+    let pem = std::fs::read(path).map_err(unreadable)?;
+    let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
+    if certificates.is_empty() {
+        return Err(format!("ca_file {name} holds no PEM certificate"));
+    }
+    Ok(certificates)
+}
+
+/// `Retry-After` in seconds; DPS does not use the other form, a date.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+fn not_sent_or_unknown(error: reqwest::Error) -> DpsError {
+    let why = cause(&error);
+    if error.is_connect() {
+        DpsError::Unreachable(why)
+    } else if error.is_builder() {
+        DpsError::Configuration(why)
+    } else if error.is_timeout() {
+        DpsError::Unknown(format!("none within {} s", CALL_DEADLINE.as_secs()))
+    } else {
+        DpsError::Unknown(why)
+    }
+}
+
+/// The innermost error: the outer ones of an HTTP client say little and repeat the URL.
+fn cause(error: &reqwest::Error) -> String {
+    let mut inner: &dyn Error = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    harmless(&inner.to_string(), 200)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::provision::fault::Blame;
+
+    const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+    fn options(service_url: &str) -> DpsOptions {
+        DpsOptions {
+            name: "main".to_owned(),
+            service_url: service_url.to_owned(),
+            credential: format!(
+                "HostName=localhost;SharedAccessKeyName=owner;SharedAccessKey={KEY}"
+            )
+            .into(),
+            ca_file: None,
+            api_version: API_VERSION.to_owned(),
+        }
+    }
+
+    fn dps(service_url: &str) -> Dps {
+        // 1994-11-06 08:49:37 UTC, the example of RFC 9110, section 5.6.7.
+        Dps::new(options(service_url), || 784_111_777_000).unwrap()
+    }
+
+    fn answer(status: u16, headers: &[(&'static str, &str)], body: &str) -> Answer {
+        let header = |(name, value): &(&'static str, &str)| {
+            (name.parse().unwrap(), HeaderValue::from_str(value).unwrap())
+        };
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: headers.iter().map(header).collect(),
+            body: body.as_bytes().to_vec(),
+        }
+    }
+
+    #[test]
+    fn an_answer_is_sorted_by_its_status() {
+        let sorted = |status| answer(status, &[], "{}").sorted().err();
+        assert!(sorted(200).is_none());
+        assert!(matches!(sorted(401), Some(DpsError::Unauthorized(_))));
+        assert!(matches!(sorted(412), Some(DpsError::Refused(_))));
+        assert!(matches!(sorted(500), Some(DpsError::Unknown(_))));
+        assert!(matches!(sorted(302), Some(DpsError::Malformed(_))));
+        let busy = |after| answer(429, &[("retry-after", after)], "").sorted().err();
+        for (text, seconds) in [("7", Some(7)), ("-1", None), ("soon", None)] {
+            let Some(DpsError::Throttled { retry_after, .. }) = busy(text) else {
+                panic!("429 is throttling")
+            };
+            assert_eq!(retry_after, seconds.map(Duration::from_secs));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_by_more_than_two_minutes_is_said() {
+        let dps = dps("https://localhost");
+        let warned_at = |date| {
+            dps.note_clock(&answer(200, &[("date", date)], "").headers);
+            dps.clock_warning()
+        };
+        assert_eq!(warned_at("Sun, 06 Nov 1994 08:47:37 GMT"), None);
+        let behind = warned_at("Sun, 06 Nov 1994 08:51:38 GMT").unwrap();
+        assert!(behind.contains("121 s behind"), "{behind}");
+        let ahead = warned_at("Sun, 06 Nov 1994 08:47:36 GMT").unwrap();
+        assert!(ahead.contains("121 s ahead of"), "{ahead}");
+        assert_eq!(warned_at("no date"), Some(ahead));
+    }
+
+    #[test]
+    fn options_that_cannot_work_are_named_and_the_key_is_not() {
+        let why = |options| match Dps::new(options, || 0) {
+            Err(error) => configuration_fault("main", &error).to_string(),
+            Ok(_) => panic!("these options cannot work"),
+        };
+        for url in ["http://h", "https://u:p@h", "https://h?x", "no url"] {
+            assert!(why(options(url)).contains("service_url"), "{url}");
+        }
+        let no_file = DpsOptions {
+            ca_file: Some("/nonexistent/ca.pem".into()),
+            ..options("https://localhost")
+        };
+        assert!(why(no_file).contains("/nonexistent/ca.pem"));
+        let bad_key = DpsOptions {
+            credential: "HostName=h;SharedAccessKeyName=p;SharedAccessKey=s3cret".into(),
+            ..options("https://localhost")
+        };
+        assert!(!why(bad_key).contains("s3cret"));
+    }
+
+    #[tokio::test]
+    async fn no_listener_is_a_fault_of_the_cloud_that_names_the_url() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let dps = dps(&format!("https://127.0.0.1:{port}"));
+        let error = dps.query(None).await.err().unwrap();
+        assert!(matches!(error, DpsError::Unreachable(_)), "{error}");
+        let fault = dps.fault(&error);
+        assert_eq!(fault.blame, Blame::Cloud);
+        assert!(fault.what.contains(&format!("https://127.0.0.1:{port}/")));
+    }
+}

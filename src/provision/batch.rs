@@ -1,1 +1,672 @@
 //! Enrollment in batches: plan at most ten, read the answer device by device, difference to the cloud.
+//!
+//! Invariant: what is due is planned exactly once, and no answer of the service is taken for success here: success
+//! is a record that was read back and shows no [`difference`].
+
+use super::bytes::{Blob, Digest};
+use super::device::RegistrationId;
+use super::event::{EnrolledIdentity, Enrollment};
+use super::fault::harmless;
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// Enrollments in one bulk call (DPS "Individual Enrollment - Run Bulk Operation": at most ten).
+pub const BATCH_LIMIT: usize = 10;
+
+/// Wait before the first retry of a record, in milliseconds; doubles with each further try.
+const FIRST_RETRY_MS: i64 = 2_000;
+/// Longest wait before a retry of a record, in milliseconds.
+const LAST_RETRY_MS: i64 = 15 * 60 * 1_000;
+/// Longest piece of the service's text that is kept, in characters.
+const TEXT_LIMIT: usize = 200;
+
+/// Whether a device with the enrollment may register (`provisioningStatus`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It may.
+    Enabled,
+    /// It may not, whatever groups it belongs to.
+    Disabled,
+}
+
+/// One record that waits to be settled with the service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// What the service is to hold.
+    pub enrollment: Enrollment,
+    /// And whether the device may register with it.
+    pub wanted: Status,
+    /// How often an upload of this record was deferred.
+    pub tries: u32,
+    /// Not to be tried before this time, in milliseconds since 1970.
+    pub next_try_ms: i64,
+    /// The record was sent and no answer is known: it must be read back before it is sent again.
+    pub unanswered: bool,
+}
+
+/// Records that are settled together: at most [`BATCH_LIMIT`], all for the same status.
+#[derive(Debug, PartialEq)]
+pub struct Batch<'a> {
+    /// The records, in the order of the outbox.
+    pub rows: Vec<&'a Row>,
+    /// The outcome of an earlier call is unknown: only what is not there may be sent.
+    pub read_first: bool,
+}
+
+/// What the service says of a bulk call as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BulkAnswer {
+    /// `isSuccessful`: every record went through.
+    pub successful: bool,
+    /// The records that did not.
+    pub errors: Vec<ItemError>,
+}
+
+/// What the service says of one record of a bulk call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ItemError {
+    /// The registration ID as the service spells it.
+    pub registration_id: String,
+    /// `errorCode`: the HTTP status times 1000 plus a detail, or the bare status.
+    pub code: i64,
+    /// `errorStatus`, in the service's words.
+    pub text: String,
+}
+
+/// What became of one record of a bulk call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The service says that it went through.
+    Accepted,
+    /// The service already holds a record with this registration ID.
+    Exists,
+    /// The service will not have it; why, in its words.
+    Refused(String),
+    /// The service could not take it this time; why, in its words.
+    Deferred(String),
+    /// The answer does not tell.
+    Unknown,
+}
+
+/// An individual enrollment as the service holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// The registration ID as the service spells it.
+    pub registration_id: String,
+    /// The device ID; absent if it is the registration ID.
+    pub device_id: Option<String>,
+    /// The entity tag, for `If-Match`; empty if the service gave none.
+    pub etag: String,
+    /// Whether the device may register.
+    pub status: Status,
+    /// The attestation.
+    pub attestation: HeldAttestation,
+    /// `registrationState.status`, such as `unassigned` or `assigned`; absent if the service gave none.
+    pub registration_status: Option<String>,
+    /// The whole record.
+    pub raw: Map<String, Value>,
+}
+
+/// The attestation of an enrollment as the service shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeldAttestation {
+    /// Client certificates, of which the service shows thumbprints only.
+    X509 {
+        /// SHA-256 of the primary certificate's DER.
+        primary: Option<Digest>,
+        /// Whether there is a second certificate, or a CA, that would do as well.
+        others: bool,
+    },
+    /// The keys of a TPM.
+    Tpm {
+        /// `TPM2B_PUBLIC` of the endorsement key.
+        endorsement_key: Blob,
+        /// `TPM2B_PUBLIC` of the storage root key, where the service shows it.
+        storage_root_key: Option<Blob>,
+    },
+    /// Anything else, by its type; no device of a station has it.
+    Other(String),
+}
+
+/// One field in which the service's record is not ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The field, spelt as DPS spells it.
+    pub field: &'static str,
+    /// Our value, or its digest; harmless text.
+    pub ours: String,
+    /// The service's value, or its digest; harmless text.
+    pub theirs: String,
+}
+
+/// Divides all rows that are due at `now_ms` into batches: those with an unknown outcome, then those to enroll, then
+/// those to disable, each in the order of `rows`.
+///
+/// No batch costs more than `share` operations for one pass over it, if each record counts as one. A row that was
+/// deferred goes alone: if it was what made a call fail, it fails alone from then on.
+pub fn plan(rows: &[Row], now_ms: i64, share: u32) -> Vec<Batch<'_>> {
+    let limit = BATCH_LIMIT.min(share.max(1) as usize);
+    let mut batches = Vec::new();
+    for (wanted, read_first) in [
+        (Status::Enabled, true),
+        (Status::Disabled, true),
+        (Status::Enabled, false),
+        (Status::Disabled, false),
+    ] {
+        let due: Vec<&Row> = rows
+            .iter()
+            .filter(|row| row.next_try_ms <= now_ms)
+            .filter(|row| row.wanted == wanted && row.unanswered == read_first)
+            .collect();
+        let (fresh, again): (Vec<_>, Vec<_>) = due.into_iter().partition(|row| row.tries == 0);
+        let together = fresh.chunks(limit);
+        for rows in together.chain(again.chunks(1)) {
+            batches.push(Batch {
+                rows: rows.to_vec(),
+                read_first,
+            });
+        }
+    }
+    batches
+}
+
+/// When to try a record again that was deferred `tries` times before, in milliseconds since 1970.
+pub fn next_try_ms(now_ms: i64, tries: u32) -> i64 {
+    let doubled = FIRST_RETRY_MS << tries.min(20);
+    now_ms.saturating_add(doubled.min(LAST_RETRY_MS))
+}
+
+/// What became of each record of a bulk call, in the order of `sent`.
+///
+/// A partial failure is HTTP 200 with the failures listed, and whether a bulk call is atomic is not documented:
+/// so a record that is not listed counts as accepted only if the list makes sense.
+/// The class of an error is its HTTP status; the detail numbers of 409, 412 and 429 are not documented.
+pub fn read_answer(sent: &[&RegistrationId], answer: &BulkAnswer) -> Vec<Outcome> {
+    let of = |id: &RegistrationId| {
+        let named = |error: &&ItemError| error.registration_id.eq_ignore_ascii_case(id.as_str());
+        answer.errors.iter().find(named)
+    };
+    let listed = sent.iter().filter(|id| of(id).is_some()).count();
+    let makes_sense =
+        listed == answer.errors.len() && answer.successful == answer.errors.is_empty();
+    sent.iter()
+        .map(|id| match of(id) {
+            Some(error) => outcome_of(error),
+            None if makes_sense => Outcome::Accepted,
+            None => Outcome::Unknown,
+        })
+        .collect()
+}
+
+fn outcome_of(error: &ItemError) -> Outcome {
+    let status = if error.code >= 1000 {
+        error.code / 1000
+    } else {
+        error.code
+    };
+    let why = || format!("{} {}", error.code, harmless(&error.text, TEXT_LIMIT));
+    match status {
+        409 => Outcome::Exists,
+        429 | 500..=599 => Outcome::Deferred(why()),
+        400..=499 => Outcome::Refused(why()),
+        _ => Outcome::Unknown,
+    }
+}
+
+/// Every field in which `held` is not `ours` with the status `wanted`; empty if they say the same.
+///
+/// The service's defaults are normalised: a missing device ID is the registration ID, registration IDs differ not by
+/// case, certificates compare by SHA-256 thumbprint, empty twins equal absent ones, and what the station never sends
+/// must have the value that the service gives by itself (IndividualEnrollment of the service's
+/// specification).
+pub fn difference(ours: &Enrollment, wanted: Status, held: &Held) -> Vec<Difference> {
+    let mut found = Vec::new();
+    let mut compare = |field, same: bool, ours: &dyn fmt::Display, theirs: &dyn fmt::Display| {
+        if !same {
+            found.push(Difference {
+                field,
+                ours: harmless(&ours.to_string(), TEXT_LIMIT),
+                theirs: harmless(&theirs.to_string(), TEXT_LIMIT),
+            });
+        }
+    };
+
+    let id = ours.registration_id.as_str();
+    let same = id.eq_ignore_ascii_case(&held.registration_id);
+    compare("registrationId", same, &id, &held.registration_id);
+
+    let device = held.device_id.as_ref().unwrap_or(&held.registration_id);
+    let same = ours.device_id.as_str() == device;
+    compare("deviceId", same, &ours.device_id, device);
+
+    let same = wanted == held.status;
+    compare("provisioningStatus", same, &wanted, &held.status);
+
+    let same = same_identity(&ours.identity, &held.attestation);
+    compare("attestation", same, &ours.identity, &held.attestation);
+
+    let empty = Value::Object(Map::new());
+    let desired = ours.initial_desired.as_ref().unwrap_or(&empty);
+    let twin = held.raw.get("initialTwin").unwrap_or(&Value::Null);
+    let theirs = without_metadata(&twin["properties"]["desired"]);
+    let same = theirs == *desired;
+    compare("initialTwin.properties.desired", same, desired, &theirs);
+    let tags = without_metadata(&twin["tags"]);
+    compare("initialTwin.tags", tags == empty, &empty, &tags);
+
+    for (field, default) in NOT_SENT {
+        let value = held.raw.get(*field).unwrap_or(&Value::Null);
+        compare(field, default(value), &"the service's default", value);
+    }
+    found
+}
+
+/// Whether the service's record is for the same key as ours, whatever else it says.
+pub fn same_identity(ours: &EnrolledIdentity, held: &HeldAttestation) -> bool {
+    match (ours, held) {
+        (EnrolledIdentity::X509 { certificate }, HeldAttestation::X509 { primary, others }) => {
+            *primary == Some(Digest::of(&certificate.0)) && !others
+        }
+        (
+            EnrolledIdentity::Tpm {
+                endorsement_key,
+                storage_root_key,
+            },
+            HeldAttestation::Tpm {
+                endorsement_key: ek,
+                storage_root_key: srk,
+            },
+        ) => ek == endorsement_key && srk.as_ref().is_none_or(|srk| srk == storage_root_key),
+        _ => false,
+    }
+}
+
+type IsDefault = fn(&Value) -> bool;
+
+/// Fields that decide what becomes of a device and that the station never sends, with a test for the service's own
+/// value. `iotHubHostName` is not among them: it is the old form of `iotHubs`, and whether the service fills it in
+/// after an assignment is not documented.
+const NOT_SENT: &[(&str, IsDefault)] = &[
+    ("capabilities", |v| v["iotEdge"] != true),
+    ("reprovisionPolicy", |v| {
+        v["updateHubAssignment"] != false && v["migrateDeviceData"] != false
+    }),
+    ("allocationPolicy", |v| v.is_null() || v == "hashed"),
+    ("iotHubs", |v| v.as_array().is_none_or(Vec::is_empty)),
+    ("customAllocationDefinition", Value::is_null),
+    ("credentialPolicyName", Value::is_null),
+    ("optionalDeviceInformation", |v| {
+        v.as_object().is_none_or(Map::is_empty)
+    }),
+];
+
+/// A twin collection without the members that only the service writes (`$version`, `$metadata`); `{}` if absent.
+fn without_metadata(collection: &Value) -> Value {
+    match collection {
+        Value::Null => Value::Object(Map::new()),
+        Value::Object(members) => {
+            let ours = members.iter().filter(|(name, _)| !name.starts_with('$'));
+            Value::Object(ours.map(|(n, v)| (n.clone(), v.clone())).collect())
+        }
+        other => other.clone(),
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+        })
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} is {} there and {} here",
+            self.field, self.theirs, self.ours
+        )
+    }
+}
+
+impl fmt::Display for EnrolledIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::X509 { certificate } => {
+                write!(f, "x509 certificate {}", Digest::of(&certificate.0))
+            }
+            Self::Tpm {
+                endorsement_key: ek,
+                storage_root_key: srk,
+            } => write!(
+                f,
+                "tpm endorsement key {}, storage root key {}",
+                Digest::of(&ek.0),
+                Digest::of(&srk.0)
+            ),
+        }
+    }
+}
+
+impl fmt::Display for HeldAttestation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::X509 { primary, others } => {
+                match primary {
+                    Some(digest) => write!(f, "x509 certificate {digest}")?,
+                    None => f.write_str("x509 without a primary certificate")?,
+                }
+                f.write_str(if *others { " and others" } else { "" })
+            }
+            Self::Tpm {
+                endorsement_key: ek,
+                storage_root_key,
+            } => {
+                write!(f, "tpm endorsement key {}", Digest::of(&ek.0))?;
+                match storage_root_key {
+                    Some(srk) => write!(f, ", storage root key {}", Digest::of(&srk.0)),
+                    None => Ok(()),
+                }
+            }
+            Self::Other(kind) => f.write_str(kind),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::provision::device::DeviceId;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn enrollment(number: u32, tpm: bool, desired: Option<Value>) -> Enrollment {
+        let octets = |tag: u8| Blob([&[tag][..], &number.to_be_bytes()].concat());
+        let device_id = DeviceId::parse(&format!("GW-{number}")).unwrap();
+        Enrollment {
+            dps: "main".to_owned(),
+            registration_id: RegistrationId::of_device(&device_id),
+            device_id,
+            identity: if tpm {
+                EnrolledIdentity::Tpm {
+                    endorsement_key: octets(1),
+                    storage_root_key: octets(2),
+                }
+            } else {
+                EnrolledIdentity::X509 {
+                    certificate: octets(3),
+                }
+            },
+            initial_desired: desired,
+        }
+    }
+
+    fn number(enrollment: &Enrollment) -> u32 {
+        enrollment.device_id.as_str()[3..].parse().unwrap()
+    }
+
+    /// The record as the service gives it back, its defaults filled in or left out.
+    fn held(ours: &Enrollment, status: Status, defaults: bool) -> Held {
+        let mut raw = json!({});
+        if defaults {
+            raw = json!({
+                "capabilities": {"iotEdge": false},
+                "reprovisionPolicy": {"updateHubAssignment": true, "migrateDeviceData": true},
+                "allocationPolicy": "hashed",
+                "iotHubs": [],
+                "customAllocationDefinition": null,
+                "optionalDeviceInformation": {},
+                "initialTwin": {"tags": {}, "properties": {"desired": {"$version": 1}}},
+            });
+        }
+        if let Some(Value::Object(desired)) = &ours.initial_desired {
+            for (name, value) in desired {
+                raw["initialTwin"]["properties"]["desired"][name] = value.clone();
+            }
+        }
+        let Value::Object(raw) = raw else {
+            unreachable!("made as an object")
+        };
+        let id = ours.registration_id.as_str();
+        Held {
+            registration_id: if defaults {
+                id.to_ascii_uppercase()
+            } else {
+                id.to_owned()
+            },
+            device_id: Some(ours.device_id.to_string()),
+            etag: "\"1\"".to_owned(),
+            status,
+            attestation: match &ours.identity {
+                EnrolledIdentity::X509 { certificate } => HeldAttestation::X509 {
+                    primary: Some(Digest::of(&certificate.0)),
+                    others: false,
+                },
+                EnrolledIdentity::Tpm {
+                    endorsement_key,
+                    storage_root_key,
+                } => HeldAttestation::Tpm {
+                    endorsement_key: endorsement_key.clone(),
+                    storage_root_key: defaults.then(|| storage_root_key.clone()),
+                },
+            },
+            registration_status: None,
+            raw,
+        }
+    }
+
+    type Mutation = fn(&mut Held);
+
+    const MUTATIONS: &[(&str, Mutation)] = &[
+        ("registrationId", |h| h.registration_id.push('x')),
+        ("deviceId", |h| h.device_id = Some("gw-other".to_owned())),
+        ("provisioningStatus", |h| {
+            h.status = match h.status {
+                Status::Enabled => Status::Disabled,
+                Status::Disabled => Status::Enabled,
+            }
+        }),
+        ("attestation", |h| match &mut h.attestation {
+            HeldAttestation::X509 { others, .. } => *others = true,
+            HeldAttestation::Tpm {
+                endorsement_key, ..
+            } => endorsement_key.0.push(0),
+            HeldAttestation::Other(_) => unreachable!("no station enrolls it"),
+        }),
+        ("attestation", |h| match &mut h.attestation {
+            HeldAttestation::X509 { primary, .. } => *primary = None,
+            HeldAttestation::Tpm {
+                storage_root_key, ..
+            } => *storage_root_key = Some(Blob(vec![9])),
+            HeldAttestation::Other(_) => unreachable!("no station enrolls it"),
+        }),
+        ("attestation", |h| {
+            h.attestation = HeldAttestation::Other("symmetricKey".to_owned());
+        }),
+        ("initialTwin.properties.desired", |h| {
+            set(h, "/initialTwin/properties/desired/more", json!(1));
+        }),
+        ("initialTwin.tags", |h| {
+            set(h, "/initialTwin/tags/more", json!(1));
+        }),
+        ("capabilities", |h| {
+            set(h, "/capabilities/iotEdge", json!(true));
+        }),
+        ("reprovisionPolicy", |h| {
+            set(h, "/reprovisionPolicy/migrateDeviceData", json!(false));
+        }),
+        ("allocationPolicy", |h| {
+            set(h, "/allocationPolicy", json!("static"));
+        }),
+        ("iotHubs", |h| set(h, "/iotHubs", json!(["hub.example"]))),
+        ("customAllocationDefinition", |h| {
+            set(
+                h,
+                "/customAllocationDefinition/webhookUrl",
+                json!("https://x"),
+            );
+        }),
+        ("credentialPolicyName", |h| {
+            set(h, "/credentialPolicyName", json!("p"));
+        }),
+        ("optionalDeviceInformation", |h| {
+            set(h, "/optionalDeviceInformation/more", json!(1));
+        }),
+    ];
+
+    /// Sets the value at a path, making the objects on the way to it.
+    fn set(held: &mut Held, path: &str, value: Value) {
+        let mut names = path.split('/').skip(1);
+        let first = names.next().unwrap();
+        let mut place = held.raw.entry(first).or_insert(Value::Null);
+        for name in names {
+            place = &mut place[name];
+        }
+        *place = value;
+    }
+
+    fn any_enrollment() -> impl Strategy<Value = Enrollment> {
+        let desired = prop_oneof![
+            Just(None),
+            Just(Some(json!({}))),
+            any::<(u32, String)>().prop_map(|(n, s)| Some(json!({"n": n, "deep": {"s": [s]}}))),
+        ];
+        (any::<u32>(), any::<bool>(), desired).prop_map(|(n, tpm, d)| enrollment(n, tpm, d))
+    }
+
+    fn any_status() -> impl Strategy<Value = Status> {
+        prop_oneof![Just(Status::Enabled), Just(Status::Disabled)]
+    }
+
+    fn any_rows() -> impl Strategy<Value = Vec<Row>> {
+        let row = (any_status(), 0..3_u32, 0..100_i64, any::<bool>());
+        proptest::collection::vec(row, 0..60).prop_map(|rows| {
+            let number = 0_u32..;
+            let made = number
+                .zip(rows)
+                .map(|(n, (wanted, tries, next, sent))| Row {
+                    enrollment: enrollment(n, false, None),
+                    wanted,
+                    tries,
+                    next_try_ms: next,
+                    unanswered: sent,
+                });
+            made.collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_due_row_is_planned_once_in_order_and_never_more_than_ten(
+            rows in any_rows(), now_ms in 0..100_i64, share in 0..20_u32,
+        ) {
+            let batches = plan(&rows, now_ms, share);
+            let mut planned = Vec::new();
+            for batch in &batches {
+                prop_assert!(!batch.rows.is_empty());
+                prop_assert!(batch.rows.len() <= BATCH_LIMIT.min(share.max(1) as usize));
+                let first = batch.rows[0];
+                prop_assert!(first.tries == 0 || batch.rows.len() == 1);
+                for row in &batch.rows {
+                    prop_assert_eq!(row.wanted, first.wanted);
+                    prop_assert_eq!(row.unanswered, batch.read_first);
+                }
+                planned.extend(batch.rows.iter().map(|row| row.enrollment.registration_id.clone()));
+                // The order of the outbox is the order of the numbers.
+                let in_order = batch.rows.is_sorted_by_key(|row| number(&row.enrollment));
+                prop_assert!(in_order);
+            }
+            planned.sort();
+            let mut due: Vec<_> = rows.iter().filter(|row| row.next_try_ms <= now_ms)
+                .map(|row| row.enrollment.registration_id.clone()).collect();
+            due.sort();
+            prop_assert_eq!(planned, due);
+        }
+
+        #[test]
+        fn the_services_form_of_our_own_record_is_no_difference(
+            ours in any_enrollment(), status in any_status(), defaults in any::<bool>(),
+        ) {
+            prop_assert_eq!(difference(&ours, status, &held(&ours, status, defaults)), vec![]);
+        }
+
+        #[test]
+        fn any_field_changed_is_found_and_named(
+            ours in any_enrollment(), status in any_status(), defaults in any::<bool>(),
+            (field, mutate) in proptest::sample::select(MUTATIONS),
+        ) {
+            let mut theirs = held(&ours, status, defaults);
+            mutate(&mut theirs);
+            let found = difference(&ours, status, &theirs);
+            prop_assert!(found.iter().any(|d| d.field == field), "{:?}", found);
+        }
+
+        #[test]
+        fn no_answer_makes_a_listed_record_accepted(
+            successful in any::<bool>(),
+            errors in proptest::collection::vec((0..12_u32, -1..600_000_i64), 0..12),
+        ) {
+            let ids: Vec<_> = (0..10)
+                .map(|n| RegistrationId::parse(&format!("gw-{n}")).unwrap()).collect();
+            let sent: Vec<_> = ids.iter().collect();
+            let answer = BulkAnswer { successful, errors: errors.iter().map(|(n, code)| ItemError {
+                registration_id: format!("GW-{n}"), code: *code, text: String::new(),
+            }).collect() };
+            let outcomes = read_answer(&sent, &answer);
+            prop_assert_eq!(outcomes.len(), sent.len());
+            for (n, _) in errors.iter().filter(|(n, _)| *n < 10) {
+                prop_assert_ne!(&outcomes[*n as usize], &Outcome::Accepted);
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_is_read_record_by_record() {
+        let ids: Vec<_> = ["a", "b", "c", "d", "e"]
+            .map(|id| RegistrationId::parse(id).unwrap())
+            .to_vec();
+        let sent: Vec<_> = ids.iter().collect();
+        let error = |id: &str, code| ItemError {
+            registration_id: id.to_owned(),
+            code,
+            text: "no\u{7}".to_owned(),
+        };
+        let mut answer = BulkAnswer {
+            successful: false,
+            errors: vec![
+                error("B", 409_201),
+                error("c", 400_004),
+                error("d", 429),
+                error("e", 200_000),
+            ],
+        };
+        assert_eq!(
+            read_answer(&sent, &answer),
+            [
+                Outcome::Accepted,
+                Outcome::Exists,
+                Outcome::Refused("400004 no?".to_owned()),
+                Outcome::Deferred("429 no?".to_owned()),
+                Outcome::Unknown,
+            ]
+        );
+        answer.errors.push(error("someone-else", 400_000));
+        assert_eq!(read_answer(&sent, &answer)[0], Outcome::Unknown);
+        let silent = BulkAnswer {
+            successful: false,
+            errors: vec![],
+        };
+        assert_eq!(read_answer(&sent, &silent)[0], Outcome::Unknown);
+    }
+
+    #[test]
+    fn retries_wait_twice_as_long_each_time_up_to_a_limit() {
+        assert_eq!(next_try_ms(1_000, 0), 3_000);
+        assert_eq!(next_try_ms(1_000, 3), 17_000);
+        assert_eq!(next_try_ms(0, u32::MAX), LAST_RETRY_MS);
+        assert_eq!(next_try_ms(i64::MAX, 5), i64::MAX);
+    }
+}
