@@ -5,7 +5,7 @@ pub mod port;
 pub mod session;
 pub mod smp;
 
-use crate::provision::device::Holding;
+use crate::provision::device::{DeviceId, Holding};
 use serde::{Deserialize, Serialize};
 use smp::{Refusal, frame, group};
 use std::io;
@@ -156,6 +156,14 @@ pub enum LinkError {
         what: &'static str,
         /// What is wrong with the answer.
         why: String,
+    },
+    /// The device that came back is not the one that was there before.
+    #[error("{port}: another device, {found}, is there now")]
+    Swapped {
+        /// The port's path.
+        port: String,
+        /// What it calls itself.
+        found: DeviceId,
     },
     /// The system failed.
     #[error("{port}: {source}")]

@@ -34,10 +34,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             ..self.provisioning("identify itself", Op::Read, group::IDENTIFY)
         };
         let reply = self.ask(question, |_| Map::new()).await?;
-        let identification =
-            identification(&reply).map_err(|why| self.malformed(question.what, why))?;
-        self.boots = Some(identification.boots);
-        Ok(identification)
+        identification(&reply).map_err(|why| self.malformed(question.what, why))
     }
 
     /// Has the device make a key, if it has none, and gives its DER certificate request with that common name.
@@ -46,9 +43,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             patience: Patience::Slow,
             ..self.provisioning("make a key", Op::Write, group::MAKE_KEY)
         };
-        let rid = self.request_id();
-        let body = |_| Map::new().uint("rid", rid).text("cn", common_name);
-        self.ask(question, body).await?;
+        self.ask_once(question, Map::new().text("cn", common_name))
+            .await?;
         self.read_object("show its certificate request", group::REQUEST)
             .await
     }
@@ -71,17 +67,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// back after a restart does.
     pub async fn inject(&mut self, holding: &Holding, keys: &Injection) -> Result<(), LinkError> {
         let values = [
-            (&keys.id_scope, &holding.id_scope),
-            (&keys.endpoint, &holding.global_endpoint),
-            (&keys.registration_id, &holding.registration_id),
+            ("take its ID scope", &keys.id_scope, &holding.id_scope),
+            (
+                "take its global endpoint",
+                &keys.endpoint,
+                &holding.global_endpoint,
+            ),
+            (
+                "take its registration ID",
+                &keys.registration_id,
+                &holding.registration_id,
+            ),
         ];
-        for (key, value) in values {
+        for (what, key, value) in values {
             let body = Map::new().text("name", key);
             let body = match keys.value {
                 ValueType::Bytes => body.bytes("val", value.as_bytes()),
                 ValueType::Text => body.text("val", value),
             };
-            let question = settings("take a setting", Op::Write, smp::SETTING);
+            let question = settings(what, Op::Write, smp::SETTING);
             self.ask(question, |_| body.clone()).await?;
         }
         let question = settings("save its settings", Op::Write, smp::SETTINGS_SAVE);
@@ -91,9 +95,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     /// Reads everything that the device holds, each value whole. A value that is not there is empty.
     pub async fn read_back(&mut self, keys: &Injection) -> Result<Held, LinkError> {
-        let id_scope = self.read_setting(&keys.id_scope).await?;
-        let global_endpoint = self.read_setting(&keys.endpoint).await?;
-        let registration_id = self.read_setting(&keys.registration_id).await?;
+        let id_scope = self
+            .read_setting("show its ID scope", &keys.id_scope)
+            .await?;
+        let global_endpoint = self
+            .read_setting("show its global endpoint", &keys.endpoint)
+            .await?;
+        let what = "show its registration ID";
+        let registration_id = self.read_setting(what, &keys.registration_id).await?;
         let what = "show its certificate";
         let chain = self.read_object(what, group::CHAIN).await?;
         let chain: Vec<Vec<u8>> = group::split_chain(&chain)
@@ -116,9 +125,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             patience: Patience::Slow,
             ..self.provisioning("sign a nonce", Op::Write, group::SIGN)
         };
-        let rid = self.request_id();
-        let body = |_| Map::new().uint("rid", rid).bytes("nonce", &nonce);
-        let reply = self.ask(question, body).await?;
+        let reply = self
+            .ask_once(question, Map::new().bytes("nonce", &nonce))
+            .await?;
         let signature = self.field(question.what, reply.get_bytes("sig"))?;
         if signature.len() > MAX_SIGNATURE {
             return Err(self.malformed(question.what, "the signature is too long"));
@@ -129,9 +138,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Seals the device, if it holds what `holds` is the digest of; gives the digest that it confirms.
     pub async fn seal(&mut self, holds: Digest) -> Result<Digest, LinkError> {
         let question = self.provisioning("seal itself", Op::Write, group::SEAL);
-        let rid = self.request_id();
-        let body = |_| Map::new().uint("rid", rid).bytes("holds", &holds.0);
-        let reply = self.ask(question, body).await?;
+        let reply = self
+            .ask_once(question, Map::new().bytes("holds", &holds.0))
+            .await?;
         let confirmed = Digest(self.field(question.what, reply.get_32("holds"))?);
         if confirmed != holds {
             return Err(self.malformed(question.what, "it sealed something else"));
@@ -146,15 +155,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             patience: Patience::Slow,
             ..self.provisioning("ask its TPM", Op::Write, group::TPM)
         };
-        let head = Map::new().uint("rid", self.request_id());
+        let rid = self.request_id();
+        let head = Map::new().uint("rid", rid);
         let reply = self.send_parts(question, &head, command).await?;
+        self.check_id(question.what, rid, &reply)?;
         let first = self.field(question.what, Part::of(&reply, group::MAX_TPM))?;
         self.read_rest(question.what, group::RESPONSE, first).await
     }
 
+    /// Asks for something that the device does once for this request, however often it is sent.
+    async fn ask_once(&mut self, question: Question, body: Map) -> Result<Map, LinkError> {
+        let rid = self.request_id();
+        let body = body.uint("rid", rid);
+        let reply = self.ask(question, |_| body.clone()).await?;
+        self.check_id(question.what, rid, &reply)?;
+        Ok(reply)
+    }
+
+    fn check_id(&self, what: &'static str, rid: u64, reply: &Map) -> Result<(), LinkError> {
+        match reply.get_uint("rid") {
+            Ok(id) if id == rid => Ok(()),
+            Ok(_) => Err(self.malformed(what, "it is the answer to another request")),
+            Err(error) => Err(self.malformed(what, error)),
+        }
+    }
+
     /// The value of one setting, made harmless; empty if the device does not have it.
-    async fn read_setting(&mut self, key: &str) -> Result<String, LinkError> {
-        let question = settings("show a setting", Op::Read, smp::SETTING);
+    async fn read_setting(&mut self, what: &'static str, key: &str) -> Result<String, LinkError> {
+        let question = settings(what, Op::Read, smp::SETTING);
         let reply = match self.ask(question, |_| Map::new().text("name", key)).await {
             Ok(reply) => reply,
             Err(LinkError::Refused { refusal, .. }) if is_no_such_key(refusal) => {

@@ -4,6 +4,7 @@ use super::port::Port;
 use super::smp::frame::{self, Decoder};
 use super::smp::{self, HEADER_LENGTH, Header, Map, Op, Packet, Version};
 use super::{LinkError, LinkHealth, LinkOptions};
+use crate::provision::device::Identification;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,12 +21,15 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 const SEND_LIMIT: Duration = Duration::from_secs(5);
 /// How much is read at a time, in bytes.
 const READ_SIZE: usize = 1024;
-/// Pause between two looks at a port that is to come back.
+/// How restarting is named in errors.
+const RESTART: &str = "start anew";
+/// How long after its answer a Zephyr device acts on a reset request (`MCUMGR_GRP_OS_RESET_MS`), and a little more.
+const RESET_DELAY: Duration = Duration::from_millis(300);
+/// Pause between two looks at a port or a device that is to come back.
 const RESTART_POLL: Duration = Duration::from_millis(20);
 /// How long a device that is starting anew gets for one answer.
 const RESTART_ANSWER: Duration = Duration::from_millis(250);
-/// A device that still answers so long after a reset request never got it; Zephyr takes 250 ms to act on one
-/// (`MCUMGR_GRP_OS_RESET_MS`).
+/// A device that still counts as before so long after a reset request never got it.
 const RESET_LOST: Duration = Duration::from_secs(2);
 
 /// One conversation with one device over `S`.
@@ -39,8 +43,6 @@ pub struct Session<S> {
     sequence: u8,
     next_rid: u32,
     frame_size: usize,
-    /// The device's start counter, as it was last told.
-    pub(super) boots: Option<u64>,
     pub(super) health: LinkHealth,
 }
 
@@ -86,49 +88,64 @@ impl Session<Port> {
     ///
     /// # Errors
     ///
-    /// `Silent` when it does not come back in the options' time; what [`Session::identify`] gives before the reset.
+    /// `Silent` when it does not come back in the options' time, `Swapped` when another device does; what
+    /// [`Session::identify`] gives before the reset.
     pub async fn restart(&mut self) -> Result<u64, LinkError> {
-        let before = match self.boots {
-            Some(boots) => boots,
-            None => self.identify().await?.boots,
-        };
+        // Asked now, because a device that lost power since it was last asked has counted once more.
+        let before = self.identify().await?;
         let deadline = Instant::now() + Duration::from_millis(self.options.restart_ms);
+        let reset = Question {
+            what: RESTART,
+            op: Op::Write,
+            group: smp::OS_GROUP,
+            command: smp::RESET,
+            patience: Patience::Once(self.options.answer()),
+        };
         while Instant::now() < deadline {
-            let reset = Question {
-                what: "start anew",
-                op: Op::Write,
-                group: smp::OS_GROUP,
-                command: smp::RESET,
-                patience: Patience::Once(self.options.answer()),
-            };
             match self.ask(reset, |_| Map::new()).await {
                 // Neither an answer nor its absence says whether the device will start anew.
                 Ok(_) | Err(LinkError::Silent { .. } | LinkError::Malformed { .. }) => {}
                 Err(error) if error.lost_port() => {}
                 Err(error) => return Err(error),
             }
-            if let Some(boots) = self.watch_restart(before, deadline).await? {
+            if let Some(boots) = self.watch_restart(&before, deadline).await? {
                 return Ok(boots);
             }
             self.health.retries += 1;
         }
-        Err(self.silent("start anew"))
+        Err(self.silent(RESTART))
     }
 
     /// The new start counter, or nothing if the device still answers with the old one long after the request.
     async fn watch_restart(
         &mut self,
-        before: u64,
+        before: &Identification,
         deadline: Instant,
     ) -> Result<Option<u64>, LinkError> {
         let asked = Instant::now();
+        // Most devices say something when they start, or their port goes: no need to ask before.
+        let mut buffer = [0; READ_SIZE];
+        let mut sign = self
+            .receive(&mut buffer, asked + RESET_DELAY)
+            .await
+            .map(|_| ());
         while Instant::now() < deadline {
-            let answer = match self.settle().await {
+            if sign.is_ok() {
+                sign = self.settle().await;
+            }
+            let answer = match sign {
                 Ok(()) => self.identify_with(Patience::Once(RESTART_ANSWER)).await,
                 Err(error) => Err(error),
             };
+            sign = Ok(());
             match answer {
-                Ok(device) if device.boots > before => return Ok(Some(device.boots)),
+                Ok(now) if (&now.device_id, &now.uid) != (&before.device_id, &before.uid) => {
+                    return Err(LinkError::Swapped {
+                        port: self.port(),
+                        found: now.device_id,
+                    });
+                }
+                Ok(now) if now.boots > before.boots => return Ok(Some(now.boots)),
                 Ok(_) if asked.elapsed() > RESET_LOST => return Ok(None),
                 Ok(_) | Err(LinkError::Silent { .. } | LinkError::Malformed { .. }) => {}
                 Err(error) if error.lost_port() => self.reopen(deadline).await?,
@@ -136,7 +153,7 @@ impl Session<Port> {
             }
             sleep(RESTART_POLL).await;
         }
-        Err(self.silent("start anew"))
+        Err(self.silent(RESTART))
     }
 
     /// Opens the port again as soon as it is there.
@@ -177,7 +194,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             sequence: rid[0],
             next_rid: u32::from_be_bytes(rid),
             frame_size: options.frame_size.clamp(SMALLEST_FRAME, frame::MAX_PACKET),
-            boots: None,
             health: LinkHealth::default(),
             options: options.clone(),
         })

@@ -2,97 +2,24 @@
 
 #![allow(clippy::unwrap_used)]
 
-use dps_station::fixtures::device::{Cable, Device, DeviceSpec, SharedDevice, run_device};
+mod bench;
+mod killed;
+
+use bench::{Bench, identify_lines, over, quick, say, session, spec, wanted, wire};
+use dps_station::fixtures::device::{Cable, Device};
 use dps_station::fixtures::pty::Pty;
-use dps_station::link::port;
-use dps_station::link::session::Session;
 use dps_station::link::smp::frame::{self, Decoder};
 use dps_station::link::smp::group::{self, Code};
 use dps_station::link::smp::{self, Map, Packet, Refusal, Version};
 use dps_station::link::{DeviceLink, Injection, LinkError, LinkOptions, ValueType};
 use dps_station::provision::bytes::Digest;
-use dps_station::provision::device::{Attestation, DeviceId, Holding};
+use dps_station::provision::device::{DeviceId, Holding};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::task::JoinHandle;
-
-/// A simulated device in a bay of its own.
-struct Bench {
-    dir: TempDir,
-    device: SharedDevice,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self::with(|device| device)
-    }
-
-    fn with(change: impl FnOnce(Device) -> Device) -> Self {
-        let dir = TempDir::new().unwrap();
-        let device = Device::load_or_make(&dir.path().join("flash.json"), spec()).unwrap();
-        let device = Arc::new(Mutex::new(change(device)));
-        Self { dir, device }
-    }
-
-    fn port(&self) -> PathBuf {
-        self.dir.path().join("bay")
-    }
-
-    async fn plug_in(&self, cable: Cable) -> Plug {
-        let port = cable.port.clone();
-        let task = tokio::spawn(run_device(self.device.clone(), cable));
-        tokio::time::timeout(Duration::from_secs(10), async {
-            while !port::present(&port) {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await
-        .expect("the port appears");
-        Plug(task)
-    }
-}
-
-/// A plugged cable; dropping it unplugs.
-struct Plug(JoinHandle<std::io::Result<()>>);
-
-impl Drop for Plug {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-fn spec() -> DeviceSpec {
-    DeviceSpec {
-        device_id: DeviceId::parse("GW-0001").unwrap(),
-        model: "gateway".to_owned(),
-        firmware: "1.0.0".to_owned(),
-        uid: vec![7; 12],
-        kind: Attestation::X509,
-    }
-}
-
-fn quick() -> LinkOptions {
-    LinkOptions {
-        answer_ms: 200,
-        slow_answer_ms: 5_000,
-        ..LinkOptions::default()
-    }
-}
-
-fn wanted(leaf: Option<&[u8]>) -> Holding {
-    Holding {
-        id_scope: "0ne00112233".to_owned(),
-        global_endpoint: "global.azure-devices-provisioning.net".to_owned(),
-        registration_id: "gw-0001".to_owned(),
-        certificate_sha256: leaf.map(Digest::of),
-    }
-}
 
 /// Two certificates as a chain, the first for the device's key; who signed them does not matter to the link.
 fn some_chain() -> Vec<Vec<u8>> {
@@ -183,7 +110,8 @@ async fn whole_dialogue(cable: impl Fn(&Path) -> Cable) {
 
 #[tokio::test]
 async fn a_device_is_provisioned_over_a_port_that_stays() {
-    whole_dialogue(Cable::uart).await;
+    // Spawned, because a bay is a task of its own.
+    tokio::spawn(whole_dialogue(Cable::uart)).await.unwrap();
 }
 
 #[tokio::test]
@@ -491,83 +419,32 @@ async fn an_independent_client_understands_the_device() {
     .unwrap();
 }
 
-/// Asks the device directly, without a wire.
-fn say(device: &SharedDevice, number: u16, command: u8, body: &Map) -> Map {
-    let request = Packet {
-        header: smp::Header {
-            version: Version::Two,
-            op: smp::Op::Write,
-            group: number,
-            sequence: 1,
-            command,
-        },
-        body: body.clone(),
+#[tokio::test]
+async fn another_device_after_a_reset_is_noticed() {
+    let bench = Bench::new();
+    let mut other = spec();
+    other.device_id = DeviceId::parse("GW-0002").unwrap();
+    let other = Device::load_or_make(&bench.dir.path().join("other.json"), other).unwrap();
+    let cable = Cable {
+        port_leaves_at_reset: true,
+        start_time: Duration::from_secs(60),
+        ..Cable::uart(&bench.port())
     };
-    let lines = frame::encode(&request.encode(), frame::LINE_LENGTH).unwrap();
-    let reply = device.lock().unwrap().handle(&lines.concat());
-    let mut decoder = Decoder::default();
-    let bytes = reply.iter().find_map(|&b| decoder.push(b)).unwrap();
-    Packet::decode(&bytes).unwrap().body
-}
-
-fn identify_lines() -> Vec<u8> {
-    let request = Packet {
-        header: smp::Header {
-            version: Version::Two,
-            op: smp::Op::Read,
-            group: group::GROUP,
-            sequence: 1,
-            command: group::IDENTIFY,
-        },
-        body: Map::new(),
-    };
-    frame::encode(&request.encode(), frame::LINE_LENGTH)
-        .unwrap()
-        .concat()
-}
-
-/// A session with the bench's device over a wire that changes, or loses, what the device says.
-fn wire(
-    bench: &Bench,
-    mut change: impl FnMut(Vec<u8>) -> Vec<u8> + Send + 'static,
-) -> Session<DuplexStream> {
-    let device = bench.device.clone();
-    over(bench, move |request| {
-        Some(change(device.lock().unwrap().handle(request)))
-    })
-}
-
-fn over(
-    bench: &Bench,
-    server: impl FnMut(&[u8]) -> Option<Vec<u8>> + Send + 'static,
-) -> Session<DuplexStream> {
-    let options = LinkOptions {
-        answer_ms: 50,
-        tries: 10,
-        ..quick()
-    };
-    session(bench, server, &options)
-}
-
-/// A session with a server that is given one whole request at a time.
-fn session(
-    bench: &Bench,
-    mut server: impl FnMut(&[u8]) -> Option<Vec<u8>> + Send + 'static,
-    options: &LinkOptions,
-) -> Session<DuplexStream> {
-    let (near, mut far) = tokio::io::duplex(1 << 16);
-    tokio::spawn(async move {
-        let mut buffer = [0; 4096];
-        let (mut request, mut whole) = (Vec::new(), Decoder::default());
-        while let Ok(count @ 1..) = far.read(&mut buffer).await {
-            for &byte in &buffer[..count] {
-                request.push(byte);
-                if whole.push(byte).is_some() {
-                    let reply = server(&std::mem::take(&mut request)).unwrap_or_default();
-                    far.write_all(&reply).await.unwrap();
-                }
-            }
+    let _plug = bench.plug_in(cable).await;
+    let mut link = DeviceLink::open(&bench.port(), &quick()).await.unwrap();
+    link.identify().await.unwrap();
+    let bay = bench.port();
+    let swap = tokio::spawn(async move {
+        while bay.exists() {
+            tokio::task::yield_now().await;
         }
+        let other = Arc::new(std::sync::Mutex::new(other));
+        dps_station::fixtures::device::run_device(other, Cable::uart(&bay)).await
     });
-    Session::over(near, &bench.port(), options).unwrap()
+    let error = link.restart().await.unwrap_err();
+    assert!(
+        matches!(&error, LinkError::Swapped { found, .. } if found.as_str() == "GW-0002"),
+        "{error}"
+    );
+    swap.abort();
 }
