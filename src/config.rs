@@ -1,1 +1,574 @@
-//! `station.toml` parsed into `Config`: a bad key is named, a bad value explained with the line it stands on.
+//! `station.toml` parsed into [`Config`]: a bad key is named, a bad value explained with the line it stands on.
+//!
+//! Paths in the file are relative to the file. Secrets are never in it: it says where they lie
+//! (`file:PATH` or `env:NAME`); only a simulated line may spell them out.
+
+use crate::link::{Injection, LinkOptions};
+use crate::provision::bytes::{Blob, Digest};
+use crate::provision::certificate::Profile;
+use crate::provision::device::Attestation;
+use crate::provision::product::{DpsTarget, EndorsementPolicy, Product, SigningCa};
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+
+/// All of `station.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The station itself.
+    pub station: StationConfig,
+    /// The shift.
+    #[serde(default)]
+    pub shift: ShiftConfig,
+    /// The bays.
+    #[serde(default, rename = "bay")]
+    pub bays: Vec<BayConfig>,
+    /// The products.
+    #[serde(default, rename = "product")]
+    pub products: Vec<ProductConfig>,
+    /// The CAs.
+    #[serde(default, rename = "ca")]
+    pub cas: Vec<CaConfig>,
+    /// The DPS instances.
+    #[serde(default, rename = "dps")]
+    pub dps: Vec<DpsConfig>,
+    /// The folder of the file; what its paths are relative to.
+    #[serde(skip)]
+    pub folder: PathBuf,
+}
+
+/// `[station]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StationConfig {
+    /// The station's name, in every record.
+    pub id: String,
+    /// Whether this line is simulated; it is marked everywhere.
+    #[serde(default)]
+    pub simulated: bool,
+    /// The ledger's file.
+    pub ledger: PathBuf,
+    /// The largest that the ledger may become, in pages of 4096 bytes; unlimited when absent.
+    #[serde(default)]
+    pub ledger_pages_max: Option<u32>,
+}
+
+/// `[shift]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShiftConfig {
+    /// Whether `run` opens a shift by itself when none is open.
+    #[serde(default)]
+    pub auto: bool,
+}
+
+/// `[[bay]]`: one place for one device.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BayConfig {
+    /// Its name, as the operator calls it.
+    pub name: Spanned<String>,
+    /// The path of its port: `/dev/serial/by-path/…`, or any path that stays the same.
+    pub port: PathBuf,
+    /// Whether the port comes and goes with the device, as with USB; else it must always be there.
+    #[serde(default)]
+    pub hotplug: bool,
+    /// How its link is driven.
+    #[serde(default)]
+    pub link: LinkOptions,
+}
+
+/// `[[product]]`: what a device of a model should become.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProductConfig {
+    /// Its name.
+    pub name: Spanned<String>,
+    /// The model that its devices say they are.
+    pub model: String,
+    /// Firmware versions that may be provisioned; empty for any.
+    #[serde(default)]
+    pub firmware: Vec<String>,
+    /// How its devices prove who they are.
+    pub attestation: Attestation,
+    /// Where the operator must scan the device's ID.
+    #[serde(default)]
+    pub scan: Scan,
+    /// Name of the CA; needed for X.509.
+    #[serde(default)]
+    pub ca: Option<Spanned<String>>,
+    /// Name of the DPS instance.
+    pub dps: Spanned<String>,
+    /// What each certificate contains.
+    #[serde(default)]
+    pub certificate: Profile,
+    /// What is demanded of an endorsement key.
+    #[serde(default)]
+    pub endorsement: EndorsementPolicy,
+    /// A PEM bundle or folder with the TPM makers' roots; needed for TPM.
+    #[serde(default)]
+    pub vendor_roots: Option<PathBuf>,
+    /// Names of the settings that are injected.
+    #[serde(default)]
+    pub inject: Injection,
+    /// Desired properties of the initial twin.
+    #[serde(default)]
+    pub initial_desired: Option<serde_json::Value>,
+}
+
+/// Where a product's device ID is scanned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scan {
+    /// Nowhere: the device's own ID counts.
+    #[default]
+    None,
+}
+
+/// `[[ca]]`: a CA whose key is in an HSM.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaConfig {
+    /// Its name.
+    pub name: Spanned<String>,
+    /// The PKCS#11 module.
+    pub module: PathBuf,
+    /// Label of the token.
+    pub token: String,
+    /// Label of the issuing key; the root's is this with `-root`.
+    pub label: String,
+    /// Where the user PIN lies.
+    pub pin: Secret,
+    /// PEM file of the issuing CA's certificate.
+    #[serde(default = "default_issuing")]
+    pub issuing: PathBuf,
+    /// PEM file of the root's certificate.
+    #[serde(default = "default_root")]
+    pub root: PathBuf,
+    /// Organization in the CA's subject.
+    #[serde(default = "default_organization")]
+    pub organization: String,
+    /// Environment that the module reads, such as `SOFTHSM2_CONF`; set before anything else runs.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+}
+
+/// `[[dps]]`: a DPS instance.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DpsConfig {
+    /// Its name.
+    pub name: Spanned<String>,
+    /// Its ID scope; injected.
+    pub id_scope: String,
+    /// The global endpoint; injected. A host name, with a port where it is not 443.
+    pub global_endpoint: String,
+    /// URL of the service API.
+    pub service_url: String,
+    /// Where the connection string lies.
+    pub credential: Secret,
+    /// PEM file that replaces the public roots, for an emulator or a proxy.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// This station's share of the service's quota, in operations a minute.
+    #[serde(default = "default_share")]
+    pub share: u32,
+}
+
+/// Where a secret lies.
+#[derive(Clone)]
+pub enum Secret {
+    /// The first line of this file.
+    File(PathBuf),
+    /// This environment variable.
+    Environment(String),
+    /// Here, in plain sight: only on a simulated line.
+    Plain(SecretString),
+}
+
+/// What is wrong with a configuration; the sentence names the file, the line, the thing and the next step.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path} cannot be read ({reason}): give the right path with --config")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// A value or key is wrong.
+    #[error("{path}, line {line}: {what}: correct it and start again")]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there.
+        what: String,
+    },
+    /// Something that the configuration names is not there.
+    #[error("{what}: {next}")]
+    Missing {
+        /// What is missing.
+        what: String,
+        /// What to do.
+        next: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a `station.toml`; every name in it is resolved, no file that it names is opened.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|reason| ConfigError::Unreadable {
+            path: path.to_owned(),
+            reason,
+        })?;
+        let folder = path
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        Self::parse(&text, path, folder)
+    }
+
+    fn parse(text: &str, path: &Path, folder: &Path) -> Result<Self, ConfigError> {
+        let wrong = |offset: usize, what: String| ConfigError::Wrong {
+            path: path.to_owned(),
+            line: text[..offset.min(text.len())].matches('\n').count() + 1,
+            what,
+        };
+        let mut config: Self = toml::from_str(text).map_err(|error| {
+            let what = error.message().replace('\n', " ");
+            wrong(error.span().map_or(0, |span| span.start), what)
+        })?;
+        config.folder = folder.to_owned();
+        config
+            .check()
+            .map_err(|(offset, what)| wrong(offset, what))?;
+        Ok(config)
+    }
+
+    /// A path of the file, as seen from where the program runs.
+    pub fn path(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    /// The CA of that name.
+    pub fn ca(&self, name: &str) -> Option<&CaConfig> {
+        self.cas.iter().find(|ca| ca.name.get_ref() == name)
+    }
+
+    /// The DPS instance of that name.
+    pub fn dps(&self, name: &str) -> Option<&DpsConfig> {
+        self.dps.iter().find(|dps| dps.name.get_ref() == name)
+    }
+
+    /// Resolves a product: reads its CA's certificates and fixes its digest.
+    pub fn resolve(&self, product: &ProductConfig) -> Result<Product, ConfigError> {
+        let ca = match product.ca.as_ref().and_then(|name| self.ca(name.get_ref())) {
+            Some(ca) if product.attestation == Attestation::X509 => Some(SigningCa {
+                name: ca.name.get_ref().clone(),
+                issuing: read_certificate(&self.path(&ca.issuing))?,
+                root: read_certificate(&self.path(&ca.root))?,
+            }),
+            _ => None,
+        };
+        let dps = self
+            .dps(product.dps.get_ref())
+            .ok_or_else(|| missing_dps(product))?;
+        let mut resolved = Product {
+            name: product.name.get_ref().clone(),
+            model: product.model.clone(),
+            firmware: product.firmware.clone(),
+            attestation: product.attestation,
+            ca,
+            profile: product.certificate.clone(),
+            dps: DpsTarget {
+                name: dps.name.get_ref().clone(),
+                id_scope: dps.id_scope.clone(),
+                global_endpoint: dps.global_endpoint.clone(),
+            },
+            initial_desired: product.initial_desired.clone(),
+            endorsement: product.endorsement.clone(),
+            digest: None,
+        };
+        let text = serde_json::to_vec(&(&resolved, &product.inject, &product.scan))
+            .expect("a product is made of strings, numbers and lists");
+        resolved.digest = Some(Digest::of(&text));
+        Ok(resolved)
+    }
+
+    /// Reads a secret. Its text is never in an error.
+    pub fn secret(&self, secret: &Secret, what: &str) -> Result<SecretString, ConfigError> {
+        let missing = |place: String| ConfigError::Missing {
+            what: format!("{what} is not in {place}"),
+            next: "put it there, readable by this user only".to_owned(),
+        };
+        match secret {
+            Secret::Plain(text) => Ok(text.clone()),
+            Secret::Environment(name) => std::env::var(name)
+                .map(SecretString::from)
+                .map_err(|_| missing(format!("the environment variable {name}"))),
+            Secret::File(path) => {
+                let path = self.path(path);
+                let text =
+                    fs::read_to_string(&path).map_err(|_| missing(path.display().to_string()))?;
+                Ok(SecretString::from(
+                    text.lines().next().unwrap_or_default().to_owned(),
+                ))
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), (usize, String)> {
+        unique("bay", self.bays.iter().map(|b| &b.name))?;
+        unique("product", self.products.iter().map(|p| &p.name))?;
+        unique("ca", self.cas.iter().map(|c| &c.name))?;
+        unique("dps", self.dps.iter().map(|d| &d.name))?;
+        let mut ports = std::collections::BTreeSet::new();
+        for bay in &self.bays {
+            if !ports.insert(&bay.port) {
+                let what = format!("two bays have the port {}", bay.port.display());
+                return Err((bay.name.span().start, what));
+            }
+        }
+        for product in &self.products {
+            self.check_product(product)?;
+        }
+        let secrets = self.cas.iter().map(|ca| (&ca.name, &ca.pin));
+        for (name, secret) in secrets.chain(self.dps.iter().map(|dps| (&dps.name, &dps.credential)))
+        {
+            if matches!(secret, Secret::Plain(_)) && !self.station.simulated {
+                let what = format!(
+                    "{} has a secret in plain text: write file:PATH or env:NAME",
+                    name.get_ref()
+                );
+                return Err((name.span().start, what));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_product(&self, product: &ProductConfig) -> Result<(), (usize, String)> {
+        let name = product.name.get_ref();
+        if self.dps(product.dps.get_ref()).is_none() {
+            let what = format!(
+                "product {name} names dps {:?}, and there is none",
+                product.dps.get_ref()
+            );
+            return Err((product.dps.span().start, what));
+        }
+        match (&product.ca, product.attestation) {
+            (Some(ca), _) if self.ca(ca.get_ref()).is_none() => Err((
+                ca.span().start,
+                format!(
+                    "product {name} names ca {:?}, and there is none",
+                    ca.get_ref()
+                ),
+            )),
+            (None, Attestation::X509) => Err((
+                product.name.span().start,
+                format!("product {name} uses X.509 and names no ca"),
+            )),
+            (_, Attestation::Tpm)
+                if product.vendor_roots.is_none()
+                    && !matches!(product.endorsement, EndorsementPolicy::Waived { .. }) =>
+            {
+                let what = format!("product {name} uses a TPM and names no vendor_roots");
+                Err((product.name.span().start, what))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(match text.split_once(':') {
+            Some(("file", path)) => Self::File(PathBuf::from(path)),
+            Some(("env", name)) => Self::Environment(name.to_owned()),
+            _ => Self::Plain(SecretString::from(text)),
+        })
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Environment(name) => write!(f, "env:{name}"),
+            Self::Plain(_) => f.write_str("plain"),
+        }
+    }
+}
+
+fn unique<'a>(
+    what: &str,
+    names: impl Iterator<Item = &'a Spanned<String>>,
+) -> Result<(), (usize, String)> {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        if name.get_ref().is_empty() {
+            return Err((name.span().start, format!("a {what} has an empty name")));
+        }
+        if !seen.insert(name.get_ref()) {
+            return Err((
+                name.span().start,
+                format!("two {what} entries are named {:?}", name.get_ref()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn missing_dps(product: &ProductConfig) -> ConfigError {
+    ConfigError::Missing {
+        what: format!("product {} names no known dps", product.name.get_ref()),
+        next: "add the [[dps]] entry".to_owned(),
+    }
+}
+
+/// Reads the first certificate of a PEM file.
+pub fn read_certificate(path: &Path) -> Result<Blob, ConfigError> {
+    let missing = |why: String| ConfigError::Missing {
+        what: format!("the CA certificate {} {why}", path.display()),
+        next: "make the CA with `station ca init`".to_owned(),
+    };
+    let text = fs::read(path).map_err(|error| missing(format!("cannot be read ({error})")))?;
+    let (_, pem) =
+        x509_parser::pem::parse_x509_pem(&text).map_err(|_| missing("is not PEM".to_owned()))?;
+    Ok(Blob(pem.contents))
+}
+
+fn default_issuing() -> PathBuf {
+    PathBuf::from("ca/issuing.pem")
+}
+
+fn default_root() -> PathBuf {
+    PathBuf::from("ca/root.pem")
+}
+
+fn default_organization() -> String {
+    "Factory".to_owned()
+}
+
+/// A tenth of the 1,000 operations a minute of one instance (`includes/iot-dps-limits.md`), so that ten stations may
+/// close their shifts together.
+fn default_share() -> u32 {
+    100
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("station.toml"), Path::new("/line"))
+            .map_err(|e| e.to_string())
+    }
+
+    const LINE: &str = r#"
+[station]
+id = "line-1"
+ledger = "ledger.sqlite"
+[[bay]]
+name = "1"
+port = "/dev/serial/by-path/a"
+[[dps]]
+name = "main"
+id_scope = "0ne00AAAAAA"
+global_endpoint = "global.azure-devices-provisioning.net"
+service_url = "https://x.azure-devices-provisioning.net"
+credential = "env:DPS"
+[[ca]]
+name = "factory"
+module = "/usr/lib/softhsm/libsofthsm2.so"
+token = "factory"
+label = "issuing"
+pin = "file:pin"
+[[product]]
+name = "gw"
+model = "GW-100"
+attestation = "x509"
+ca = "factory"
+dps = "main"
+"#;
+
+    #[test]
+    fn a_line_parses_and_its_paths_follow_the_file() {
+        let config = parse(LINE).expect("parses");
+        assert_eq!(
+            config.path(&config.station.ledger),
+            Path::new("/line/ledger.sqlite")
+        );
+        assert!(!config.station.simulated);
+        assert_eq!(config.dps("main").expect("there").share, 100);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let cases = [
+            (
+                LINE.replace("port =", "prot ="),
+                "station.toml, line 7: ",
+                "prot",
+            ),
+            (
+                LINE.replace("[station]\nid = \"line-1\"\n", "[station]\n"),
+                "line 2: ",
+                "missing field `id`",
+            ),
+            (
+                LINE.replace("dps = \"main\"", "dps = \"other\""),
+                "line 25: ",
+                "names dps \"other\"",
+            ),
+            (
+                LINE.replace("ca = \"factory\"\n", ""),
+                "line 21: ",
+                "names no ca",
+            ),
+            (
+                LINE.replace("pin = \"file:pin\"", "pin = \"1234\""),
+                "line 15: ",
+                "plain text",
+            ),
+            (
+                format!("{LINE}[[bay]]\nname = \"1\"\nport = \"/b\"\n"),
+                "line 27: ",
+                "two bay entries",
+            ),
+            (
+                format!("{LINE}[[bay]]\nname = \"2\"\nport = \"/dev/serial/by-path/a\"\n"),
+                "line 27: ",
+                "two bays",
+            ),
+            (
+                LINE.replace("attestation = \"x509\"", "attestation = \"rsa\""),
+                "line 23: ",
+                "rsa",
+            ),
+        ];
+        for (text, line, what) in cases {
+            let error = parse(&text).expect_err(what);
+            assert!(
+                error.contains(line) && error.contains(what),
+                "{what}: {error}"
+            );
+            assert!(!error.contains("1234"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_simulated_line_may_spell_out_its_secrets() {
+        let text = LINE
+            .replace("[station]", "[station]\nsimulated = true")
+            .replace("file:pin", "1234");
+        assert!(parse(&text).is_ok());
+    }
+}

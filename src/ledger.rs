@@ -56,7 +56,7 @@ pub struct Options {
 }
 
 /// The right to act on a device: held by one attempt at a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Claim {
     attempt: Ulid,
     device: DeviceId,
@@ -198,11 +198,16 @@ impl Ledger {
     /// Binds `attempt` to a device with [`Event::Identified`], and takes the claim on it from whoever holds it.
     ///
     /// [`LedgerError::Duplicate`]: the microcontroller was seen as another device; nothing is recorded.
-    pub async fn identify(&self, attempt: Ulid, event: &Event) -> Result<Claim, LedgerError> {
+    pub async fn identify(
+        &self,
+        attempt: Ulid,
+        event: &Event,
+    ) -> Result<(Claim, Recorded), LedgerError> {
         let written = self.write(Subject::Attempt(attempt), None, event).await?;
-        written
+        let claim = written
             .claim
-            .ok_or_else(|| LedgerError::Illegal(format!("{} identifies nothing", event.kind())))
+            .ok_or_else(|| LedgerError::Illegal(format!("{} identifies nothing", event.kind())))?;
+        Ok((claim, written.recorded))
     }
 
     /// Ends `attempt`, whether it has a device or not, with [`Event::Interrupted`].

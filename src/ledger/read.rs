@@ -1,5 +1,6 @@
 //! Reading the ledger: the rows that callers see, and the questions they can ask.
 
+use super::Claim;
 use super::chain;
 use super::outbox::OutboxState;
 use super::store::Failure;
@@ -21,6 +22,8 @@ pub struct OpenAttempt {
     pub bay: String,
     /// The device, once identified.
     pub device: Option<DeviceId>,
+    /// The claim on the device, where no later attempt has taken it over.
+    pub claim: Option<Claim>,
     /// When the device arrived, in milliseconds since 1970.
     pub opened_ms: i64,
 }
@@ -159,13 +162,24 @@ pub fn all_events(db: &Connection, from: u64, limit: u32) -> Result<Vec<Recorded
 
 /// The attempts that have not ended, oldest first.
 pub fn open_attempts(db: &Connection) -> Result<Vec<OpenAttempt>, Failure> {
-    let sql = "SELECT attempt, bay, device, opened_ms FROM attempt WHERE ended_seq IS NULL ORDER BY opened_ms, attempt";
+    let sql = "SELECT a.attempt, a.bay, a.device, a.opened_ms, c.fence
+         FROM attempt a LEFT JOIN claim c ON c.device = a.device AND c.attempt = a.attempt
+         WHERE a.ended_seq IS NULL ORDER BY a.opened_ms, a.attempt";
     rows(db, sql, [], |row| {
         let attempt: String = row.get(0)?;
+        let attempt = Ulid::from_string(&attempt).map_err(|e| Failure::Damaged(e.to_string()))?;
+        let device: Option<DeviceId> = optional_word(row, 2)?;
+        let fence: Option<u32> = row.get(4)?;
+        let claim = device.clone().zip(fence);
         Ok(OpenAttempt {
-            attempt: Ulid::from_string(&attempt).map_err(|e| Failure::Damaged(e.to_string()))?,
+            attempt,
             bay: row.get(1)?,
-            device: optional_word(row, 2)?,
+            device,
+            claim: claim.map(|(device, fence)| Claim {
+                attempt,
+                device,
+                fence,
+            }),
             opened_ms: row.get(3)?,
         })
     })

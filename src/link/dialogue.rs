@@ -6,6 +6,7 @@ use super::{Held, Injection, LinkError, ValueType};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::device::{DeviceId, Holding, Identification};
 use crate::provision::fault::harmless;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// How often an object is read, or sent, that did not arrive whole.
@@ -23,6 +24,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Here and below: `Silent`, `Refused`, `Malformed`, `Gone` and `Io`, each with what was asked.
     pub async fn identify(&mut self) -> Result<Identification, LinkError> {
         self.identify_with(Patience::Ordinary).await
+    }
+
+    /// Asks once whether a device is there, and who it is; `Silent` where nobody answers within `wait`.
+    pub async fn find(&mut self, wait: Duration) -> Result<Identification, LinkError> {
+        self.settle().await?;
+        self.identify_with(Patience::Once(wait)).await
     }
 
     pub(super) async fn identify_with(

@@ -82,7 +82,7 @@ impl Session<Port> {
         Ok(session)
     }
 
-    /// Resets the device and watches until it has started anew; gives its new start counter.
+    /// Resets the device and watches until it has started anew; gives what it says of itself then.
     ///
     /// The request is sent again only when the device was seen not to have started. The port may go and come back.
     ///
@@ -90,7 +90,7 @@ impl Session<Port> {
     ///
     /// `Silent` when it does not come back in the options' time, `Swapped` when another device does; what
     /// [`Session::identify`] gives before the reset.
-    pub async fn restart(&mut self) -> Result<u64, LinkError> {
+    pub async fn restart(&mut self) -> Result<Identification, LinkError> {
         // Asked now, because a device that lost power since it was last asked has counted once more.
         let before = self.identify().await?;
         let deadline = Instant::now() + Duration::from_millis(self.options.restart_ms);
@@ -108,20 +108,20 @@ impl Session<Port> {
                 Err(error) if error.lost_port() => {}
                 Err(error) => return Err(error),
             }
-            if let Some(boots) = self.watch_restart(&before, deadline).await? {
-                return Ok(boots);
+            if let Some(device) = self.watch_restart(&before, deadline).await? {
+                return Ok(device);
             }
             self.health.retries += 1;
         }
         Err(self.silent(RESTART))
     }
 
-    /// The new start counter, or nothing if the device still answers with the old one long after the request.
+    /// The device, started anew, or nothing if the device still answers with the old one long after the request.
     async fn watch_restart(
         &mut self,
         before: &Identification,
         deadline: Instant,
-    ) -> Result<Option<u64>, LinkError> {
+    ) -> Result<Option<Identification>, LinkError> {
         let asked = Instant::now();
         // Most devices say something when they start, or their port goes: no need to ask before.
         let mut buffer = [0; READ_SIZE];
@@ -145,7 +145,7 @@ impl Session<Port> {
                         found: now.device_id,
                     });
                 }
-                Ok(now) if now.boots > before.boots => return Ok(Some(now.boots)),
+                Ok(now) if now.boots > before.boots => return Ok(Some(now)),
                 Ok(_) if asked.elapsed() > RESET_LOST => return Ok(None),
                 Ok(_) | Err(LinkError::Silent { .. } | LinkError::Malformed { .. }) => {}
                 Err(error) if error.lost_port() => self.reopen(deadline).await?,

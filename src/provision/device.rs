@@ -99,6 +99,12 @@ impl Holding {
     }
 }
 
+/// What a device signs to prove that it can use its key: a fixed context, so that the signature can mean nothing
+/// else, and the station's nonce.
+pub fn proof_message(nonce: &[u8; 32]) -> Vec<u8> {
+    [b"DPS-STATION-PROOF\0".as_slice(), nonce].concat()
+}
+
 /// Why a text is not the name that it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {

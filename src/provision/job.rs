@@ -1,1 +1,441 @@
-//! The job: one transition table for live running and for recovery.
+//! The job: what comes next for one device, by one transition table for live running and for recovery.
+//!
+//! Invariant: [`Job::apply`] is the only way to move, it takes nothing but recorded events, and an event that does
+//! not fit is an error, never an interpretation. Each attempt walks the whole ladder; what is already on record
+//! makes its steps short, and a signature is never asked for twice.
+
+mod effect;
+mod judge;
+
+pub use effect::{Disposition, Effect, Fact, Next};
+
+use super::bytes::{Blob, Digest};
+use super::certificate::Reserved;
+use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId};
+use super::event::{EndorsementRecord, EnrolledIdentity, Enrollment, Event, Recorded, Reservation};
+use super::fault::Fault;
+use super::product::Product;
+use std::sync::Arc;
+
+/// One device's provisioning, over all its attempts.
+pub struct Job {
+    device: DeviceId,
+    product: Arc<Product>,
+    identification: Option<Identification>,
+    stage: Stage,
+    known: Known,
+}
+
+/// Where the present attempt stands.
+#[derive(Debug)]
+enum Stage {
+    Identified,
+    Accepted,
+    KeyKnown,
+    Named,
+    Reserved(Option<Reserved>),
+    /// Asked for, and spent without a certificate.
+    Unsigned(String),
+    Certified,
+    Written,
+    Restarted,
+    ReadBack(Holding),
+    Proved,
+    Sealed,
+    Ended(Disposition),
+}
+
+/// What the ledger knows of the device, whatever attempt it comes from.
+#[derive(Debug, Default)]
+struct Known {
+    public_key: Option<Blob>,
+    /// The request that the public key came in.
+    csr: Option<Blob>,
+    endorsement: Option<EndorsementRecord>,
+    registration_id: Option<RegistrationId>,
+    /// A reservation whose outcome is not on record.
+    open: Option<Reservation>,
+    /// The certificate, and the key that it is for.
+    certificate: Option<(Blob, Blob)>,
+    /// What was read back and proved last, and nothing else has happened since but the seal.
+    proved: Option<Holding>,
+    passed: bool,
+}
+
+/// An event that does not fit where the job stands: the record is damaged or the program is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("a recorded {kind} does not follow from what stands before it for {device}")]
+pub struct IllegalTransition {
+    /// The event's kind.
+    pub kind: &'static str,
+    /// The device.
+    pub device: DeviceId,
+}
+
+impl Job {
+    /// Rebuilds the job of `device` from everything on record for it; the last attempt must have been identified.
+    pub fn recover(
+        device: DeviceId,
+        product: Arc<Product>,
+        events: &[Recorded],
+    ) -> Result<Self, IllegalTransition> {
+        let mut job = Self {
+            device,
+            product,
+            identification: None,
+            stage: Stage::Ended(Disposition::Interrupted),
+            known: Known::default(),
+        };
+        for recorded in events {
+            job.apply(recorded)?;
+        }
+        Ok(job)
+    }
+
+    /// What to do now. A reservation is handed out once: asked again, the job gives it up.
+    #[allow(clippy::should_implement_trait)] // the word for it; a job is no iterator
+    pub fn next(&mut self) -> Next {
+        match &mut self.stage {
+            Stage::Ended(disposition) => Next::Done(*disposition),
+            Stage::Reserved(token) => match token.take() {
+                Some(reserved) => Next::Do(Effect::Sign(reserved)),
+                None => self.abandon("the signature was asked for and its outcome is not known"),
+            },
+            Stage::Unsigned(reason) => Next::Record(Event::Errored {
+                fault: unsigned(reason),
+            }),
+            Stage::Identified => self.after_identification(),
+            Stage::Accepted => Next::Do(match self.product.attestation {
+                Attestation::X509 => Effect::RequestCertificate {
+                    common_name: self.device.to_string(),
+                },
+                Attestation::Tpm => Effect::ReadEndorsement,
+            }),
+            Stage::KeyKnown => Next::Record(Event::RegistrationIdDerived {
+                registration_id: self.derived_id(),
+            }),
+            Stage::Named => self.after_naming(),
+            Stage::Certified => Next::Do(Effect::Write {
+                holding: self.asked(),
+                chain: self.chain(),
+            }),
+            Stage::Written => Next::Do(Effect::Restart),
+            Stage::Restarted => Next::Do(Effect::ReadBack),
+            Stage::ReadBack(_) => self.after_read_back(),
+            Stage::Proved => Next::Do(Effect::Seal {
+                holds: self.asked().digest(),
+            }),
+            Stage::Sealed => Next::Record(match self.enrollment() {
+                Some(enrollment) => Event::Passed { enrollment },
+                None => Event::Errored {
+                    fault: self.incomplete(),
+                },
+            }),
+        }
+    }
+
+    /// Moves by a recorded event; the only way to move.
+    pub fn apply(&mut self, recorded: &Recorded) -> Result<(), IllegalTransition> {
+        let stage = std::mem::replace(&mut self.stage, Stage::Ended(Disposition::Interrupted));
+        self.stage = self
+            .transition(stage, recorded)
+            .ok_or_else(|| IllegalTransition {
+                kind: recorded.event.kind(),
+                device: self.device.clone(),
+            })?;
+        Ok(())
+    }
+
+    /// Digest of the product's definition that is in force.
+    pub fn product_digest(&self) -> Option<Digest> {
+        self.product.digest
+    }
+
+    /// The transition table.
+    fn transition(&mut self, stage: Stage, recorded: &Recorded) -> Option<Stage> {
+        use Disposition as D;
+        let next = match (stage, &recorded.event) {
+            (_, Event::Identified { identification }) => {
+                self.identification = Some(identification.clone());
+                Stage::Identified
+            }
+            // Results of the enrollment come after the job; they do not move it.
+            (stage @ Stage::Ended(_), Event::Enrolled { .. })
+            | (stage @ Stage::Ended(_), Event::EnrollmentRefused { .. })
+            | (stage @ Stage::Ended(_), Event::EnrollmentDisabled { .. })
+            | (stage @ Stage::Ended(_), Event::EnrollmentDeferred { .. }) => stage,
+            (Stage::Ended(_), _) => return None,
+            (_, Event::Interrupted { .. }) => Stage::Ended(D::Interrupted),
+            (_, Event::Failed { .. }) => Stage::Ended(D::Failed),
+            (_, Event::Errored { .. }) => Stage::Ended(D::Errored),
+            (Stage::Identified, Event::Accepted { .. }) => {
+                self.known.passed = false;
+                self.known.proved = None;
+                Stage::Accepted
+            }
+            (Stage::Identified, Event::Recognised { .. }) => Stage::Ended(D::Recognised),
+            (Stage::Identified | Stage::Proved, Event::Sealed { .. }) => Stage::Sealed,
+            (Stage::Accepted, Event::KeyRead { csr, public_key }) => {
+                self.known.csr = Some(csr.clone());
+                self.known.public_key = Some(public_key.clone());
+                Stage::KeyKnown
+            }
+            (Stage::Accepted, Event::EndorsementRead(record)) => {
+                self.known.endorsement = Some((**record).clone());
+                Stage::KeyKnown
+            }
+            (Stage::KeyKnown, Event::RegistrationIdDerived { registration_id }) => {
+                self.known.registration_id = Some(registration_id.clone());
+                if self.has_identity() {
+                    Stage::Certified
+                } else {
+                    Stage::Named
+                }
+            }
+            (Stage::Named, Event::SerialReserved { reservation }) if self.known.open.is_none() => {
+                self.known.open = Some(reservation.clone());
+                Stage::Reserved(Some(Reserved::of_record(recorded)?))
+            }
+            (Stage::Named, Event::SerialAbandoned { serial, .. }) => {
+                self.known.open.take_if(|open| open.serial == *serial)?;
+                Stage::Named
+            }
+            (Stage::Reserved(_), Event::SerialAbandoned { serial, reason }) => {
+                self.known.open.take_if(|open| open.serial == *serial)?;
+                Stage::Unsigned(reason.clone())
+            }
+            (Stage::Reserved(_), Event::Signed { serial, result }) => {
+                self.known.open.take_if(|open| open.serial == *serial)?;
+                let key = self.known.public_key.clone()?;
+                self.known.certificate = Some((result.clone(), key));
+                Stage::Certified
+            }
+            (Stage::Certified, Event::Written { .. }) => Stage::Written,
+            (Stage::Written, Event::Restarted { .. }) => Stage::Restarted,
+            (Stage::Restarted, Event::ReadBack { observed }) => Stage::ReadBack(observed.clone()),
+            (Stage::ReadBack(observed), Event::Proved { .. }) => {
+                self.known.proved = Some(observed);
+                Stage::Proved
+            }
+            (Stage::Sealed, Event::Passed { .. }) => {
+                self.known.passed = true;
+                Stage::Ended(D::Passed)
+            }
+            _ => return None,
+        };
+        Some(next)
+    }
+
+    /// The events that end an attempt whose station or device is gone.
+    ///
+    /// A reservation that is still open was perhaps signed: its serial number is given up first.
+    pub fn interrupted(&self, fault: Fault) -> Vec<Event> {
+        if matches!(self.stage, Stage::Ended(_)) {
+            return Vec::new();
+        }
+        let abandoned = self.known.open.as_ref().map(|open| Event::SerialAbandoned {
+            serial: open.serial.clone(),
+            reason: "the station stopped before the outcome was on record".to_owned(),
+        });
+        abandoned
+            .into_iter()
+            .chain([Event::Interrupted { fault }])
+            .collect()
+    }
+
+    fn after_identification(&self) -> Next {
+        let Some(device) = &self.identification else {
+            return Next::Record(Event::Errored {
+                fault: self.incomplete(),
+            });
+        };
+        let held = self.known.proved.as_ref().map(Holding::digest);
+        Next::Record(if !device.sealed {
+            match self.product.accept(device) {
+                Ok(()) => Event::Accepted {
+                    product: self.product.name.clone(),
+                    product_digest: self.product.digest.unwrap_or_else(|| Digest::of(b"")),
+                },
+                Err(fault) => self.verdict(fault),
+            }
+        } else if held != Some(device.holds) {
+            self.verdict(Fault::device(
+                "sealed_unknown",
+                format!(
+                    "{} is sealed, and not with what this station gave it",
+                    self.device
+                ),
+                "load fresh firmware, which clears the seal, and put the unit in again",
+            ))
+        } else if self.known.passed {
+            Event::Recognised {
+                holds: device.holds,
+            }
+        } else {
+            Event::Sealed {
+                holds: device.holds,
+            }
+        })
+    }
+
+    fn after_naming(&mut self) -> Next {
+        if self.known.open.is_some() {
+            return self.abandon("an earlier attempt ended before the outcome was on record");
+        }
+        let csr = self.known.csr.clone().unwrap_or_default();
+        Next::Do(Effect::Draft {
+            csr,
+            common_name: self.device.to_string(),
+        })
+    }
+
+    fn after_read_back(&self) -> Next {
+        let Stage::ReadBack(observed) = &self.stage else {
+            return Next::Record(Event::Errored {
+                fault: self.incomplete(),
+            });
+        };
+        if *observed != self.asked() {
+            return Next::Record(self.does_not_hold(&difference(&self.asked(), observed)));
+        }
+        match (
+            &self.known.endorsement,
+            &self.known.registration_id,
+            self.product.attestation,
+        ) {
+            (Some(endorsement), Some(registration_id), Attestation::Tpm) => {
+                Next::Do(Effect::Rehearse {
+                    endorsement: Box::new(endorsement.clone()),
+                    registration_id: registration_id.clone(),
+                })
+            }
+            (_, _, Attestation::X509) => Next::Do(Effect::ProveKey),
+            _ => Next::Record(Event::Errored {
+                fault: self.incomplete(),
+            }),
+        }
+    }
+
+    fn abandon(&self, reason: &str) -> Next {
+        Next::Record(match &self.known.open {
+            Some(open) => Event::SerialAbandoned {
+                serial: open.serial.clone(),
+                reason: reason.to_owned(),
+            },
+            None => Event::Errored {
+                fault: self.incomplete(),
+            },
+        })
+    }
+
+    /// The registration ID that follows from the identity.
+    fn derived_id(&self) -> RegistrationId {
+        match (&self.known.endorsement, self.product.attestation) {
+            (Some(record), Attestation::Tpm) => {
+                RegistrationId::of_endorsement_key(&record.endorsement_key.0)
+            }
+            _ => RegistrationId::of_device(&self.device),
+        }
+    }
+
+    /// Whether the device's present key already has what it needs to be written.
+    fn has_identity(&self) -> bool {
+        match self.product.attestation {
+            Attestation::Tpm => self.known.endorsement.is_some(),
+            Attestation::X509 => {
+                self.known.certificate.as_ref().map(|(_, key)| key)
+                    == self.known.public_key.as_ref()
+            }
+        }
+    }
+
+    /// What the device is asked to hold.
+    fn asked(&self) -> Holding {
+        let id = self
+            .known
+            .registration_id
+            .clone()
+            .unwrap_or_else(|| self.derived_id());
+        self.product.holding(&id, self.leaf())
+    }
+
+    fn leaf(&self) -> Option<&Blob> {
+        let certificate = self.known.certificate.as_ref().map(|(der, _)| der);
+        certificate.filter(|_| self.product.attestation == Attestation::X509)
+    }
+
+    /// The certificates that the device presents, leaf first; a root is not sent (DPS facts, section 5).
+    fn chain(&self) -> Vec<Blob> {
+        let issuing = self.product.ca.as_ref().map(|ca| ca.issuing.clone());
+        self.leaf()
+            .cloned()
+            .into_iter()
+            .flat_map(|leaf| [Some(leaf), issuing.clone()])
+            .flatten()
+            .collect()
+    }
+
+    /// What is to be enrolled; none while the identity is not complete.
+    fn enrollment(&self) -> Option<Enrollment> {
+        let identity = match (
+            self.product.attestation,
+            self.leaf(),
+            &self.known.endorsement,
+        ) {
+            (Attestation::X509, Some(leaf), _) => EnrolledIdentity::X509 {
+                certificate: leaf.clone(),
+            },
+            (Attestation::Tpm, _, Some(record)) => EnrolledIdentity::Tpm {
+                endorsement_key: record.endorsement_key.clone(),
+                storage_root_key: record.storage_root_key.clone(),
+            },
+            _ => return None,
+        };
+        let id = self.known.registration_id.as_ref()?;
+        Some(self.product.enrollment(&self.device, id, identity))
+    }
+
+    fn incomplete(&self) -> Fault {
+        Fault::station(
+            "record_incomplete",
+            format!(
+                "the record of {} lacks what its last event needs",
+                self.device
+            ),
+            "run `station ledger verify`",
+        )
+    }
+}
+
+fn unsigned(reason: &str) -> Fault {
+    Fault::station(
+        "not_signed",
+        format!("the HSM gave no certificate ({reason})"),
+        "see `station check`, then put the unit in again",
+    )
+}
+
+/// Names each value that differs.
+fn difference(asked: &Holding, observed: &Holding) -> String {
+    let values = [
+        ("ID scope", asked.id_scope != observed.id_scope),
+        (
+            "global endpoint",
+            asked.global_endpoint != observed.global_endpoint,
+        ),
+        (
+            "registration ID",
+            asked.registration_id != observed.registration_id,
+        ),
+        (
+            "certificate",
+            asked.certificate_sha256 != observed.certificate_sha256,
+        ),
+    ];
+    let names: Vec<_> = values
+        .iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(name, _)| *name)
+        .collect();
+    format!("its {} is not what was written", names.join(" and "))
+}

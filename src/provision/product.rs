@@ -1,1 +1,138 @@
-//! What a device of a product should become.
+//! What a device of a product should become: its identity, what is injected, who signs, where it is enrolled.
+//!
+//! Invariant: a product is complete; every name in it has been resolved, and its digest covers every value.
+
+use super::bytes::{Blob, Digest};
+use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId};
+use super::event::{EnrolledIdentity, Enrollment};
+use super::fault::Fault;
+use serde::{Deserialize, Serialize};
+
+/// A product, resolved from `station.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Product {
+    /// Its name in `station.toml`.
+    pub name: String,
+    /// The model that its devices say they are.
+    pub model: String,
+    /// Firmware versions that may be provisioned; empty for any.
+    pub firmware: Vec<String>,
+    /// How its devices prove to DPS who they are.
+    pub attestation: Attestation,
+    /// The CA that signs its certificates; absent for TPM products.
+    pub ca: Option<SigningCa>,
+    /// What each certificate contains.
+    pub profile: super::certificate::Profile,
+    /// Where it is enrolled, and what is injected for that.
+    pub dps: DpsTarget,
+    /// Desired properties of the initial twin.
+    pub initial_desired: Option<serde_json::Value>,
+    /// What is demanded of an endorsement key.
+    pub endorsement: EndorsementPolicy,
+    /// Digest of everything above and of how it is injected, as configured.
+    #[serde(skip)]
+    pub digest: Option<Digest>,
+}
+
+/// The CA of a product: public parts only; the key stays in the HSM.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SigningCa {
+    /// Its name in `station.toml`.
+    pub name: String,
+    /// DER of the issuing CA's certificate.
+    pub issuing: Blob,
+    /// DER of the root's certificate.
+    pub root: Blob,
+}
+
+/// The DPS instance of a product, as the device will see it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DpsTarget {
+    /// Its name in `station.toml`.
+    pub name: String,
+    /// ID scope.
+    pub id_scope: String,
+    /// Global endpoint: a host name, with a port where it is not 443.
+    pub global_endpoint: String,
+}
+
+/// What is demanded of an endorsement key.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "certificate")]
+pub enum EndorsementPolicy {
+    /// An EK certificate that chains to a vendor root.
+    #[default]
+    Required,
+    /// The same where the TPM has a certificate; a TPM without one is accepted.
+    IfPresent,
+    /// Nothing; every record carries the reason.
+    Waived {
+        /// Why less is accepted.
+        reason: String,
+    },
+}
+
+impl Product {
+    /// Whether the product's policy accepts a device that says this of itself.
+    pub fn accept(&self, device: &Identification) -> Result<(), Fault> {
+        let next = "set the unit aside and call the process engineer";
+        if device.model != self.model {
+            let what = format!(
+                "{} is a {}, not a {}",
+                device.device_id, device.model, self.model
+            );
+            return Err(Fault::device("wrong_model", what, next));
+        }
+        if !self.firmware.is_empty() && !self.firmware.contains(&device.firmware) {
+            let what = format!(
+                "{} runs firmware {}, and product {} takes {}",
+                device.device_id,
+                device.firmware,
+                self.name,
+                self.firmware.join(", ")
+            );
+            return Err(Fault::device("wrong_firmware", what, next));
+        }
+        if self.attestation == Attestation::Tpm && !device.tpm {
+            let what = format!(
+                "{} has no TPM, and product {} needs one",
+                device.device_id, self.name
+            );
+            return Err(Fault::device("no_tpm", what, next));
+        }
+        if self.attestation == Attestation::X509 && device.device_id.as_str().len() > 64 {
+            let what = format!(
+                "{} is longer than the 64 characters of a certificate's CN",
+                device.device_id
+            );
+            return Err(Fault::device("id_too_long", what, next));
+        }
+        Ok(())
+    }
+
+    /// What a device with this registration ID and leaf certificate is asked to hold.
+    pub fn holding(&self, registration_id: &RegistrationId, leaf: Option<&Blob>) -> Holding {
+        Holding {
+            id_scope: self.dps.id_scope.clone(),
+            global_endpoint: self.dps.global_endpoint.clone(),
+            registration_id: registration_id.to_string(),
+            certificate_sha256: leaf.map(|der| Digest::of(&der.0)),
+        }
+    }
+
+    /// What is to be enrolled for a device.
+    pub fn enrollment(
+        &self,
+        device_id: &DeviceId,
+        registration_id: &RegistrationId,
+        identity: EnrolledIdentity,
+    ) -> Enrollment {
+        Enrollment {
+            dps: self.dps.name.clone(),
+            registration_id: registration_id.clone(),
+            device_id: device_id.clone(),
+            identity,
+            initial_desired: self.initial_desired.clone(),
+        }
+    }
+}

@@ -172,7 +172,7 @@ async fn claim(ledger: &Ledger, number: u8) -> Claim {
     let attempt = Ulid::generate();
     ledger.arrive(attempt, &arrived()).await.unwrap();
     let event = identified(device(number), &[number]);
-    ledger.identify(attempt, &event).await.unwrap()
+    ledger.identify(attempt, &event).await.unwrap().0
 }
 
 async fn append(ledger: &Ledger, claim: &Claim, events: &[Event]) {

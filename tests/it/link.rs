@@ -71,7 +71,7 @@ async fn whole_dialogue(cable: impl Fn(&Path) -> Cable) {
     link.install(&chain).await.unwrap();
     let holding = wanted(Some(&chain[0]));
     link.inject(&holding, &keys).await.unwrap();
-    assert_eq!(link.restart().await.unwrap(), 2);
+    assert_eq!(link.restart().await.unwrap().boots, 2);
 
     let held = link.read_back(&keys).await.unwrap();
     assert_eq!(held.holding, holding);
@@ -91,7 +91,7 @@ async fn whole_dialogue(cable: impl Fn(&Path) -> Cable) {
     assert_eq!(other.code(), Some(Code::HoldsOther));
     assert_eq!(link.seal(holding.digest()).await.unwrap(), holding.digest());
     assert_eq!(link.seal(holding.digest()).await.unwrap(), holding.digest());
-    assert_eq!(link.restart().await.unwrap(), 3);
+    assert_eq!(link.restart().await.unwrap().boots, 3);
     assert!(link.identify().await.unwrap().sealed);
     let refused = [
         link.make_key("GW-0001").await.unwrap_err(),
@@ -378,7 +378,7 @@ async fn a_reset_request_that_is_lost_is_sent_again_only_when_seen_to_be_lost() 
         }
     });
     let mut link = DeviceLink::open(&port, &quick()).await.unwrap();
-    assert_eq!(link.restart().await.unwrap(), 2);
+    assert_eq!(link.restart().await.unwrap().boots, 2);
     assert_eq!(resets.load(Ordering::Relaxed), 2);
     serve.abort();
 }

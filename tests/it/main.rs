@@ -1,12 +1,11 @@
 //! The tests of the whole program, one file a promise or a part.
 
-mod link;
-mod screens;
+#![allow(clippy::unwrap_used)]
+
 mod certificate;
 mod hsm;
 mod ledger;
-mod certificate;
-mod hsm;
-#![allow(clippy::unwrap_used)]
-
+mod link;
+mod screens;
+mod tidy;
 mod tpm;

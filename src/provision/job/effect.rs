@@ -1,0 +1,117 @@
+//! What passes between the job and the world: effects to perform, facts found, and what comes next.
+//!
+//! Invariant: an effect says all that is needed to perform it; a fact says what was found, never what was meant.
+
+use crate::provision::bytes::{Blob, Digest};
+use crate::provision::certificate::Reserved;
+use crate::provision::device::{Holding, Identification, RegistrationId};
+use crate::provision::event::{EndorsementRecord, Event, Proof, Reservation};
+use crate::provision::fault::Fault;
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// The device is provisioned.
+    Passed,
+    /// It had been before, and still is.
+    Recognised,
+    /// The unit is bad.
+    Failed,
+    /// The station could not do its part.
+    Errored,
+    /// The device went away, or the station did.
+    Interrupted,
+}
+
+/// What the job asks to be done in the world.
+#[derive(Debug)]
+pub enum Effect {
+    /// Have the device make a key, unless it has one, and ask for a certificate with this CN.
+    RequestCertificate {
+        /// The CN.
+        common_name: String,
+    },
+    /// Read the endorsement key from the device's TPM and find out whether it is genuine.
+    ReadEndorsement,
+    /// Draw a serial number and draft a certificate.
+    Draft {
+        /// The device's DER certificate request, already checked.
+        csr: Blob,
+        /// The CN.
+        common_name: String,
+    },
+    /// Have the HSM sign this reservation, once.
+    Sign(Reserved),
+    /// Write certificate chain and configuration to the device, and save.
+    Write {
+        /// What the device is to hold.
+        holding: Holding,
+        /// DER certificates, leaf first; empty on a TPM device.
+        chain: Vec<Blob>,
+    },
+    /// Reset the device and watch it start anew.
+    Restart,
+    /// Read back everything that it holds.
+    ReadBack,
+    /// Have the device sign a nonce with its key.
+    ProveKey,
+    /// Activate a credential in the device's TPM and rehearse DPS's nonce challenge.
+    Rehearse {
+        /// The endorsement key and its companion.
+        endorsement: Box<EndorsementRecord>,
+        /// The registration ID that the SAS string names.
+        registration_id: RegistrationId,
+    },
+    /// Lock the provisioning commands.
+    Seal {
+        /// Digest of what the device must hold.
+        holds: Digest,
+    },
+}
+
+/// What was found when an effect was performed.
+#[derive(Debug)]
+pub enum Fact {
+    /// The device's DER certificate request.
+    Request(Vec<u8>),
+    /// The endorsement key, judged genuine or accepted by policy.
+    Endorsement(Box<EndorsementRecord>),
+    /// A draft.
+    Drafted(Reservation),
+    /// The HSM's DER signature, or why there is none. Whatever went wrong, the reservation is spent.
+    Signature(Result<Vec<u8>, String>),
+    /// Everything was written and saved.
+    Written(Holding),
+    /// The device was seen to start anew, and says this of itself.
+    Restarted(Identification),
+    /// What the device holds.
+    Observed(Holding, Vec<Blob>),
+    /// The device signed this nonce; the time is in milliseconds since 1970.
+    KeyProof {
+        /// The nonce.
+        nonce: Digest,
+        /// The DER signature.
+        signature: Vec<u8>,
+        /// Now.
+        at_ms: i64,
+    },
+    /// The TPM did what DPS will ask of it.
+    Rehearsed(Proof),
+    /// The device is sealed and holds this.
+    Sealed(Digest),
+    /// It could not be done; who must act says what that means.
+    Fault(Fault),
+    /// The device went away.
+    Gone(Fault),
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub enum Next {
+    /// Nothing: the attempt has ended.
+    Done(Disposition),
+    /// Record this.
+    Record(Event),
+    /// Do this, and bring what was found to [`Job::interpret`].
+    Do(Effect),
+}

@@ -1,0 +1,184 @@
+//! What a found fact means for the job: the event to record for it.
+//!
+//! Invariant: nothing that a device or the HSM said is recorded as true before it was checked here.
+
+use super::{Fact, Job};
+use crate::provision::bytes::{Blob, Digest};
+use crate::provision::certificate::{self, Csr, Issuer};
+use crate::provision::device::{Holding, Identification, proof_message};
+use crate::provision::event::{EndorsementRecord, Event, Proof};
+use crate::provision::fault::{Blame, Fault};
+
+const SET_ASIDE: &str = "set the unit aside and call the process engineer";
+
+impl Job {
+    /// What a fact means: the event to record for it.
+    pub fn interpret(&self, fact: Fact) -> Event {
+        match fact {
+            Fact::Fault(fault) => self.verdict(fault),
+            Fact::Gone(fault) => Event::Interrupted { fault },
+            Fact::Request(csr) => self.judge_request(csr),
+            Fact::Endorsement(record) => self.judge_endorsement(record),
+            Fact::Drafted(reservation) => Event::SerialReserved { reservation },
+            Fact::Signature(result) => self.judge_signature(result),
+            Fact::Written(asked) => Event::Written { asked },
+            Fact::Restarted(found) => self.judge_restart(found),
+            Fact::Observed(observed, chain) => self.judge_observation(observed, &chain),
+            Fact::KeyProof {
+                nonce,
+                signature,
+                at_ms,
+            } => self.judge_proof(nonce, signature, at_ms),
+            Fact::Rehearsed(proof) => Event::Proved { proof },
+            Fact::Sealed(holds) if holds == self.asked().digest() => Event::Sealed { holds },
+            Fact::Sealed(_) => self.does_not_hold("what it sealed is not what was read back"),
+        }
+    }
+
+    /// The verdict for a fault: FAIL where the unit is to blame, else ERROR.
+    pub fn verdict(&self, fault: Fault) -> Event {
+        match fault.blame {
+            Blame::Device => {
+                let disable = self.leaf().and_then(|_| self.enrollment()).map(Box::new);
+                Event::Failed { fault, disable }
+            }
+            Blame::Station | Blame::Cloud => Event::Errored { fault },
+        }
+    }
+
+    pub(super) fn does_not_hold(&self, how: &str) -> Event {
+        let what = format!("{} does not hold what was written: {how}", self.device);
+        self.verdict(Fault::device("does_not_hold", what, SET_ASIDE))
+    }
+
+    fn judge_request(&self, csr: Vec<u8>) -> Event {
+        let request = match Csr::parse(&csr, self.device.as_str(), &self.product.profile.keys) {
+            Ok(request) => request,
+            Err(refusal) => return self.verdict(refusal.fault()),
+        };
+        let public_key = Blob(request.spki().to_vec());
+        let other_key = self
+            .known
+            .certificate
+            .as_ref()
+            .is_some_and(|(_, key)| *key != public_key);
+        if other_key {
+            return self.verdict(Fault::device(
+                "new_key",
+                format!(
+                    "{} has another key than the one its certificate is for",
+                    self.device
+                ),
+                "a new key needs a named reason: hand the unit to rework",
+            ));
+        }
+        Event::KeyRead {
+            csr: Blob(csr),
+            public_key,
+        }
+    }
+
+    fn judge_endorsement(&self, record: Box<EndorsementRecord>) -> Event {
+        let known = self
+            .known
+            .endorsement
+            .as_ref()
+            .map(|known| &known.endorsement_key);
+        if known.is_some_and(|key| *key != record.endorsement_key) {
+            return self.verdict(Fault::device(
+                "other_tpm",
+                format!(
+                    "{} has another TPM than when it was first seen",
+                    self.device
+                ),
+                SET_ASIDE,
+            ));
+        }
+        Event::EndorsementRead(record)
+    }
+
+    fn judge_signature(&self, result: Result<Vec<u8>, String>) -> Event {
+        let serial = self.known.open.as_ref().map(|open| open.serial.clone());
+        let Some(serial) = serial else {
+            return Event::Errored {
+                fault: self.incomplete(),
+            };
+        };
+        match result.and_then(|signature| self.finished(&signature)) {
+            Ok(certificate) => Event::Signed {
+                serial,
+                result: Blob(certificate),
+            },
+            Err(reason) => Event::SerialAbandoned { serial, reason },
+        }
+    }
+
+    /// The certificate, after its self-check.
+    fn finished(&self, signature: &[u8]) -> Result<Vec<u8>, String> {
+        let lacking = || "the record lacks the reservation, the key or the CA".to_owned();
+        let reservation = self.known.open.as_ref().ok_or_else(lacking)?;
+        let key = self.known.public_key.as_ref().ok_or_else(lacking)?;
+        let ca = self.product.ca.as_ref().ok_or_else(lacking)?;
+        let check = || {
+            let issuer = Issuer::parse(&ca.name, &ca.issuing.0)?;
+            let der = certificate::assemble(&reservation.tbs.0, signature);
+            certificate::self_check(&der, reservation, &issuer, &key.0, self.device.as_str())?;
+            Ok(der)
+        };
+        check().map_err(|refusal: certificate::Refusal| refusal.to_string())
+    }
+
+    fn judge_restart(&self, found: Identification) -> Event {
+        let Some(before) = &self.identification else {
+            return Event::Errored {
+                fault: self.incomplete(),
+            };
+        };
+        if found.device_id != before.device_id || found.uid != before.uid {
+            let what = format!(
+                "{} is in the bay where {} was",
+                found.device_id, self.device
+            );
+            let next = "put one unit in, and leave it until it is done";
+            return Event::Interrupted {
+                fault: Fault::device("swapped", what, next),
+            };
+        }
+        if found.boots <= before.boots {
+            let what = format!("{} did not start anew when it was reset", self.device);
+            return self.verdict(Fault::device("no_restart", what, SET_ASIDE));
+        }
+        Event::Restarted {
+            boots_before: before.boots,
+            boots_after: found.boots,
+        }
+    }
+
+    fn judge_observation(&self, observed: Holding, chain: &[Blob]) -> Event {
+        let asked = self.chain();
+        if asked.first() == chain.first() && asked != chain {
+            return self.does_not_hold("the certificates after its own are not those written");
+        }
+        Event::ReadBack { observed }
+    }
+
+    fn judge_proof(&self, nonce: Digest, signature: Vec<u8>, at_ms: i64) -> Event {
+        let (Some((leaf, key)), Some(ca)) = (&self.known.certificate, &self.product.ca) else {
+            return Event::Errored {
+                fault: self.incomplete(),
+            };
+        };
+        let path = [&ca.issuing.0[..], &ca.root.0[..]];
+        let verified = certificate::verify_proof(&key.0, &proof_message(&nonce.0), &signature)
+            .and_then(|()| certificate::validate_path(&leaf.0, &path, at_ms));
+        match verified {
+            Ok(()) => Event::Proved {
+                proof: Proof::Signature {
+                    nonce,
+                    signature: Blob(signature),
+                },
+            },
+            Err(refusal) => self.verdict(refusal.fault()),
+        }
+    }
+}
