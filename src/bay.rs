@@ -1,1 +1,412 @@
 //! One bay: arrival, identification, then one effect after another until the job is done.
+//!
+//! Data goes one way: what the device says becomes a fact, the job makes an event of it, the ledger makes that
+//! durable, and only then does the job move and anybody hear of it.
+
+mod perform;
+
+use crate::hsm::Hsm;
+use crate::ledger::{Claim, Ledger, LedgerError};
+use crate::link::{DeviceLink, Injection, LinkError, LinkOptions};
+use crate::provision::certificate::Issuer;
+use crate::provision::device::{DeviceId, Identification};
+use crate::provision::event::{Event, Recorded};
+use crate::provision::fault::Fault;
+use crate::provision::floor::Report;
+use crate::provision::job::{Disposition, IllegalTransition, Job, Next};
+use crate::provision::product::Product;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use ulid::Ulid;
+
+/// How often an empty bay is asked whether a device has arrived.
+const ARRIVAL_POLL: Duration = Duration::from_millis(200);
+/// How often a bay whose unit is done is asked whether it has left.
+const DEPARTURE_POLL: Duration = Duration::from_millis(300);
+/// How long a device may be silent to the arrival and departure questions.
+const PRESENCE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often a port that cannot be opened is tried again.
+const REOPEN_POLL: Duration = Duration::from_secs(1);
+
+/// One place for one device.
+pub struct Bay {
+    /// Its name.
+    pub name: String,
+    /// The path of its port.
+    pub port: PathBuf,
+    /// Whether the port comes and goes with the device.
+    pub hotplug: bool,
+    /// How its link is driven.
+    pub link: LinkOptions,
+    /// What it shares with the other bays.
+    pub line: Arc<Line>,
+    /// Where its reports go.
+    pub reports: mpsc::Sender<Report>,
+}
+
+/// What all bays of a line share.
+pub struct Line {
+    /// The ledger.
+    pub ledger: Ledger,
+    /// What devices may become.
+    pub products: Vec<LineProduct>,
+    /// The devices that are in a bay now, and in which.
+    pub present: Mutex<BTreeMap<DeviceId, String>>,
+    /// Milliseconds since 1970.
+    pub clock: fn() -> i64,
+}
+
+/// A product, and what it takes to make it.
+pub struct LineProduct {
+    /// What a device should become.
+    pub product: Arc<Product>,
+    /// How it is injected.
+    pub injection: Injection,
+    /// Who signs; absent for products without certificates.
+    pub signer: Option<Signer>,
+}
+
+/// A CA's key, and the certificate that it belongs to.
+#[derive(Clone)]
+pub struct Signer {
+    /// The HSM.
+    pub hsm: Hsm,
+    /// Label of the key.
+    pub label: String,
+    /// The issuing CA.
+    pub issuer: Arc<Issuer>,
+}
+
+/// Why a bay cannot go on: the station itself failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StationFault(pub Fault);
+
+impl Bay {
+    /// Serves devices until `stop` becomes true or the station itself fails.
+    ///
+    /// A stop is obeyed between attempts and while waiting; an attempt under way is dropped, which the next start
+    /// of the station sets right from the record.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), StationFault> {
+        tokio::select! {
+            result = self.serve() => result,
+            _ = stop.wait_for(|stop| *stop) => Ok(()),
+        }
+    }
+
+    async fn serve(&self) -> Result<(), StationFault> {
+        loop {
+            let mut link = self.open().await;
+            self.report(Report::BayWaiting {
+                at_ms: self.now(),
+                bay: self.name.clone(),
+                for_scan: false,
+            })
+            .await;
+            while let Some(found) = self.arrival(&mut link).await {
+                let device = self.attempt(&mut link, found).await?;
+                self.departure(&mut link, device).await;
+                let gone = Report::Removed {
+                    at_ms: self.now(),
+                    bay: self.name.clone(),
+                };
+                self.report(gone).await;
+            }
+        }
+    }
+
+    /// Opens the port, waiting for it where it is not there; the first failure is reported.
+    async fn open(&self) -> DeviceLink {
+        let mut said = false;
+        loop {
+            match DeviceLink::open(&self.port, &self.link).await {
+                Ok(link) => {
+                    let port = self.port.display().to_string();
+                    self.report(Report::BayOpened {
+                        at_ms: self.now(),
+                        bay: self.name.clone(),
+                        port,
+                    })
+                    .await;
+                    return link;
+                }
+                Err(LinkError::PortMissing { .. }) if self.hotplug => {
+                    tokio::time::sleep(ARRIVAL_POLL).await;
+                }
+                Err(error) => {
+                    if !said {
+                        let fault = perform::link_fault(&self.name, &error);
+                        self.report(Report::BayOut {
+                            at_ms: self.now(),
+                            bay: self.name.clone(),
+                            fault,
+                        })
+                        .await;
+                        said = true;
+                    }
+                    tokio::time::sleep(REOPEN_POLL).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until a device answers; none when the port is gone.
+    async fn arrival(&self, link: &mut DeviceLink) -> Option<Identification> {
+        loop {
+            match link.find(PRESENCE_TIMEOUT).await {
+                Ok(found) => return Some(found),
+                Err(LinkError::Gone { .. } | LinkError::Io { .. }) => return None,
+                Err(_) => tokio::time::sleep(ARRIVAL_POLL).await,
+            }
+        }
+    }
+
+    /// Waits until the device has left: silence, another device, a fresh start, or the port gone.
+    async fn departure(&self, link: &mut DeviceLink, device: Option<Identification>) {
+        loop {
+            tokio::time::sleep(DEPARTURE_POLL).await;
+            match (link.find(PRESENCE_TIMEOUT).await, &device) {
+                (Ok(found), Some(device))
+                    if found.device_id == device.device_id && found.boots == device.boots => {}
+                (Ok(_), None) => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// One stay of one device; gives what the device last said of itself.
+    async fn attempt(
+        &self,
+        link: &mut DeviceLink,
+        found: Identification,
+    ) -> Result<Option<Identification>, StationFault> {
+        let now = self.now();
+        let attempt = Ulid::from_parts(
+            u64::try_from(now).unwrap_or_default(),
+            perform::random_u128(),
+        );
+        let arrived = Event::Arrived {
+            bay: self.name.clone(),
+            port: self.port.display().to_string(),
+        };
+        let recorded = self
+            .line
+            .ledger
+            .arrive(attempt, &arrived)
+            .await
+            .map_err(StationFault::ledger)?;
+        self.report_event(recorded).await;
+
+        let device = found.device_id.clone();
+        if let Some(other) = self.enter(&device) {
+            let what = format!("{device} is already in bay {other}");
+            let fault = Fault::device(
+                "in_two_bays",
+                what,
+                "take one of the two out and check its label",
+            );
+            self.end(attempt, fault).await?;
+            return Ok(Some(found));
+        }
+        let result = self.job(attempt, link, found).await;
+        self.leave(&device);
+        result
+    }
+
+    /// The job of an identified device, from claim to disposition.
+    async fn job(
+        &self,
+        attempt: Ulid,
+        link: &mut DeviceLink,
+        found: Identification,
+    ) -> Result<Option<Identification>, StationFault> {
+        let device = found.device_id.clone();
+        let identified = Event::Identified {
+            identification: found.clone(),
+        };
+        let (claim, recorded) = match self.line.ledger.identify(attempt, &identified).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                self.end(attempt, refusal(&device, error)?).await?;
+                return Ok(Some(found));
+            }
+        };
+        self.report_event(recorded).await;
+        let Some(made) = self
+            .line
+            .products
+            .iter()
+            .find(|made| made.product.model == found.model)
+        else {
+            let what = format!("{device} is a {}, and no product here is", found.model);
+            let fault = Fault::device(
+                "unknown_model",
+                what,
+                "set the unit aside and call the process engineer",
+            );
+            self.record(
+                &claim,
+                &Event::Failed {
+                    fault,
+                    disable: None,
+                },
+                None,
+            )
+            .await?;
+            return Ok(Some(found));
+        };
+        let events = self
+            .line
+            .ledger
+            .events(&device)
+            .await
+            .map_err(StationFault::ledger)?;
+        let mut job = Job::recover(device, Arc::clone(&made.product), &events)
+            .map_err(StationFault::damaged)?;
+        let mut work = perform::Work {
+            bay: &self.name,
+            link,
+            made,
+            clock: self.line.clock,
+            last: found,
+        };
+        self.drive(&claim, &mut job, &mut work).await?;
+        Ok(Some(work.last))
+    }
+
+    /// The heart: record, move, tell; until the job is done.
+    async fn drive(
+        &self,
+        claim: &Claim,
+        job: &mut Job,
+        work: &mut perform::Work<'_>,
+    ) -> Result<Disposition, StationFault> {
+        loop {
+            let event = match job.next() {
+                Next::Done(disposition) => return Ok(disposition),
+                Next::Record(event) => event,
+                Next::Do(effect) => job.interpret(work.perform(effect).await),
+            };
+            let recorded = self.record(claim, &event, Some(job)).await?;
+            job.apply(&recorded).map_err(StationFault::damaged)?;
+        }
+    }
+
+    /// Makes an event durable and tells of it. Where the ledger refuses it because another device has the same
+    /// identity, that refusal is the verdict, and is recorded instead.
+    async fn record(
+        &self,
+        claim: &Claim,
+        event: &Event,
+        job: Option<&Job>,
+    ) -> Result<Recorded, StationFault> {
+        let digest = job.and_then(Job::product_digest);
+        let recorded = match self.line.ledger.append(claim, digest, event).await {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                let fault = refusal(claim.device(), error)?;
+                let verdict = match job {
+                    Some(job) => job.verdict(fault),
+                    None => Event::Failed {
+                        fault,
+                        disable: None,
+                    },
+                };
+                self.line
+                    .ledger
+                    .append(claim, digest, &verdict)
+                    .await
+                    .map_err(StationFault::ledger)?
+            }
+        };
+        self.report_event(recorded.clone()).await;
+        Ok(recorded)
+    }
+
+    /// Ends an attempt that never got a device of its own.
+    async fn end(&self, attempt: Ulid, fault: Fault) -> Result<(), StationFault> {
+        let ended = Event::Interrupted { fault };
+        let recorded = self
+            .line
+            .ledger
+            .end_attempt(attempt, &ended)
+            .await
+            .map_err(StationFault::ledger)?;
+        self.report_event(recorded).await;
+        Ok(())
+    }
+
+    /// Notes that a device is in this bay; the other bay's name if it is in one already.
+    fn enter(&self, device: &DeviceId) -> Option<String> {
+        let mut present = self
+            .line
+            .present
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = present.get(device) {
+            return Some(other.clone());
+        }
+        present.insert(device.clone(), self.name.clone());
+        None
+    }
+
+    fn leave(&self, device: &DeviceId) {
+        self.line
+            .present
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(device);
+    }
+
+    async fn report_event(&self, recorded: Recorded) {
+        self.report(Report::Event {
+            bay: self.name.clone(),
+            recorded: Box::new(recorded),
+        })
+        .await;
+    }
+
+    /// Nobody listening means that the station is stopping.
+    async fn report(&self, report: Report) {
+        let _ = self.reports.send(report).await;
+    }
+
+    fn now(&self) -> i64 {
+        (self.line.clock)()
+    }
+}
+
+/// What a refusal of the ledger means for the unit; every other fault of the ledger stops the station.
+fn refusal(device: &DeviceId, error: LedgerError) -> Result<Fault, StationFault> {
+    match error {
+        LedgerError::Duplicate { kind, other, .. } => Ok(Fault::device(
+            "duplicate_identity",
+            format!("{device} has the same {} as {other}", kind.word()),
+            "set both units aside and call the process engineer",
+        )),
+        error => Err(StationFault::ledger(error)),
+    }
+}
+
+impl StationFault {
+    /// The ledger failed.
+    pub fn ledger(error: LedgerError) -> Self {
+        Self(Fault::station(
+            "ledger",
+            error.to_string(),
+            "put it right, then start the station again",
+        ))
+    }
+
+    /// The record of a device does not hang together.
+    pub fn damaged(error: IllegalTransition) -> Self {
+        Self(Fault::station(
+            "record_damaged",
+            error.to_string(),
+            "run `station ledger verify`",
+        ))
+    }
+}

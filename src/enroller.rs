@@ -1,1 +1,450 @@
 //! Drains the outbox into DPS: ten at a time, paced, resumable at any point.
+//!
+//! Dropping a future of this file is like a kill: what was charged and has no answer is read back first next time.
+
+mod pace;
+mod reconcile;
+
+pub use reconcile::{Discrepancy, DiscrepancyKind, reconcile};
+
+use crate::dps::{Complaint, Dps, DpsError};
+use crate::ledger::{Ledger, LedgerError, OutboxFilter, OutboxRow, OutboxState};
+use crate::provision::batch::{
+    Batch, Difference, Held, Outcome, Row, Status, difference, next_try_ms, plan, read_answer,
+    same_identity,
+};
+use crate::provision::device::RegistrationId;
+use crate::provision::event::{Enrollment, Event};
+use crate::provision::fault::{Fault, harmless};
+use std::time::Duration;
+
+/// Passes over the outbox in one run: with doubling waits, more than [`PATIENCE_MS`] allows.
+const PASS_LIMIT: u32 = 20;
+/// How long a run waits for a deferred record to be due again, in milliseconds.
+const PATIENCE_MS: i64 = 60_000;
+/// Calls in a row without a usable answer that end a run.
+const SILENCE_LIMIT: u32 = 5;
+/// Times that a call is made again because the service was too busy.
+const BUSY_LIMIT: u32 = 5;
+/// Pause before the first such repetition if the service names none; doubles with each.
+const BUSY_PAUSE: Duration = Duration::from_secs(2);
+/// Longest pause that the service may ask for within a run; beyond it, the run ends.
+const BUSY_PAUSE_LIMIT: Duration = Duration::from_secs(600);
+
+/// How a run over the outbox ended, in records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Read back with our content, in this run.
+    pub enrolled: u32,
+    /// Left to a person, in this run.
+    pub refused: u32,
+    /// Read back as disabled, in this run.
+    pub disabled: u32,
+    /// Still waiting, after at least one try.
+    pub deferred: u32,
+    /// Still waiting, without a try.
+    pub pending: u32,
+    /// What ended the run early.
+    pub fault: Option<Fault>,
+}
+
+/// What a run would do with one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Create it.
+    Create,
+    /// Create it, or change it, as disabled.
+    Disable,
+    /// Note that the service holds it already.
+    Confirm,
+    /// Leave it to a person: the service holds something else under its registration ID.
+    Refuse(Vec<Difference>),
+}
+
+/// Settles every record of the outbox that is due for `dps`, charging at most `share` operations in any minute.
+///
+/// A record that fails is deferred or refused, and the others go on. What stops the service as a whole ends the run
+/// with a fault in the summary; nothing is lost then, and the next run resumes.
+pub async fn drain(ledger: &Ledger, dps: &Dps, share: u32) -> Summary {
+    let mut run = Run::new(ledger, dps, share);
+    let ended = run.passes().await;
+    run.summary.fault = ended.err();
+    match waiting(ledger, dps).await {
+        Ok(rows) => {
+            let tried = rows.iter().filter(|row| row.tries > 0).count();
+            run.summary.deferred = count(tried);
+            run.summary.pending = count(rows.len() - tried);
+        }
+        Err(fault) => run.summary.fault = Some(fault),
+    }
+    run.summary
+}
+
+/// What [`drain`] would do with each waiting record, due or not. Reads from the service (charged), and writes nothing
+/// to it.
+///
+/// # Errors
+/// The fault that [`drain`] would end with.
+pub async fn dry_run(
+    ledger: &Ledger,
+    dps: &Dps,
+    share: u32,
+) -> Result<Vec<(RegistrationId, Intent)>, Fault> {
+    let mut run = Run::new(ledger, dps, share);
+    let mut intents = Vec::new();
+    for row in waiting(ledger, dps).await? {
+        let id = &row.enrollment.registration_id;
+        run.charge(1, &[]).await?;
+        let held = run.call(1, || dps.get(id)).await?;
+        let intent = match held.map_err(|error| dps.fault(&error))? {
+            None if row.wanted == Status::Disabled => Intent::Disable,
+            None => Intent::Create,
+            Some(held) => match verdict(&row.enrollment, row.wanted, &held) {
+                Verdict::Settled => Intent::Confirm,
+                Verdict::ToDisable => Intent::Disable,
+                Verdict::Foreign(found) => Intent::Refuse(found),
+            },
+        };
+        intents.push((id.clone(), intent));
+    }
+    Ok(intents)
+}
+
+/// All records that wait for `dps`: first those to enroll, then those to disable, each oldest first.
+async fn waiting(ledger: &Ledger, dps: &Dps) -> Result<Vec<Row>, Fault> {
+    let mut rows = Vec::new();
+    for (state, wanted) in [
+        (OutboxState::Pending, Status::Enabled),
+        (OutboxState::DisablePending, Status::Disabled),
+    ] {
+        let filter = OutboxFilter {
+            dps: Some(dps.name().to_owned()),
+            state: Some(state),
+            ..OutboxFilter::default()
+        };
+        let found = ledger.outbox(filter).await.map_err(ledger_fault)?;
+        rows.extend(found.into_iter().map(|row: OutboxRow| Row {
+            enrollment: row.enrollment,
+            wanted,
+            tries: row.tries,
+            next_try_ms: row.next_try_ms,
+            unanswered: row.sending,
+        }));
+    }
+    Ok(rows)
+}
+
+/// What a record that was read back means.
+enum Verdict {
+    /// The service holds what is wanted.
+    Settled,
+    /// It is our record, and it must be disabled yet.
+    ToDisable,
+    /// It is not our record.
+    Foreign(Vec<Difference>),
+}
+
+fn verdict(ours: &Enrollment, wanted: Status, held: &Held) -> Verdict {
+    let same_key = same_identity(&ours.identity, &held.attestation);
+    let found = difference(ours, wanted, held);
+    match (wanted, held.status) {
+        // Whatever else it says, it is for this key, and the key cannot register with it.
+        (Status::Disabled, Status::Disabled) if same_key => Verdict::Settled,
+        (Status::Disabled, Status::Enabled) if same_key => Verdict::ToDisable,
+        _ if found.is_empty() => Verdict::Settled,
+        _ => Verdict::Foreign(found),
+    }
+}
+
+/// One run: what it needs, and what came of it so far.
+struct Run<'a> {
+    ledger: &'a Ledger,
+    dps: &'a Dps,
+    share: u32,
+    summary: Summary,
+    /// Calls without a usable answer since the last one with.
+    silent: u32,
+}
+
+impl<'a> Run<'a> {
+    fn new(ledger: &'a Ledger, dps: &'a Dps, share: u32) -> Self {
+        Self {
+            ledger,
+            dps,
+            share,
+            summary: Summary::default(),
+            silent: 0,
+        }
+    }
+
+    async fn passes(&mut self) -> Result<(), Fault> {
+        for _ in 0..PASS_LIMIT {
+            let rows = waiting(self.ledger, self.dps).await?;
+            let now_ms = self.dps.now_ms();
+            let Some(first_ms) = rows.iter().map(|row| row.next_try_ms).min() else {
+                return Ok(());
+            };
+            let wait_ms = first_ms.saturating_sub(now_ms);
+            if wait_ms > PATIENCE_MS {
+                return Ok(());
+            }
+            // Negative for what is due already.
+            if let Ok(wait_ms @ 1..) = u64::try_from(wait_ms) {
+                tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+                continue;
+            }
+            for batch in plan(&rows, now_ms, self.share) {
+                self.settle(&batch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle(&mut self, batch: &Batch<'_>) -> Result<(), Fault> {
+        let rows = match batch.read_first {
+            true => self.read_back(&batch.rows).await?,
+            false => batch.rows.clone(),
+        };
+        let rows = self.charge_sending(&rows).await?;
+        match self.send(&rows).await? {
+            Some(outcomes) => self.finish(&rows, outcomes).await,
+            None => {
+                for row in rows {
+                    let alone = self.charge_sending(&[row]).await?;
+                    if let Some(outcomes) = self.send(&alone).await? {
+                        self.finish(&alone, outcomes).await?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Charges one operation for each record, on record as being sent from then on, and gives those back whose wanted
+    /// content has not changed until then. An answer about the others would be taken for one about the new content.
+    async fn charge_sending<'r>(&mut self, rows: &[&'r Row]) -> Result<Vec<&'r Row>, Fault> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<_> = rows.iter().map(|r| &r.enrollment.registration_id).collect();
+        self.charge(count(rows.len()), &ids).await?;
+        let now = waiting(self.ledger, self.dps).await?;
+        let unchanged = |row: &&Row| {
+            now.iter()
+                .any(|now| now.wanted == row.wanted && now.enrollment == row.enrollment)
+        };
+        Ok(rows.iter().copied().filter(unchanged).collect())
+    }
+
+    /// Sends records, charged before, in one call and says what became of each; `None` if the service refused several
+    /// as a whole, which may be the fault of one of them.
+    async fn send(&mut self, rows: &[&Row]) -> Result<Option<Vec<Outcome>>, Fault> {
+        if rows.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let dps = self.dps;
+        let ids: Vec<_> = rows.iter().map(|r| &r.enrollment.registration_id).collect();
+        let content: Vec<_> = rows.iter().map(|r| (&r.enrollment, r.wanted)).collect();
+        let operations = count(rows.len());
+        Ok(
+            match self.call(operations, || dps.create(&content)).await? {
+                Ok(answer) => Some(read_answer(&ids, &answer)),
+                Err(DpsError::Refused(complaint)) if is_about_content(&complaint) => {
+                    (rows.len() == 1).then(|| vec![Outcome::Refused(complaint.to_string())])
+                }
+                Err(error @ DpsError::Refused(_)) => return Err(dps.fault(&error)),
+                Err(_) => Some(vec![Outcome::Unknown; rows.len()]),
+            },
+        )
+    }
+
+    /// Settles records that were sent. None is believed without being read back.
+    async fn finish(&mut self, rows: &[&Row], outcomes: Vec<Outcome>) -> Result<(), Fault> {
+        let mut sent = Vec::new();
+        for (row, outcome) in rows.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Refused(why) => self.refuse(row, &why).await?,
+                Outcome::Deferred(why) => self.defer(row, &why).await?,
+                Outcome::Accepted | Outcome::Exists | Outcome::Unknown => sent.push(*row),
+            }
+        }
+        for row in self.read_back(&sent).await? {
+            self.defer(row, "it was sent, and the service does not hold it")
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Settles each record by what the service holds; gives back those that it does not hold at all.
+    async fn read_back<'r>(&mut self, rows: &[&'r Row]) -> Result<Vec<&'r Row>, Fault> {
+        let mut absent = Vec::new();
+        if rows.is_empty() {
+            return Ok(absent);
+        }
+        let dps = self.dps;
+        self.charge(count(rows.len()), &[]).await?;
+        for &row in rows {
+            let id = &row.enrollment.registration_id;
+            match self.call(1, || dps.get(id)).await? {
+                Ok(None) => absent.push(row),
+                Ok(Some(held)) => match verdict(&row.enrollment, row.wanted, &held) {
+                    Verdict::Settled => self.settled(row, held.etag).await?,
+                    Verdict::ToDisable => self.disable(row, &held.etag).await?,
+                    Verdict::Foreign(found) => self.refuse(row, &foreign(&found)).await?,
+                },
+                Err(DpsError::Refused(complaint)) if is_about_content(&complaint) => {
+                    self.refuse(row, &complaint.to_string()).await?;
+                }
+                Err(error @ DpsError::Refused(_)) => return Err(dps.fault(&error)),
+                Err(error) => self.defer(row, &error.to_string()).await?,
+            }
+        }
+        Ok(absent)
+    }
+
+    /// Disables our own record, unless it changes in the meantime, there or here.
+    async fn disable(&mut self, row: &Row, etag: &str) -> Result<(), Fault> {
+        let dps = self.dps;
+        if self.charge_sending(&[row]).await?.is_empty() {
+            return Ok(());
+        }
+        let replace = || dps.replace(&row.enrollment, Status::Disabled, etag);
+        if let Err(error) = self.call(1, replace).await? {
+            return self.defer(row, &error.to_string()).await;
+        }
+        self.charge(1, &[]).await?;
+        let read = || dps.get(&row.enrollment.registration_id);
+        match self.call(1, read).await? {
+            Ok(Some(held)) if held.status == Status::Disabled => self.settled(row, held.etag).await,
+            Ok(_) => self.defer(row, "it was not disabled after all").await,
+            Err(error) => self.defer(row, &error.to_string()).await,
+        }
+    }
+
+    /// Makes a call whose first try the caller has charged, and again while the service is too busy.
+    ///
+    /// What remains is the record's matter ([`DpsError::Refused`]), or says nothing about it
+    /// ([`DpsError::Unknown`], [`DpsError::Malformed`]); all else, and lasting silence, ends the run.
+    async fn call<T, F>(
+        &mut self,
+        operations: u32,
+        make: impl Fn() -> F,
+    ) -> Result<Result<T, DpsError>, Fault>
+    where
+        F: Future<Output = Result<T, DpsError>>,
+    {
+        let mut repetition = 0;
+        loop {
+            let result = make().await;
+            match &result {
+                Err(DpsError::Throttled { retry_after, .. }) => {
+                    let pause = retry_after.unwrap_or(BUSY_PAUSE * (1 << repetition));
+                    if repetition == BUSY_LIMIT || pause > BUSY_PAUSE_LIMIT {
+                        return result.map(Ok).map_err(|error| self.dps.fault(&error));
+                    }
+                    repetition += 1;
+                    tokio::time::sleep(pause).await;
+                    self.charge(operations, &[]).await?;
+                }
+                Err(error @ (DpsError::Unknown(_) | DpsError::Malformed(_))) => {
+                    self.silent += 1;
+                    if self.silent == SILENCE_LIMIT {
+                        return Err(self.dps.fault(error));
+                    }
+                    return Ok(result);
+                }
+                Ok(_) | Err(DpsError::Refused(_)) => {
+                    self.silent = 0;
+                    return Ok(result);
+                }
+                Err(error) => return Err(self.dps.fault(error)),
+            }
+        }
+    }
+
+    async fn charge(&self, operations: u32, sending: &[&RegistrationId]) -> Result<(), Fault> {
+        pace::charge(self.ledger, self.dps, self.share, operations, sending).await
+    }
+
+    async fn settled(&mut self, row: &Row, etag: String) -> Result<(), Fault> {
+        let registration_id = row.enrollment.registration_id.clone();
+        let event = match row.wanted {
+            Status::Enabled => {
+                self.summary.enrolled += 1;
+                Event::Enrolled {
+                    registration_id,
+                    etag,
+                }
+            }
+            Status::Disabled => {
+                self.summary.disabled += 1;
+                Event::EnrollmentDisabled { registration_id }
+            }
+        };
+        self.record(event).await
+    }
+
+    async fn refuse(&mut self, row: &Row, why: &str) -> Result<(), Fault> {
+        self.summary.refused += 1;
+        let registration_id = row.enrollment.registration_id.clone();
+        let fault = Fault::cloud(
+            "enrollment_refused",
+            format!("DPS {:?}, {registration_id}: {why}", self.dps.name()),
+            "a person must compare this unit's record with the one in DPS",
+        );
+        let event = Event::EnrollmentRefused {
+            registration_id,
+            fault,
+        };
+        self.record(event).await
+    }
+
+    /// Puts off a record; the wait doubles with each time.
+    async fn defer(&mut self, row: &Row, why: &str) -> Result<(), Fault> {
+        let registration_id = row.enrollment.registration_id.clone();
+        let fault = Fault::cloud(
+            "enrollment_deferred",
+            format!("DPS {:?}, {registration_id}: {why}", self.dps.name()),
+            "nothing; it is tried again",
+        );
+        let event = Event::EnrollmentDeferred {
+            registration_id,
+            fault,
+            next_try_ms: next_try_ms(self.dps.now_ms(), row.tries),
+        };
+        self.record(event).await
+    }
+
+    async fn record(&self, event: Event) -> Result<(), Fault> {
+        let recorded = self.ledger.record(&event).await;
+        recorded.map(|_| ()).map_err(ledger_fault)
+    }
+}
+
+/// The ledger's errors end with the next step, after the last colon.
+fn ledger_fault(error: LedgerError) -> Fault {
+    let text = error.to_string();
+    let (what, next) = text.rsplit_once(": ").unwrap_or((&text, "look into it"));
+    Fault::station("ledger", what, format!("{next}, then enroll again"))
+}
+
+/// Whether a refusal can be about what was sent; any other is about the URL, the version or the method, and would
+/// meet every record alike.
+fn is_about_content(complaint: &Complaint) -> bool {
+    matches!(complaint.status, 400 | 409 | 412 | 413 | 422)
+}
+
+/// All fields by name first, so that none is lost where the text is cut.
+fn foreign(found: &[Difference]) -> String {
+    let fields: Vec<_> = found.iter().map(|difference| difference.field).collect();
+    let details: Vec<_> = found.iter().map(Difference::to_string).collect();
+    let details = harmless(&details.join("; "), 300);
+    format!(
+        "another record is there, with another {}: {details}",
+        fields.join(", ")
+    )
+}
+
+fn count(records: usize) -> u32 {
+    u32::try_from(records).unwrap_or(u32::MAX)
+}

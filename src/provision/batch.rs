@@ -381,6 +381,7 @@ mod tests {
     use super::*;
     use crate::provision::device::DeviceId;
     use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
     use serde_json::json;
 
     fn enrollment(number: u32, tpm: bool, desired: Option<Value>) -> Enrollment {
@@ -559,6 +560,12 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            rng_seed: RngSeed::Fixed(1),
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn every_due_row_is_planned_once_in_order_and_never_more_than_ten(
             rows in any_rows(), now_ms in 0..100_i64, share in 0..20_u32,

@@ -1,0 +1,143 @@
+//! `station check`: everything that can be found wrong before the first unit.
+
+use super::{Context, Exit, Failure, ca, parts};
+use crate::config::Config;
+use crate::link::port;
+use crate::provision::certificate::Issuer;
+use clap::Args;
+use serde_json::json;
+
+/// Free space below which a shift should not begin, in bytes: a million events.
+const FREE_MIN: u64 = 1 << 30;
+
+/// Options of `station check`.
+#[derive(Args)]
+pub struct CheckArgs {}
+
+/// One thing that was looked at: what it is, and what is wrong with it.
+struct Finding {
+    what: String,
+    wrong: Option<Failure>,
+}
+
+/// Checks configuration, ports, ledger, disk, HSM, clock and DPS; prints one line each. The exit code is that of the
+/// worst: a fault of the station before one of the configuration.
+pub(super) async fn run(context: &Context, _args: CheckArgs) -> Result<Exit, Failure> {
+    let config = context.config()?;
+    let mut findings = vec![Finding {
+        what: format!("configuration {}", context.config.display()),
+        wrong: None,
+    }];
+    findings.extend(ports(&config));
+    findings.push(disk(&config));
+    findings.extend(ledger_and_hsm(&config).await);
+    for entry in &config.dps {
+        let what = format!("dps {}", entry.name.get_ref());
+        let wrong = dps(&config, entry).await.err();
+        findings.push(Finding { what, wrong });
+    }
+    let mut exit = Exit::Done;
+    for finding in findings {
+        let (ok, said) = match &finding.wrong {
+            None => (true, "ok".to_owned()),
+            Some(failure) => (false, failure.to_string()),
+        };
+        context.print(
+            &json!({"check": finding.what, "ok": ok, "said": said}),
+            &format!("{}: {said}", finding.what),
+        );
+        if let Some(failure) = finding.wrong {
+            exit = if exit == Exit::Station {
+                exit
+            } else {
+                failure.exit
+            };
+        }
+    }
+    Ok(exit)
+}
+
+fn ports(config: &Config) -> Vec<Finding> {
+    let check = |bay: &crate::config::BayConfig| {
+        let path = config.path(&bay.port);
+        let missing = !bay.hotplug && !port::present(&path);
+        let wrong = missing.then(|| {
+            Failure::usage(format!(
+                "{} is not there: plug the adapter in, or correct the bay's port in station.toml",
+                path.display()
+            ))
+        });
+        Finding {
+            what: format!("bay {} at {}", bay.name.get_ref(), path.display()),
+            wrong,
+        }
+    };
+    config.bays.iter().map(check).collect()
+}
+
+fn disk(config: &Config) -> Finding {
+    let path = config.path(&config.station.ledger);
+    let folder = path.parent().unwrap_or(&config.folder);
+    let wrong = match rustix::fs::statvfs(folder) {
+        Ok(disk) if disk.f_bavail.saturating_mul(disk.f_frsize) >= FREE_MIN => None,
+        Ok(_) => Some(Failure::station(format!(
+            "{} has less than 1 GiB free: make room",
+            folder.display()
+        ))),
+        Err(error) => Some(Failure::usage(format!(
+            "{} cannot be looked at ({error}): correct station.ledger in station.toml",
+            folder.display()
+        ))),
+    };
+    Finding {
+        what: format!("disk of {}", path.display()),
+        wrong,
+    }
+}
+
+async fn ledger_and_hsm(config: &Config) -> Vec<Finding> {
+    let path = config.path(&config.station.ledger);
+    let what = format!("ledger {}", path.display());
+    let ledger = match parts::ledger(config) {
+        Ok(ledger) => ledger,
+        Err(failure) => {
+            return vec![Finding {
+                what,
+                wrong: Some(failure),
+            }];
+        }
+    };
+    let mut findings = vec![Finding { what, wrong: None }];
+    for entry in &config.cas {
+        let what = format!(
+            "ca {}: module, token, PIN, key and a signature",
+            entry.name.get_ref()
+        );
+        let test = async {
+            let certificate = crate::config::read_certificate(&config.path(&entry.issuing))?;
+            let issuer = Issuer::parse(entry.name.get_ref(), &certificate.0)?;
+            let hsm = parts::hsm(config, entry).await?;
+            ca::self_test(&hsm, &entry.label, &issuer, &ledger).await
+        };
+        let wrong = test.await.err();
+        findings.push(Finding { what, wrong });
+    }
+    if let Err(error) = ledger.close().await {
+        findings.push(Finding {
+            what: "ledger, closing".to_owned(),
+            wrong: Some(error.into()),
+        });
+    }
+    findings
+}
+
+async fn dps(config: &Config, entry: &crate::config::DpsConfig) -> Result<(), Failure> {
+    let dps = parts::dps(config, entry)?;
+    dps.query(None)
+        .await
+        .map_err(|error| Failure::from(dps.fault(&error)))?;
+    match dps.clock_warning() {
+        Some(warning) => Err(Failure::station(warning)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,232 @@
+//! The factory folder of a demo: laid out once, its rig attached or restarted, summed up at the end.
+
+use super::{DemoArgs, rig_failed};
+use crate::commands::{Context, Exit, Failure};
+use crate::fixtures::pki;
+use crate::fixtures::rig::control::{Answer, Ask, Control};
+use crate::fixtures::rig::{CLOUD_CA_FILE, CREDENTIAL_FILE, Plan, cloud, write_whole};
+use crate::ledger::{Ledger, OutboxFilter, OutboxState, Verdict};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Bays of the simulated line.
+const BAYS: usize = 4;
+/// How long a rig may take until it listens.
+const RIG_START_MAX: Duration = Duration::from_secs(30);
+/// How often a starting rig is tried.
+const RIG_POLL: Duration = Duration::from_millis(50);
+
+/// Lays out what is not there yet; a run that was killed here is finished by the next.
+pub fn lay_out(dir: &Path, args: &DemoArgs) -> Result<PathBuf, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::station(format!(
+            "{} cannot be laid out ({error}): make room or give the right",
+            dir.display()
+        ))
+    };
+    fs::create_dir_all(dir.join("rig")).map_err(failed)?;
+    let dir = fs::canonicalize(dir).map_err(failed)?;
+    let path = dir.join("station.toml");
+    if path.exists() {
+        return Ok(path);
+    }
+    let plan = match Plan::read(&dir) {
+        Ok(plan) => plan,
+        Err(_) => {
+            let port = free_port().map_err(failed)?;
+            let plan = Plan::new(usize::from(args.devices), BAYS, port);
+            plan.write(&dir).map_err(failed)?;
+            plan
+        }
+    };
+    let softhsm = pki::find_softhsm().map_err(no_token)?;
+    let pin = pin(&dir.join("rig/hsm/pin")).map_err(failed)?;
+    pki::make_token(&dir.join("rig/hsm"), TOKEN, &pin, &pin).map_err(no_token)?;
+    let module = args.module.as_deref().unwrap_or(&softhsm);
+    let text = station_toml(&dir, &plan, module, &softhsm);
+    write_whole(&path, text.as_bytes()).map_err(failed)?;
+    Ok(path)
+}
+
+const TOKEN: &str = "factory";
+
+fn no_token(error: pki::PkiError) -> Failure {
+    Failure::station(error.to_string())
+}
+
+/// The PIN of the simulated HSM: drawn once, readable by this user only.
+fn pin(path: &Path) -> std::io::Result<String> {
+    use std::os::unix::fs::PermissionsExt;
+    if let Ok(pin) = fs::read_to_string(path) {
+        return Ok(pin);
+    }
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| std::io::Error::other("no random numbers"))?;
+    let pin = data_encoding::HEXLOWER.encode(&random);
+    write_whole(path, pin.as_bytes())?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(pin)
+}
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+fn station_toml(dir: &Path, plan: &Plan, module: &Path, softhsm: &Path) -> String {
+    let cloud = cloud(dir, plan);
+    let mut text = format!(
+        r#"# A simulated line; the same program as on a real one.
+[station]
+id = "demo"
+simulated = true
+ledger = "ledger.sqlite"
+
+[shift]
+auto = true
+
+[[ca]]
+name = "factory"
+module = "{module}"
+token = "{TOKEN}"
+label = "issuing"
+pin = "file:rig/hsm/pin"
+environment = {{ SOFTHSM2_CONF = "{conf}", PKCS11SPY = "{softhsm}" }}
+
+[[dps]]
+name = "main"
+id_scope = "{scope}"
+global_endpoint = "localhost:{port}"
+service_url = "https://localhost:{port}"
+credential = "file:{CREDENTIAL_FILE}"
+ca_file = "{CLOUD_CA_FILE}"
+share = 10000
+
+[[product]]
+name = "sim-x509"
+model = "SIM-X509"
+attestation = "x509"
+ca = "factory"
+dps = "main"
+initial_desired = {{ telemetryIntervalSeconds = 60 }}
+"#,
+        module = module.display(),
+        conf = dir.join("rig/hsm/softhsm2.conf").display(),
+        softhsm = softhsm.display(),
+        scope = cloud.id_scope,
+        port = plan.dps_port,
+    );
+    for bay in &plan.bays {
+        text += &format!("\n[[bay]]\nname = \"{bay}\"\nport = \"rig/bay-{bay}\"\n");
+    }
+    text
+}
+
+/// Connects to the folder's rig; starts one, as a process of its own that outlives this one, where none lives.
+pub async fn attach_rig(dir: &Path) -> Result<Control, Failure> {
+    let deadline = Instant::now() + RIG_START_MAX;
+    let mut rig = None;
+    loop {
+        if let Ok(mut control) = Control::connect(dir).await
+            && control.ask(&Ask::Status).await.is_ok()
+        {
+            return Ok(control);
+        }
+        if rig.is_none() {
+            rig = Some(start_rig(dir).map_err(rig_failed)?);
+        }
+        if Instant::now() > deadline {
+            return Err(rig_failed(std::io::Error::other("it does not answer")));
+        }
+        tokio::time::sleep(RIG_POLL).await;
+    }
+}
+
+fn start_rig(dir: &Path) -> std::io::Result<std::process::Child> {
+    use std::os::unix::process::CommandExt;
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("rig/rig.log"))?;
+    Command::new(std::env::current_exe()?)
+        .args(["emulate", "line", "--dir"])
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+}
+
+/// Writes `summary.json`, and says whether every device made it.
+pub async fn sum_up(
+    context: &Context,
+    dir: &Path,
+    ledger: &Ledger,
+    boots: &Answer,
+    started: Instant,
+) -> Result<Exit, Failure> {
+    let plan = Plan::read(dir).map_err(rig_failed)?;
+    let units: BTreeMap<_, _> = ledger
+        .units()
+        .await?
+        .into_iter()
+        .map(|unit| (unit.device.clone(), unit))
+        .collect();
+    let outbox: BTreeMap<_, _> = ledger
+        .outbox(OutboxFilter::default())
+        .await?
+        .into_iter()
+        .map(|row| (row.device.clone(), row))
+        .collect();
+    let mut each = Vec::new();
+    let (mut passed, mut failed, mut enrolled, mut assigned, mut twin_read) = (0, 0, 0, 0, 0);
+    for planned in &plan.devices {
+        let unit = units.get(&planned.device_id);
+        let verdict = unit.and_then(|unit| unit.verdict);
+        let boot = boots
+            .boots
+            .iter()
+            .find(|boot| boot.device_id == planned.device_id.as_str());
+        let hub = boot.and_then(|boot| boot.assigned_hub.clone());
+        passed += usize::from(verdict == Some(Verdict::Passed));
+        failed += usize::from(verdict == Some(Verdict::Failed));
+        let row = outbox.get(&planned.device_id);
+        enrolled += usize::from(row.is_some_and(|row| row.state == OutboxState::Enrolled));
+        assigned += usize::from(hub.is_some());
+        twin_read += usize::from(boot.is_some_and(|boot| boot.twin_read));
+        each.push(json!({
+            "device_id": planned.device_id,
+            "registration_id": unit.and_then(|unit| unit.registration_id.clone()),
+            "attestation": planned.attestation,
+            "bay": unit.map(|unit| unit.bay.clone()),
+            "assigned_hub": hub,
+        }));
+    }
+    let devices = plan.devices.len();
+    let summary = json!({
+        "devices": devices,
+        "passed": passed,
+        "failed": failed,
+        "enrolled": enrolled,
+        "assigned": assigned,
+        "twin_read": twin_read,
+        "seconds": started.elapsed().as_secs_f64(),
+        "each": each,
+    });
+    let text =
+        serde_json::to_vec_pretty(&summary).expect("a summary is made of strings and numbers");
+    write_whole(&dir.join("summary.json"), &text).map_err(rig_failed)?;
+    context.print(
+        &summary,
+        &format!("{devices} devices: {passed} passed, {failed} failed, {enrolled} enrolled, {assigned} assigned, {twin_read} read their twin"),
+    );
+    let all = [passed, enrolled, assigned, twin_read]
+        .iter()
+        .all(|count| *count == devices);
+    Ok(if all { Exit::Done } else { Exit::Incomplete })
+}

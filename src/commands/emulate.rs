@@ -1,0 +1,64 @@
+//! `station emulate`: the fixtures as processes of their own.
+
+use super::{Context, Exit, Failure};
+use crate::fixtures::dps::{Emulator, EmulatorOptions};
+use crate::fixtures::rig;
+use clap::Subcommand;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// What can be emulated.
+#[derive(Subcommand)]
+pub enum EmulateCommand {
+    /// The whole rig of a factory folder: bays, devices, cloud.
+    Line {
+        /// The folder.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// The cloud alone: DPS and two hubs behind one TLS listener.
+    Dps {
+        /// Where its state lies.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The port; any free one when 0.
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+    },
+}
+
+/// Runs `station emulate …` until it is terminated.
+pub(super) async fn run(context: &Context, command: EmulateCommand) -> Result<Exit, Failure> {
+    let failed = |what: &str, error: std::io::Error| {
+        Failure::station(format!(
+            "{what} cannot run ({error}): see its folder, then start it again"
+        ))
+    };
+    match command {
+        EmulateCommand::Line { dir } => {
+            rig::run(&dir)
+                .await
+                .map_err(|error| failed("the simulated line", error))?;
+        }
+        EmulateCommand::Dps { dir, port } => {
+            let options = EmulatorOptions {
+                port,
+                ..EmulatorOptions::new(&dir)
+            };
+            let emulator = Emulator::start(options)
+                .await
+                .map_err(|error| Failure::station(error.to_string()))?;
+            let object = json!({
+                "service_url": format!("https://localhost:{}", emulator.port()),
+                "ca_file": emulator.ca_file(),
+                "connection_string": emulator.connection_string(),
+            });
+            context.print(&object, &object.to_string());
+            rig::until_terminated()
+                .await
+                .map_err(|error| failed("the emulated DPS", error))?;
+            emulator.stop().await;
+        }
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,128 @@
+//! The parts of a station, opened from its configuration; every command that needs one opens it here.
+
+use super::{Exit, Failure, ca};
+use crate::bay::{Line, LineProduct, Signer, StationFault};
+use crate::config::{CaConfig, Config, DpsConfig};
+use crate::dps::{API_VERSION, Dps, DpsOptions, configuration_fault};
+use crate::hsm::{Hsm, HsmError, HsmOptions};
+use crate::ledger::{Ledger, LedgerError, Options};
+use crate::provision::certificate::{Issuer, Refusal};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since 1970.
+pub(super) fn clock() -> i64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Opens the ledger.
+pub(super) fn ledger(config: &Config) -> Result<Ledger, Failure> {
+    Ok(Ledger::open(Options {
+        path: config.path(&config.station.ledger),
+        station: config.station.id.clone(),
+        operator: None,
+        clock,
+        max_pages: config.station.ledger_pages_max,
+    })?)
+}
+
+/// Opens the HSM of a CA: module, token, PIN.
+pub(super) async fn hsm(config: &Config, ca: &CaConfig) -> Result<Hsm, Failure> {
+    let pin = config.secret(&ca.pin, &format!("the PIN of token {}", ca.token))?;
+    let module = config.path(&ca.module);
+    Ok(Hsm::open(HsmOptions {
+        module,
+        token: ca.token.clone(),
+        pin,
+    })
+    .await?)
+}
+
+/// A client of a DPS instance.
+pub(super) fn dps(config: &Config, dps: &DpsConfig) -> Result<Dps, Failure> {
+    let name = dps.name.get_ref().clone();
+    let credential = config.secret(&dps.credential, &format!("the credential of dps {name}"))?;
+    let options = DpsOptions {
+        name: name.clone(),
+        service_url: dps.service_url.clone(),
+        credential,
+        ca_file: dps.ca_file.as_ref().map(|path| config.path(path)),
+        api_version: API_VERSION.to_owned(),
+    };
+    Dps::new(options, clock)
+        .map_err(|error| Failure::usage(configuration_fault(&name, &error).to_string()))
+}
+
+/// Opens all that the bays share: the HSMs, checked against the CA certificates, and the products.
+pub(super) async fn line(config: &Config, ledger: Ledger) -> Result<Line, Failure> {
+    let mut signers = BTreeMap::new();
+    for ca in &config.cas {
+        signers.insert(
+            ca.name.get_ref().clone(),
+            signer(config, ca, &ledger).await?,
+        );
+    }
+    let mut products = Vec::new();
+    for product in &config.products {
+        let signer = product
+            .ca
+            .as_ref()
+            .and_then(|name| signers.get(name.get_ref()).cloned());
+        products.push(LineProduct {
+            product: Arc::new(config.resolve(product)?),
+            injection: product.inject.clone(),
+            signer,
+        });
+    }
+    Ok(Line {
+        ledger,
+        products,
+        present: Mutex::new(BTreeMap::new()),
+        clock,
+    })
+}
+
+/// The signer of a CA, after its start-up self-test: the key in the HSM is the one in the certificate.
+async fn signer(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Result<Signer, Failure> {
+    let name = ca.name.get_ref();
+    let certificate = crate::config::read_certificate(&config.path(&ca.issuing))?;
+    let issuer = Issuer::parse(name, &certificate.0)?;
+    let hsm = hsm(config, ca).await?;
+    ca::self_test(&hsm, &ca.label, &issuer, ledger).await?;
+    Ok(Signer {
+        hsm,
+        label: ca.label.clone(),
+        issuer: Arc::new(issuer),
+    })
+}
+
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Self {
+        Self::station(error.to_string())
+    }
+}
+
+impl From<HsmError> for Failure {
+    fn from(error: HsmError) -> Self {
+        Self::station(error.to_string())
+    }
+}
+
+impl From<StationFault> for Failure {
+    fn from(error: StationFault) -> Self {
+        Self::station(error.0.to_string())
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            sentence: refusal.fault().to_string(),
+            exit: Exit::Station,
+        }
+    }
+}

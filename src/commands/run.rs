@@ -1,0 +1,204 @@
+//! `station run`: the line, on the screen or headless.
+
+use super::{Context, Exit, Failure, parts, shift};
+use crate::bay::Bay;
+use crate::config::Config;
+use crate::ledger::Ledger;
+use crate::provision::floor::{Command, Floor, Report};
+use crate::station::{self, COMMANDS_MAX, REPORTS_MAX, Station, Uploader, Watchers};
+use crate::ui;
+use clap::Args;
+use std::fs::File;
+use std::sync::Arc;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+/// Options of `station run`.
+#[derive(Args)]
+pub struct RunArgs {
+    /// No screen: every report is a JSON line on stdout, every JSON line on stdin a command.
+    #[arg(long)]
+    headless: bool,
+}
+
+/// Runs the line until someone quits.
+pub(super) async fn run(context: &Context, args: RunArgs) -> Result<Exit, Failure> {
+    let config = context.config()?;
+    let ledger = parts::ledger(&config)?;
+    let _lock = lock(&config)?;
+    open_shift(&config, &ledger).await?;
+    let (station, _reports) = assemble(&config, ledger.clone()).await?;
+    let (watchers, mut watched, floors, commands) = watchers(&config);
+    let station = tokio::spawn(station.run(watchers));
+    let onlooker = async {
+        if args.headless {
+            tokio::spawn(obey_stdin(commands.clone()));
+            while let Some(report) = watched.recv().await {
+                print_report(&report);
+            }
+            Ok(())
+        } else {
+            let drain = async { while watched.recv().await.is_some() {} };
+            tokio::select! {
+                shown = ui::run(floors, commands.clone()) => shown,
+                () = drain => Ok(()),
+            }
+        }
+    };
+    let signals = quit_on_signal(commands.clone());
+    let shown = tokio::select! {
+        shown = onlooker => shown,
+        result = signals => return Err(result),
+    };
+    let _ = commands.send(Command::Quit).await;
+    let floor = ended(station.await)?;
+    ledger.close().await?;
+    shown.map_err(|error| Failure::station(error.to_string()))?;
+    Ok(if floor.counts.failed == 0 {
+        Exit::Done
+    } else {
+        Exit::Incomplete
+    })
+}
+
+/// What a station that has ended leaves.
+pub(super) fn ended(
+    joined: Result<Result<Floor, crate::bay::StationFault>, tokio::task::JoinError>,
+) -> Result<Floor, Failure> {
+    match joined {
+        Ok(result) => Ok(result?),
+        Err(panic) => Err(Failure::station(format!(
+            "the station stopped unexpectedly ({panic}): start it again"
+        ))),
+    }
+}
+
+/// Makes sure that this is the ledger's only station: recovery ends the attempts of a station that is no more.
+pub(super) fn lock(config: &Config) -> Result<File, Failure> {
+    let mut path = config.path(&config.station.ledger).into_os_string();
+    path.push("-station");
+    let refused = |why: String| Failure::station(format!("{}: {why}", path.display()));
+    let file = File::create(&path).map_err(|e| {
+        refused(format!(
+            "cannot be made ({e}): give the right to its folder"
+        ))
+    })?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| refused("another station runs on this ledger: stop it first".to_owned()))?;
+    Ok(file)
+}
+
+/// Refuses to run without an open shift, unless the configuration opens one by itself.
+pub(super) async fn open_shift(config: &Config, ledger: &Ledger) -> Result<(), Failure> {
+    if ledger.current_shift().await?.is_some() {
+        return Ok(());
+    }
+    if !config.shift.auto {
+        return Err(Failure::usage(
+            "no shift is open: open one with `station shift open`",
+        ));
+    }
+    shift::open(ledger, None).await.map(|_| ())
+}
+
+/// Builds the station that the configuration describes, and ends what an earlier process left open.
+/// The sender given back lets a simulated factory speak in the station's own stream.
+pub(super) async fn assemble(
+    config: &Config,
+    ledger: Ledger,
+) -> Result<(Station, mpsc::Sender<Report>), Failure> {
+    let line = Arc::new(parts::line(config, ledger.clone()).await?);
+    station::close_open_attempts(&line).await?;
+    let (sender, reports) = mpsc::channel(REPORTS_MAX);
+    let bays = config.bays.iter().map(|bay| Bay {
+        name: bay.name.get_ref().clone(),
+        port: config.path(&bay.port),
+        hotplug: bay.hotplug,
+        link: bay.link.clone(),
+        line: Arc::clone(&line),
+        reports: sender.clone(),
+    });
+    let bays = bays.collect();
+    let mut clouds = Vec::new();
+    for dps in &config.dps {
+        clouds.push((Arc::new(parts::dps(config, dps)?), dps.share));
+    }
+    let station = Station {
+        id: config.station.id.clone(),
+        simulated: config.station.simulated,
+        uploader: Uploader::new(ledger, clouds, sender.clone(), parts::clock),
+        line,
+        bays,
+        reports,
+    };
+    Ok((station, sender))
+}
+
+type Ends = (
+    Watchers,
+    mpsc::Receiver<Report>,
+    watch::Receiver<Arc<Floor>>,
+    mpsc::Sender<Command>,
+);
+
+/// The station's end and the onlooker's end of everything that passes between them.
+pub(super) fn watchers(config: &Config) -> Ends {
+    let (report_sender, reports) = mpsc::channel(REPORTS_MAX);
+    let floor = Floor::new(&config.station.id, config.station.simulated, parts::clock());
+    let (floor_sender, floors) = watch::channel(Arc::new(floor));
+    let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
+    let watchers = Watchers {
+        reports: report_sender,
+        floors: floor_sender,
+        commands,
+    };
+    (watchers, reports, floors, command_sender)
+}
+
+/// Prints a report as a JSON line.
+pub(super) fn print_report(report: &Report) {
+    let line = serde_json::to_string(report).expect("a report is made of strings and numbers");
+    println!("{line}");
+}
+
+/// Turns SIGTERM and SIGINT into a Quit; returns only when signals cannot be watched.
+async fn quit_on_signal(commands: mpsc::Sender<Command>) -> Failure {
+    let (mut terminate, mut interrupt) = match (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        _ => return Failure::station("signals cannot be watched: restart the station"),
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let _ = commands.send(Command::Quit).await;
+    }
+}
+
+/// Takes commands as JSON lines from stdin; what is none is named on stderr and passed over.
+async fn obey_stdin(commands: mpsc::Sender<Command>) {
+    /// The longest line that can be a command, in bytes.
+    const LINE_MAX: u64 = 4096;
+    use tokio::io::AsyncReadExt;
+    let mut stdin = BufReader::new(tokio::io::stdin());
+    loop {
+        let mut line = String::new();
+        match (&mut stdin).take(LINE_MAX).read_line(&mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) if line.trim().is_empty() => {}
+            Ok(_) => match serde_json::from_str(&line) {
+                Ok(command) => {
+                    let _ = commands.send(command).await;
+                }
+                Err(error) => eprintln!(
+                    "station: a line on stdin is no command ({error}): send one JSON object a line"
+                ),
+            },
+        }
+    }
+}

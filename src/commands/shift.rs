@@ -1,0 +1,129 @@
+//! `station shift`: open, close, report.
+
+use super::{Context, Exit, Failure, parts};
+use crate::ledger::Ledger;
+use crate::provision::event::{Balance, Event};
+use clap::Subcommand;
+use serde_json::json;
+
+/// What `station shift` can do.
+#[derive(Subcommand)]
+pub enum ShiftCommand {
+    /// Open a shift.
+    Open {
+        /// Its name; the date and time when absent.
+        name: Option<String>,
+    },
+    /// Close the open shift and print its balance.
+    Close,
+    /// Print the balance of the open shift, or of a named one.
+    Report {
+        /// Its name.
+        name: Option<String>,
+    },
+}
+
+/// Runs `station shift …`.
+pub(super) async fn run(context: &Context, command: ShiftCommand) -> Result<Exit, Failure> {
+    let config = context.config()?;
+    let ledger = parts::ledger(&config)?;
+    match command {
+        ShiftCommand::Open { name } => {
+            let shift = open(&ledger, name).await?;
+            context.print(
+                &json!({"shift": shift, "open": true}),
+                &format!("shift {shift} is open"),
+            );
+        }
+        ShiftCommand::Close => {
+            let shift = current(&ledger).await?;
+            let balance = close(&ledger, &shift).await?;
+            print(context, &shift, false, &balance);
+        }
+        ShiftCommand::Report { name } => {
+            let now = ledger.current_shift().await?;
+            let now = now.map(|open| open.shift);
+            let Some(shift) = name.or_else(|| now.clone()) else {
+                return Err(Failure::usage("no shift is open: name the one to report"));
+            };
+            let balance = ledger.balance(&shift).await?;
+            print(
+                context,
+                &shift,
+                now.as_deref() == Some(shift.as_str()),
+                &balance,
+            );
+        }
+    }
+    ledger.close().await?;
+    Ok(Exit::Done)
+}
+
+/// Opens a shift; refused while another is open.
+pub(super) async fn open(ledger: &Ledger, name: Option<String>) -> Result<String, Failure> {
+    if let Some(open) = ledger.current_shift().await? {
+        let shift = open.shift;
+        return Err(Failure::usage(format!(
+            "shift {shift} is open: close it with `station shift close`"
+        )));
+    }
+    let shift = name.unwrap_or_else(|| date_and_time(parts::clock()));
+    ledger
+        .record(&Event::ShiftOpened {
+            shift: shift.clone(),
+        })
+        .await?;
+    Ok(shift)
+}
+
+/// Closes a shift with its balance.
+pub(super) async fn close(ledger: &Ledger, shift: &str) -> Result<Balance, Failure> {
+    let balance = ledger.balance(shift).await?;
+    ledger
+        .record(&Event::ShiftClosed {
+            shift: shift.to_owned(),
+            balance,
+        })
+        .await?;
+    Ok(balance)
+}
+
+async fn current(ledger: &Ledger) -> Result<String, Failure> {
+    ledger
+        .current_shift()
+        .await?
+        .map(|open| open.shift)
+        .ok_or_else(|| Failure::usage("no shift is open: open one with `station shift open`"))
+}
+
+fn print(context: &Context, shift: &str, open: bool, balance: &Balance) {
+    let b = balance;
+    let text = format!(
+        "shift {shift}: {} open before + {} scanned = {} passed + {} failed + {} scrapped + {} open after\n\
+         {} passed = {} enrolled + {} covered + {} pending + {} refused",
+        b.open_before,
+        b.scanned,
+        b.passed,
+        b.failed,
+        b.scrapped,
+        b.open_after,
+        b.passed,
+        b.enrolled,
+        b.covered,
+        b.pending,
+        b.refused
+    );
+    context.print(
+        &json!({"shift": shift, "open": open, "balance": balance}),
+        &text,
+    );
+}
+
+fn date_and_time(now_ms: i64) -> String {
+    let format =
+        time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+    time::OffsetDateTime::from_unix_timestamp(now_ms / 1000)
+        .ok()
+        .and_then(|now| now.format(format).ok())
+        .unwrap_or_else(|| now_ms.to_string())
+}

@@ -1,0 +1,164 @@
+//! Compares the ledger with all that DPS holds, both ways.
+
+use super::pace::charge;
+use super::{Verdict, ledger_fault, verdict};
+use crate::dps::Dps;
+use crate::ledger::{Ledger, OutboxFilter, OutboxState};
+use crate::provision::batch::{Difference, Held, Status, difference};
+use crate::provision::event::Enrollment;
+use crate::provision::fault::Fault;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Pages read before giving up: more than the service's limit of a million records fills.
+const PAGE_LIMIT: u32 = 20_000;
+
+/// One registration ID on which ledger and service disagree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discrepancy {
+    /// The registration ID, in lower case.
+    pub registration_id: String,
+    /// How.
+    pub kind: DiscrepancyKind,
+}
+
+/// How ledger and service disagree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiscrepancyKind {
+    /// Settled here, and the service does not hold it.
+    Absent,
+    /// The service holds it, and this ledger does not know it; another station may have made it.
+    Unknown,
+    /// Enabled here and disabled there; all else is the same.
+    Disabled,
+    /// The service holds other content.
+    Different(Vec<Difference>),
+}
+
+/// What the ledger says that the service holds; `None` where it says nothing yet, or a person has it in hand.
+type Settled = Option<(Enrollment, Status)>;
+
+/// Every disagreement between the ledger and DPS, in the order of the registration IDs. Changes neither; its calls
+/// are charged.
+///
+/// A query lags behind writes, so each suspicion about a record of ours is checked by reading that record.
+///
+/// # Errors
+/// A fault that names the service and the next step.
+pub async fn reconcile(ledger: &Ledger, dps: &Dps, share: u32) -> Result<Vec<Discrepancy>, Fault> {
+    let ours = known(ledger, dps).await?;
+    let seen = query(ledger, dps, share, &ours).await?;
+    let mut found = seen.unknown;
+    for (id, settled) in &ours {
+        let Some((enrollment, status)) = settled else {
+            continue;
+        };
+        if seen.agreed.contains(id) {
+            continue;
+        }
+        charge(ledger, dps, share, 1, &[]).await?;
+        let held = dps.get(&enrollment.registration_id).await;
+        let held = held.map_err(|error| dps.fault(&error))?;
+        if let Some(kind) = disagreement(enrollment, *status, held.as_ref()) {
+            found.insert(id.clone(), kind);
+        }
+    }
+    let discrepancy = |(registration_id, kind)| Discrepancy {
+        registration_id,
+        kind,
+    };
+    Ok(found.into_iter().map(discrepancy).collect())
+}
+
+/// All registration IDs of the ledger for this service.
+async fn known(ledger: &Ledger, dps: &Dps) -> Result<BTreeMap<String, Settled>, Fault> {
+    let filter = OutboxFilter {
+        dps: Some(dps.name().to_owned()),
+        ..OutboxFilter::default()
+    };
+    let rows = ledger.outbox(filter).await.map_err(ledger_fault)?;
+    let settled = |state, enrollment| match state {
+        OutboxState::Enrolled => Some((enrollment, Status::Enabled)),
+        OutboxState::Disabled => Some((enrollment, Status::Disabled)),
+        OutboxState::Pending
+        | OutboxState::DisablePending
+        | OutboxState::Refused
+        | OutboxState::Covered => None,
+    };
+    let by_id = rows.into_iter().map(|row| {
+        let id = row.registration_id.to_string();
+        (id, settled(row.state, row.enrollment))
+    });
+    Ok(by_id.collect())
+}
+
+/// What a query over all enrollments shows.
+#[derive(Default)]
+struct Seen {
+    /// Those on which service and ledger agree.
+    agreed: BTreeSet<String>,
+    /// Those that the ledger does not know.
+    unknown: BTreeMap<String, DiscrepancyKind>,
+}
+
+async fn query(
+    ledger: &Ledger,
+    dps: &Dps,
+    share: u32,
+    ours: &BTreeMap<String, Settled>,
+) -> Result<Seen, Fault> {
+    let mut seen = Seen::default();
+    let mut from = None;
+    for _ in 0..PAGE_LIMIT {
+        charge(ledger, dps, share, 1, &[]).await?;
+        let page = dps.query(from.as_ref()).await;
+        let page = page.map_err(|error| dps.fault(&error))?;
+        for held in page.records {
+            let id = held.registration_id.to_ascii_lowercase();
+            match ours.get(&id) {
+                Some(Some((enrollment, status)))
+                    if disagreement(enrollment, *status, Some(&held)).is_none() =>
+                {
+                    seen.agreed.insert(id);
+                }
+                Some(_) => {}
+                None => {
+                    seen.unknown.insert(id, DiscrepancyKind::Unknown);
+                }
+            }
+        }
+        match page.next {
+            None => return Ok(seen),
+            same if same == from => break,
+            next => from = next,
+        }
+    }
+    Err(endless(dps))
+}
+
+fn disagreement(ours: &Enrollment, status: Status, held: Option<&Held>) -> Option<DiscrepancyKind> {
+    let Some(held) = held else {
+        return Some(DiscrepancyKind::Absent);
+    };
+    if matches!(verdict(ours, status, held), Verdict::Settled) {
+        return None;
+    }
+    let found = difference(ours, status, held);
+    match &found[..] {
+        [only] if only.field == "provisioningStatus" && status == Status::Enabled => {
+            Some(DiscrepancyKind::Disabled)
+        }
+        _ => Some(DiscrepancyKind::Different(found)),
+    }
+}
+
+fn endless(dps: &Dps) -> Fault {
+    Fault::cloud(
+        "dps_malformed",
+        format!(
+            "DPS {:?} at {} answers a query without end",
+            dps.name(),
+            dps.url()
+        ),
+        "try again; if it stays so, ask the service's support",
+    )
+}
