@@ -9,3 +9,4 @@ mod link;
 mod screens;
 mod tidy;
 mod tpm;
+mod emulator;
