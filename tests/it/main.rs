@@ -10,3 +10,8 @@ mod screens;
 mod tidy;
 mod tpm;
 mod emulator;
+mod hsm;
+mod ledger;
+mod link;
+mod screens;
+mod tpm;
