@@ -160,3 +160,20 @@ fn head(db: &Connection) -> Result<(u64, Digest), Failure> {
 fn to_digest(bytes: &[u8]) -> Option<Digest> {
     bytes.try_into().ok().map(Digest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_over_the_documented_bytes() {
+        let columns = [
+            ValueRef::Integer(-2),
+            ValueRef::Text(b"ab"),
+            ValueRef::Null,
+            ValueRef::Blob(&[7]),
+        ];
+        let bytes = b"\x01\0\0\0\x08\xff\xff\xff\xff\xff\xff\xff\xfe\x02\0\0\0\x02ab\0\0\0\0\0\x03\0\0\0\x01\x07";
+        assert_eq!(hash(columns.into_iter()), Digest::of(bytes));
+    }
+}

@@ -11,6 +11,9 @@ pub const APPLICATION_ID: i32 = 0x5354_4e4c;
 /// How long to wait for another process that writes to the ledger.
 pub const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
+/// How many prepared statements a connection keeps: more than the writer has.
+const STATEMENTS: usize = 64;
+
 /// How the schema came to be, step by step: each with the version (`PRAGMA user_version`) that it leads to.
 const MIGRATIONS: [(u32, &str); 1] = [(VERSION, include_str!("schema.sql"))];
 
@@ -56,6 +59,17 @@ impl Failure {
     /// A request that contradicts what is on record.
     pub fn illegal(what: impl Into<String>) -> Self {
         Self::Refused(LedgerError::Illegal(what.into()))
+    }
+
+    /// Whether the file is at fault, so that nothing else could be written either.
+    pub fn is_of_file(&self) -> bool {
+        match self {
+            Self::Refused(_) => false,
+            Self::Damaged(_) => true,
+            Self::Sqlite(error) => {
+                error.sqlite_error_code() != Some(ErrorCode::ConstraintViolation)
+            }
+        }
     }
 
     /// The failure as callers see it.
@@ -118,6 +132,7 @@ pub fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
 /// Makes a fresh, empty ledger in memory.
 pub fn open_in_memory() -> rusqlite::Result<Connection> {
     let db = Connection::open_in_memory()?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
     db.pragma_update(None, "foreign_keys", true)?;
     for (_, step) in MIGRATIONS {
         db.execute_batch(step)?;
@@ -147,6 +162,7 @@ pub fn wal_path(path: &Path) -> PathBuf {
 }
 
 fn configure(db: &Connection, max_pages: Option<u32>) -> Result<(), Failure> {
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "foreign_keys", true)?;

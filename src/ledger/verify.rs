@@ -10,9 +10,15 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 /// How many findings of SQLite's own check are reported.
 const INTEGRITY_FINDINGS: u32 = 1000;
+
+/// How often a log that seems damaged is read, and the pause between: longer than another process takes to finish
+/// the frame that it is writing.
+const LOG_READS: usize = 5;
+const LOG_PAUSE: Duration = Duration::from_millis(4);
 
 /// Offset and value of the two bytes in the file's header that say that the file goes with a write-ahead log.
 /// Source: SQLite "Database File Format", section 1.3.
@@ -76,8 +82,8 @@ impl fmt::Display for Damage {
 /// Checks the ledger at `path` without changing it: the write-ahead log, the schema, SQLite's structures, the chain,
 /// and every projection against one rebuilt from the events. It may be in use meanwhile.
 ///
-/// A station that was killed while it wrote can leave one unacknowledged, half-written frame in the log, which cannot
-/// be told from damage; it is gone after the station's next start and end.
+/// A station that was killed between the two halves of a frame can leave one unacknowledged frame in the log that
+/// cannot be told from damage; it is gone after the station's next start and end.
 ///
 /// # Errors
 /// When the file cannot be opened or read at all. What is wrong inside it is in the report.
@@ -138,7 +144,7 @@ impl Check {
 
     /// Checks the log, if there is one, and says whether there is.
     ///
-    /// It is read twice: what is damage stays, what another process is just writing does not.
+    /// Damage is what stays when it is read again; what another process is just writing does not stay.
     fn log(&mut self, path: &Path) -> std::io::Result<bool> {
         let read = || match std::fs::read(path) {
             Ok(log) => Ok(Some(log)),
@@ -149,7 +155,11 @@ impl Check {
             return Ok(false);
         };
         let mut damages = wal::check(&log);
-        if !damages.is_empty() {
+        for _ in 1..LOG_READS {
+            if damages.is_empty() {
+                break;
+            }
+            std::thread::sleep(LOG_PAUSE);
             let again = wal::check(&read()?.unwrap_or_default());
             damages.retain(|damage| again.contains(damage));
         }

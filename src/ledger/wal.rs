@@ -4,10 +4,10 @@
 //! would be gone without a trace. Source of the format: SQLite "Database File Format", section 4.
 
 /// Bytes before the first frame.
-pub const HEADER: usize = 32;
+const HEADER: usize = 32;
 
 /// Bytes of a frame before its page.
-pub const FRAME_HEADER: usize = 24;
+const FRAME_HEADER: usize = 24;
 
 /// First four bytes of a log whose checksums take words as little-endian; with the lowest bit set, as big-endian.
 const MAGIC: u32 = 0x377f_0682;
@@ -108,4 +108,23 @@ fn word(bytes: &[u8], offset: usize) -> u32 {
     bytes[offset..offset + 4]
         .iter()
         .fold(0, |word, &byte| word << 8 | u32::from(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_empty_log_is_whole_and_a_short_one_is_not() {
+        assert_eq!(check(&[]), []);
+        assert_eq!(check(&[0; HEADER - 1]), [WalDamage::Header]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(log in proptest::collection::vec(any::<u8>(), 0..3000)) {
+            check(&log);
+        }
+    }
 }

@@ -110,37 +110,39 @@ impl Writer {
 
     /// Commits `batch` as one transaction, each write in a savepoint of its own, then answers.
     ///
-    /// Where the file itself fails, nothing of the transaction counts: the writes are tried once more one by one, so
-    /// that one too large for a full disk does not fail the others.
+    /// Where the disk is full, the writes are tried once more one by one: one that is too large fails alone.
     fn commit(&mut self, batch: Vec<(Box<Write>, Answer)>) {
         let outcomes = match self.write_all(batch.iter().map(|(write, _)| write.as_ref())) {
             Ok(outcomes) => outcomes,
-            Err(failure) if batch.len() == 1 => vec![Err(failure)],
-            Err(_) => batch
+            Err(LedgerError::Full { .. }) if batch.len() > 1 => batch
                 .iter()
                 .map(|(write, _)| {
                     let mut alone = self.write_all(std::iter::once(write.as_ref()))?;
                     alone.pop().expect("one outcome for each write")
                 })
                 .collect(),
+            Err(error) => vec![Err(error); batch.len()],
         };
         for ((_, answer), outcome) in batch.into_iter().zip(outcomes) {
-            let _ = answer.send(outcome.map_err(|failure| failure.at(&self.path)));
+            let _ = answer.send(outcome);
         }
     }
 
-    /// One transaction; the error is the file's, a refusal is an outcome.
+    /// One transaction. What the file is at fault for fails all of it; what a write is at fault for is its outcome.
     fn write_all<'a>(
         &mut self,
         writes: impl Iterator<Item = &'a Write>,
-    ) -> Result<Vec<Result<Written, Failure>>, Failure> {
+    ) -> Result<Vec<Result<Written, LedgerError>>, LedgerError> {
         let (station, operator, clock) = (&self.station, &self.operator, self.clock);
+        let path = &self.path;
+        let at = |error: rusqlite::Error| Failure::from(error).at(path);
         let mut transaction = self
             .db
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(at)?;
         let mut outcomes = Vec::new();
         for write in writes {
-            let savepoint = transaction.savepoint()?;
+            let savepoint = transaction.savepoint().map_err(at)?;
             let blank = Recorded {
                 seq: 0,
                 at_ms: clock(),
@@ -153,17 +155,17 @@ impl Writer {
             };
             match record(&savepoint, &write.subject, blank) {
                 Ok(written) => {
-                    savepoint.commit()?;
+                    savepoint.commit().map_err(at)?;
                     outcomes.push(Ok(written));
                 }
-                Err(Failure::Sqlite(error)) => return Err(error.into()),
-                Err(refusal) => {
-                    savepoint.finish()?;
-                    outcomes.push(Err(refusal));
+                Err(failure) if failure.is_of_file() => return Err(failure.at(path)),
+                Err(failure) => {
+                    savepoint.finish().map_err(at)?;
+                    outcomes.push(Err(failure.at(path)));
                 }
             }
         }
-        transaction.commit()?;
+        transaction.commit().map_err(at)?;
         Ok(outcomes)
     }
 

@@ -234,6 +234,42 @@ fn a_schema_without_its_triggers_is_named() {
     assert_eq!(damages[0].place, Place::Schema(name));
 }
 
+#[tokio::test]
+async fn what_a_kill_or_a_new_beginning_leaves_in_the_log_is_no_damage() {
+    let (folder, path) = closed().await;
+    let ledger = open(&path);
+    pass(&ledger, 9).await;
+    let copy = copy_live(&path, &folder.path().join("torn"));
+    let log = std::fs::read(log_of(&copy)).unwrap();
+    std::fs::write(log_of(&copy), &log[..log.len() - PAGE / 2]).unwrap();
+    assert_eq!(clean(&copy), 45 - 1);
+
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))
+        .unwrap();
+    ledger.record(&charged(&[9])).await.unwrap();
+    let copy = copy_live(&path, &folder.path().join("restarted"));
+    assert_eq!(std::fs::read(log_of(&copy)).unwrap().len(), log.len());
+    assert_eq!(clean(&copy), 46);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_in_use_can_be_verified() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    let writing = tokio::spawn(async move {
+        for number in 0..100 {
+            pass(&ledger, number).await;
+        }
+    });
+    while !writing.is_finished() {
+        clean(&path);
+    }
+    writing.await.unwrap();
+    assert_eq!(clean(&path), 700);
+}
+
 #[test]
 fn a_missing_file_is_an_error_and_is_not_made() {
     let folder = folder();
