@@ -66,7 +66,8 @@ pub struct Meter {
 pub enum HsmError {
     /// The module is not there, or is no PKCS #11 module.
     #[error(
-        "the PKCS #11 module {module} cannot be loaded and initialized ({why}): install the HSM's software (scripts/setup installs SoftHSM), or correct `module` and its environment"
+        "the PKCS #11 module {module} cannot be loaded and initialized ({why}): install the HSM's software (scripts/setup \
+         installs SoftHSM), or correct `module` and its environment"
     )]
     Module {
         /// Path of the module.
@@ -76,7 +77,8 @@ pub enum HsmError {
     },
     /// No token has the label.
     #[error(
-        "no token of {module} is labelled {token:?}: connect the HSM, or correct `token`; the labels there are {present:?}"
+        "no token of {module} is labelled {token:?}: connect the HSM, or correct `token`; the labels \
+         there are {present:?}"
     )]
     TokenMissing {
         /// Path of the module.
@@ -98,7 +100,8 @@ pub enum HsmError {
     },
     /// The PIN was refused, or trying it could lock the token. Stays so until the token is opened anew.
     #[error(
-        "the PIN of token {token:?} cannot be used ({why}) and is not tried again: correct `pin` and restart the station"
+        "the PIN of token {token:?} cannot be used ({why}) and is not tried again: correct `pin` \
+         and restart the station"
     )]
     Pin {
         /// The token's label.
@@ -108,7 +111,8 @@ pub enum HsmError {
     },
     /// No key has the label.
     #[error(
-        "token {token:?} has no key labelled {label:?}: make it with `station ca init`, or correct `label`"
+        "token {token:?} has no key labelled {label:?}: make it \
+         with `station ca init`, or correct `label`"
     )]
     KeyMissing {
         /// The token's label.
@@ -128,7 +132,8 @@ pub enum HsmError {
     },
     /// The key may not be a CA's: it can leave the token, cannot sign, or is of another kind.
     #[error(
-        "key {label:?} of token {token:?} is not fit to sign with ({why}): make another one with `station ca init`"
+        "key {label:?} of token {token:?} is not fit to sign with ({why}): make \
+         another one with `station ca init`"
     )]
     KeyUnfit {
         /// The token's label.
@@ -152,7 +157,8 @@ pub enum HsmError {
     },
     /// The signature was asked for and did not come. It is not asked for again: the serial number is lost.
     #[error(
-        "key {label:?} of token {token:?} did not sign ({why}): abandon the serial number and draft anew"
+        "key {label:?} of token {token:?} did not sign ({why}): abandon \
+         the serial number and draft anew"
     )]
     Sign {
         /// The token's label.

@@ -10,7 +10,8 @@ mod issuer;
 mod request;
 
 pub use check::{
-    Contents, check_request, check_signature, read, self_check, validate_path, verify_proof,
+    Contents, check_request, check_signature, read, self_check, validate_authority, validate_path,
+    verify_proof,
 };
 pub use draft::{
     CaProfile, assemble, draft_issuing, draft_leaf, draft_request, draft_root, draft_self_test,
@@ -232,4 +233,22 @@ fn key_kind(key: &SubjectPublicKeyInfo<'_>) -> Result<KeyKind, String> {
 /// Source: RFC 7093, section 2, method 1.
 fn key_identifier(key_bits: &[u8]) -> Vec<u8> {
     super::bytes::Digest::of(key_bits).0[..20].to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_profile_has_sound_defaults_and_knows_its_words() {
+        let empty: Profile = toml::from_str("").unwrap();
+        assert_eq!(empty, Profile::default());
+        assert_eq!(empty.keys, KeyPolicy(vec![KeyKind::P256]));
+        let full = "organization = 'Example'\nvalidity_days = 30\nbackdate_minutes = 5\nkeys = ['p384', 'rsa']";
+        let full: Profile = toml::from_str(full).unwrap();
+        assert_eq!(full.keys.to_string(), "P-384, RSA of 2048 to 4096 bits");
+        assert!(toml::from_str::<Profile>("validity_years = 3").is_err());
+        assert!(toml::from_str::<Profile>("keys = ['ed25519']").is_err());
+    }
 }

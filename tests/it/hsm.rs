@@ -240,6 +240,25 @@ fn a_lost_session_is_opened_again_and_the_key_found_again() {
 }
 
 #[test]
+fn a_signature_that_fails_is_not_asked_for_again() {
+    let name = "a_signature_that_fails_is_not_asked_for_again";
+    alone(name, &["line"], async |directory| {
+        let hsm = Hsm::open(options(spy(), "line", PIN)).await.unwrap();
+        let spki = hsm.find_or_make_key("issuing").await.unwrap();
+        let library = Pkcs11::new(spy()).unwrap();
+        make_pair(&own_session(&library, "line"), "mute", false, false);
+        let error = hsm.sign("mute", reserved(&self_test(1))).await.unwrap_err();
+        assert!(matches!(error, HsmError::Sign { .. }), "{error}");
+        assert_eq!(calls(&directory, "C_SignInit"), 1);
+        let test = self_test(2);
+        let signature = hsm.sign("issuing", reserved(&test)).await.unwrap();
+        verify_proof(&spki, &test.tbs.0, &signature).unwrap();
+        let meter = hsm.meter();
+        assert_eq!((meter.signatures, meter.sign_faults), (1, 1));
+    });
+}
+
+#[test]
 fn tokens_of_one_module_do_not_disturb_one_another() {
     let name = "tokens_of_one_module_do_not_disturb_one_another";
     alone(name, &["root", "line"], async |_| {
@@ -298,7 +317,7 @@ fn what_is_missing_or_ambiguous_is_named() {
             hsm.find_or_make_key("issuing").await.unwrap();
             let library = Pkcs11::new(&softhsm).unwrap();
             let session = own_session(&library, "line");
-            make_pair(&session, "issuing", false);
+            make_pair(&session, "issuing", false, true);
             let error = hsm
                 .sign("issuing", reserved(&self_test(1)))
                 .await
@@ -307,7 +326,7 @@ fn what_is_missing_or_ambiguous_is_named() {
                 matches!(error, HsmError::KeyAmbiguous { count: 2, .. }),
                 "{error}"
             );
-            make_pair(&session, "portable", true);
+            make_pair(&session, "portable", true, true);
             let error = hsm.public_key("portable").await.unwrap_err();
             assert!(
                 matches!(&error, HsmError::KeyUnfit { why, .. } if why.contains("leave")),
@@ -330,7 +349,7 @@ fn what_is_missing_or_ambiguous_is_named() {
     );
 }
 
-fn make_pair(session: &Session, label: &str, extractable: bool) {
+fn make_pair(session: &Session, label: &str, extractable: bool, sign: bool) {
     const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
     let label = Attribute::Label(label.as_bytes().to_vec());
     let public = [
@@ -343,7 +362,7 @@ fn make_pair(session: &Session, label: &str, extractable: bool) {
         Attribute::Private(true),
         Attribute::Sensitive(true),
         Attribute::Extractable(extractable),
-        Attribute::Sign(true),
+        Attribute::Sign(sign),
         label,
     ];
     session

@@ -135,6 +135,24 @@ pub fn validate_path(leaf: &[u8], chain: &[&[u8]], now_ms: i64) -> Result<(), Re
     validate(leaf, chain, now_ms).map_err(Refusal::Path)
 }
 
+/// Validates a CA certificate that was issued elsewhere, by a customer's root for one, through `above` (nearest CA
+/// first, the trust anchor last) at `now_ms`, in milliseconds since 1970. `ca` is its name in `station.toml`.
+pub fn validate_authority(
+    ca: &str,
+    der: &[u8],
+    above: &[&[u8]],
+    now_ms: i64,
+) -> Result<(), Refusal> {
+    let walked = moment(now_ms).and_then(|now| {
+        let certificate = parse_authority(der, now, 0)?;
+        walk(certificate, above, now, 1)
+    });
+    walked.map_err(|what| Refusal::Issuer {
+        ca: ca.to_owned(),
+        what,
+    })
+}
+
 /// Verifies a device's signature over `message` with the key in its certificate: ECDSA in DER with SHA-256 (P-256) or
 /// SHA-384 (P-384), or RSA PKCS #1 v1.5 with SHA-256.
 pub fn verify_proof(spki: &[u8], message: &[u8], signature: &[u8]) -> Result<(), Refusal> {
@@ -227,27 +245,34 @@ fn check_leaf_extensions(leaf: &TbsCertificate<'_>, issuer: &Issuer) -> Result<(
 }
 
 fn validate(leaf: &[u8], chain: &[&[u8]], now_ms: i64) -> Result<(), String> {
+    let now = moment(now_ms)?;
+    let leaf = parse(leaf)?;
+    check_end_entity(&leaf)?;
+    check_any(&leaf, now, "the device's certificate")?;
+    walk(leaf, chain, now, 0)
+}
+
+/// Goes up from a certificate that was checked already. `authorities` counts the CA certificates below the chain.
+fn walk<'a>(
+    mut below: X509Certificate<'a>,
+    chain: &[&'a [u8]],
+    now: ASN1Time,
+    authorities: usize,
+) -> Result<(), String> {
     /// Longest chain that is walked, in CA certificates.
     const MAX_CHAIN: usize = 8;
     if chain.is_empty() || chain.len() > MAX_CHAIN {
-        return Err(format!("{} CA certificates", chain.len()));
+        return Err(format!("{} CA certificates above it", chain.len()));
     }
-    let now = ASN1Time::from_timestamp(now_ms.div_euclid(1000))
-        .map_err(|_| "the time is out of range".to_owned())?;
-    let mut below = parse(leaf)?;
-    check_end_entity(&below)?;
-    check_any(&below, now, "the device's certificate")?;
-    for (depth, der) in chain.iter().enumerate() {
-        let authority = parse(der)?;
-        let which = format!("CA certificate {}", depth + 1);
-        check_any(&authority, now, &which)?;
-        check_authority(&authority).map_err(|what| format!("{which} {what}"))?;
+    for (depth, der) in (authorities..).zip(chain) {
+        let authority = parse_authority(der, now, depth)?;
+        let which = authority_name(depth);
         let limit = authority
             .basic_constraints()
             .ok()
             .flatten()
             .and_then(|c| c.value.path_len_constraint);
-        if limit.is_some_and(|limit| (limit as usize) < depth) {
+        if limit.is_some_and(|limit| usize::try_from(limit).is_ok_and(|limit| limit < depth)) {
             return Err(format!("{which} does not allow so long a path"));
         }
         if below.issuer().as_raw() != authority.subject().as_raw() {
@@ -259,6 +284,23 @@ fn validate(leaf: &[u8], chain: &[&[u8]], now_ms: i64) -> Result<(), String> {
         below = authority;
     }
     Ok(())
+}
+
+fn parse_authority(der: &[u8], now: ASN1Time, depth: usize) -> Result<X509Certificate<'_>, String> {
+    let which = authority_name(depth);
+    let authority = parse(der)?;
+    check_any(&authority, now, &which)?;
+    check_authority(&authority).map_err(|what| format!("{which} {what}"))?;
+    Ok(authority)
+}
+
+fn authority_name(depth: usize) -> String {
+    format!("CA certificate {}", depth + 1)
+}
+
+fn moment(now_ms: i64) -> Result<ASN1Time, String> {
+    ASN1Time::from_timestamp(now_ms.div_euclid(1000))
+        .map_err(|_| "the time is out of range".to_owned())
 }
 
 fn check_end_entity(leaf: &X509Certificate<'_>) -> Result<(), String> {

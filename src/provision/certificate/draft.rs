@@ -302,3 +302,60 @@ fn after(start: OffsetDateTime, days: u32) -> Result<OffsetDateTime, Refusal> {
 fn drafting(error: rcgen::Error) -> Refusal {
     Refusal::Draft(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::{KeyPolicy, check_signature, read, self_check};
+    use super::*;
+    use proptest::prelude::*;
+    use rcgen::KeyPair;
+
+    const DAY_MS: i64 = 86_400_000;
+
+    fn signed(draft: &Reservation, key: &KeyPair) -> Vec<u8> {
+        assemble(&draft.tbs.0, &key.sign(&draft.tbs.0).unwrap())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn every_draft_that_is_signed_passes_its_check(
+            octets in any::<[u8; 20]>(),
+            device in "[A-Za-z0-9][A-Za-z0-9._:-]{0,62}[A-Za-z0-9]",
+            organization in proptest::option::of("\\PC{1,64}"),
+            days in 1u32..2000,
+            backdate_minutes in 0u32..100_000,
+            start_days in 0i64..30_000, // until 2052: both forms of time in a certificate
+        ) {
+            let now_ms = start_days * DAY_MS;
+            let ca_key = KeyPair::generate().unwrap();
+            let spki = ca_key.subject_public_key_info();
+            let profile = CaProfile {
+                common_name: "Line".to_owned(),
+                organization: organization.clone(),
+                validity_days: 2000,
+            };
+            let serial = SerialNumber::from_random(octets);
+            let draft = draft_root("line", &spki, &profile, serial.clone(), now_ms).unwrap();
+            let root = signed(&draft, &ca_key);
+            check_signature(&root, &draft, &spki).unwrap();
+            let ca = Issuer::parse("line", &root).unwrap();
+
+            let key = KeyPair::generate().unwrap();
+            let mut request = CertificateParams::default();
+            request.distinguished_name = name(&device, None).unwrap();
+            let request = request.serialize_request(&key).unwrap();
+            let csr = Csr::parse(request.der(), &device, &KeyPolicy::default()).unwrap();
+            let profile = Profile { organization, validity_days: days, backdate_minutes, ..Profile::default() };
+            let later = now_ms + (2000 - i64::from(days)) * DAY_MS;
+            let draft = draft_leaf(&ca, &csr, &device, serial.clone(), later, &profile).unwrap();
+            let leaf = signed(&draft, &ca_key);
+            self_check(&leaf, &draft, &ca, csr.spki(), &device).unwrap();
+            let contents = read(&leaf).unwrap();
+            prop_assert_eq!(contents.common_name, device);
+            prop_assert_eq!(contents.serial, serial.octets());
+            prop_assert_eq!(contents.not_after_ms, later + i64::from(days) * DAY_MS);
+        }
+    }
+}

@@ -42,6 +42,7 @@ impl Issuer {
             return Err(unfit("is followed by other bytes"));
         }
         check_authority(&certificate).map_err(unfit)?;
+        check_form(&certificate).map_err(unfit)?;
         if !is_plain(certificate.subject()) {
             return Err(unfit("names an attribute twice in its subject"));
         }
@@ -87,15 +88,26 @@ impl Issuer {
     }
 }
 
-/// Whether the certificate is one of a CA: RFC 5280, sections 4.2.1.3 and 4.2.1.9.
+/// Whether a certificate may be a CA's in a path: the CA flag, and the right to sign certificates unless it says
+/// nothing of rights (RFC 5280, section 6.1.4 (k) and (n)).
 pub(super) fn check_authority(certificate: &X509Certificate<'_>) -> Result<(), &'static str> {
     match certificate.basic_constraints() {
-        Ok(Some(constraints)) if constraints.critical && constraints.value.ca => {}
-        _ => return Err("is not a CA's: no critical basic constraints with the CA flag"),
+        Ok(Some(constraints)) if constraints.value.ca => {}
+        _ => return Err("is not a CA's: no basic constraints with the CA flag"),
     }
     match certificate.key_usage() {
+        Ok(None) => Ok(()),
         Ok(Some(usage)) if usage.value.key_cert_sign() => Ok(()),
         _ => Err("does not allow signing certificates"),
+    }
+}
+
+/// Whether a CA certificate says all that one must: critical basic constraints and a key usage (RFC 5280, sections
+/// 4.2.1.3 and 4.2.1.9). Strict verifiers refuse a path through one that does not.
+fn check_form(certificate: &X509Certificate<'_>) -> Result<(), &'static str> {
+    match (certificate.basic_constraints(), certificate.key_usage()) {
+        (Ok(Some(constraints)), Ok(Some(_))) if constraints.critical => Ok(()),
+        _ => Err("lacks a key usage, or its basic constraints are not critical"),
     }
 }
 
