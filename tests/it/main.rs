@@ -8,6 +8,8 @@ mod ledger;
 mod link;
 mod screens;
 mod tidy;
+#![allow(clippy::unwrap_used)]
+
 mod tpm;
 mod emulator;
 mod hsm;
