@@ -116,22 +116,32 @@ pub enum TpmError {
     Bridge(String),
 }
 
+/// A way to a TPM: these bytes to it, those bytes back.
+///
+/// A trait and not an `AsyncFnMut`, whose future cannot be shown to be `Send`, so that a bay could not be spawned.
+pub trait Relay: Send {
+    /// Why a command did not come through.
+    type Error: Display;
+
+    /// Carries one command to the TPM and its response back. The future may be dropped at any time.
+    fn transact(
+        &mut self,
+        command: Vec<u8>,
+    ) -> impl Future<Output = Result<Vec<u8>, Self::Error>> + Send;
+}
+
 /// Runs `job` against the TPM behind `relay`, which carries one command to it and one response back.
 ///
 /// First all transient objects and sessions that an earlier run may have left are flushed: the station is the TPM's
 /// only user. Every command is written to `log`, with no parameters. `limit` is for the whole run; when it passes,
 /// the future of `relay` is dropped in the middle of its command, so the link must drain late bytes before its next
 /// use. However the run ends, its thread has ended and its sockets are closed when this function returns.
-pub async fn run<T, E>(
-    relay: &mut impl AsyncFnMut(Vec<u8>) -> Result<Vec<u8>, E>,
+pub async fn run<T: Send + 'static>(
+    relay: &mut impl Relay,
     log: &mut Vec<CommandRecord>,
     limit: Duration,
     job: impl FnOnce(&mut Context) -> Result<T, TpmError> + Send + 'static,
-) -> Result<T, TpmError>
-where
-    T: Send + 'static,
-    E: Display,
-{
+) -> Result<T, TpmError> {
     let deadline = Instant::now() + limit;
     let mut wire = Wire::new(relay, log);
     let flushed = timeout_at(deadline, wire.flush_everything()).await;

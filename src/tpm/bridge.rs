@@ -3,9 +3,8 @@
 //! The protocol is the one of the TCG reference simulator as tpm2-tss speaks it (`tcti-mssim.c`, tpm2-tss 3.2.1). The TSS keeps one
 //! data and one platform connection for its life: both are accepted once, then the listeners are closed.
 
-use super::TpmError;
 use super::wire::{SIZES, Wire};
-use std::fmt::Display;
+use super::{Relay, TpmError};
 use std::io;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -62,11 +61,7 @@ impl Bridge {
     }
 
     /// Serves one TSS context until it closes its connections. Dropping the future closes everything.
-    pub(super) async fn serve<R, E>(self, wire: &mut Wire<'_, R>) -> Result<(), TpmError>
-    where
-        R: AsyncFnMut(Vec<u8>) -> Result<Vec<u8>, E>,
-        E: Display,
-    {
+    pub(super) async fn serve<R: Relay>(self, wire: &mut Wire<'_, R>) -> Result<(), TpmError> {
         let connected = tokio::try_join!(self.data.accept(), self.platform.accept());
         let ((data, _), (platform, _)) = connected.map_err(broken)?;
         drop((self.data, self.platform));
@@ -78,11 +73,7 @@ impl Bridge {
 }
 
 /// Data port: u32 8, u8 locality, u32 size, command; answered by u32 size, response, u32 0. All big-endian.
-async fn serve_data<R, E>(mut data: TcpStream, wire: &mut Wire<'_, R>) -> Result<(), TpmError>
-where
-    R: AsyncFnMut(Vec<u8>) -> Result<Vec<u8>, E>,
-    E: Display,
-{
+async fn serve_data<R: Relay>(mut data: TcpStream, wire: &mut Wire<'_, R>) -> Result<(), TpmError> {
     data.set_nodelay(true).map_err(broken)?;
     loop {
         let mut kind = [0; 4];

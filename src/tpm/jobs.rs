@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tss_esapi::constants::{PropertyTag, SessionType, Tss2ResponseCodeKind};
 use tss_esapi::handles::{
     AuthHandle, KeyHandle, NvIndexHandle, NvIndexTpmHandle, ObjectHandle, PersistentTpmHandle,
-    TpmHandle,
+    SessionHandle, TpmHandle,
 };
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::dynamic_handles::Persistent;
@@ -335,11 +335,10 @@ fn activate_with(
             HashingAlgorithm::Sha256,
         )
         .map_err(failed("starting a policy session"))?;
-    let policy = session.map(PolicySession::try_from).transpose();
-    let policy = policy.map_err(failed("starting a policy session"))?;
-    let Some(policy) = policy else {
+    let Some(session) = session else {
         return Err(TpmError::Bridge("the TSS gave no session".to_owned()));
     };
+    let policy = PolicySession::try_from(session).map_err(failed("setting up a policy session"))?;
     with_password(tpm, |tpm| {
         let (none, no_digest) = (Default::default(), Default::default());
         let endorsement = AuthHandle::Endorsement;
@@ -353,7 +352,7 @@ fn activate_with(
         )
     })
     .map_err(failed("PolicySecret"))?;
-    let sessions = (Some(AuthSession::Password), session, None);
+    let sessions = (Some(AuthSession::Password), Some(session), None);
     let secret = tpm
         .execute_with_sessions(sessions, |tpm| {
             let id_object = IdObject::try_from(content(&credential.id_object))?;
@@ -361,6 +360,8 @@ fn activate_with(
             tpm.activate_credential(srk.handle, ek.handle, id_object, secret)
         })
         .map_err(failed("ActivateCredential"))?;
+    tpm.flush_context(SessionHandle::from(session).into())
+        .map_err(failed("ending the policy session"))?;
     Ok(secret.value().to_vec())
 }
 

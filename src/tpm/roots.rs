@@ -82,3 +82,36 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_read_nested_and_what_is_no_certificate_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = |name: &str| {
+            let mut params = rcgen::CertificateParams::default();
+            let common_name = rcgen::DnType::CommonName;
+            params.distinguished_name.push(common_name, name);
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params.self_signed(&key).unwrap()
+        };
+        let write = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        };
+        write("A/RootCA/a.CER", certificate("a").der());
+        write("A/IntermediateCA/b.crt", certificate("b").pem().as_bytes());
+        write("B/RootCA/c.der", b"no certificate");
+        write("B/readme.txt", b"nothing");
+        let roots = load(dir.path()).unwrap();
+        assert_eq!((roots.anchors(), roots.intermediates()), (1, 1));
+        assert_eq!(roots.refused().len(), 1);
+        assert_eq!(roots.refused()[0].entry, "B/RootCA/c.der");
+        assert!(load(&dir.path().join("absent")).is_err());
+    }
+}

@@ -1,7 +1,6 @@
 //! Raw TPM commands on their way to the device: what may pass, what is logged, and the flush before each run.
 
-use super::TpmError;
-use std::fmt::Display;
+use super::{Relay, TpmError};
 use std::time::{Duration, Instant};
 
 /// Smallest and largest command and response, in bytes (the header; the PC Client profile's buffer size).
@@ -74,7 +73,7 @@ pub(super) struct Wire<'a, R> {
     remembered: Option<(Vec<u8>, Vec<u8>)>,
 }
 
-impl<'a, R> Wire<'a, R> {
+impl<'a, R: Relay> Wire<'a, R> {
     pub(super) fn new(relay: &'a mut R, log: &'a mut Vec<CommandRecord>) -> Self {
         let first = log.len();
         Self {
@@ -94,11 +93,7 @@ impl<'a, R> Wire<'a, R> {
     }
 
     /// Carries one command to the TPM and its response back.
-    pub(super) async fn transact<E>(&mut self, command: Vec<u8>) -> Result<Vec<u8>, TpmError>
-    where
-        R: AsyncFnMut(Vec<u8>) -> Result<Vec<u8>, E>,
-        E: Display,
-    {
+    pub(super) async fn transact(&mut self, command: Vec<u8>) -> Result<Vec<u8>, TpmError> {
         let code = word(&command, 6).unwrap_or_default();
         let name = command_name(code).ok_or(TpmError::NotAllowed(code))?;
         if let Some((asked, answer)) = self.remembered.take()
@@ -120,10 +115,14 @@ impl<'a, R> Wire<'a, R> {
         let started = Instant::now();
         let repeatable = [READ_PUBLIC, NV_READ_PUBLIC].contains(&code);
         let asked = repeatable.then(|| command.clone());
-        let answer = (self.relay)(command).await.map_err(|e| TpmError::Link {
-            command: name,
-            why: e.to_string(),
-        })?;
+        let answer = self
+            .relay
+            .transact(command)
+            .await
+            .map_err(|e| TpmError::Link {
+                command: name,
+                why: e.to_string(),
+            })?;
         self.log[at].took = started.elapsed();
         self.log[at].received = answer.len();
         let rc = check(&answer).map_err(|why| TpmError::Malformed { command: name, why })?;
@@ -133,11 +132,7 @@ impl<'a, R> Wire<'a, R> {
     }
 
     /// Flushes every transient object and session in the TPM.
-    pub(super) async fn flush_everything<E>(&mut self) -> Result<(), TpmError>
-    where
-        R: AsyncFnMut(Vec<u8>) -> Result<Vec<u8>, E>,
-        E: Display,
-    {
+    pub(super) async fn flush_everything(&mut self) -> Result<(), TpmError> {
         for first in LEFT_BEHIND {
             let command = raw(GET_CAPABILITY, &[CAP_HANDLES, first, HANDLES_MAX]);
             let answer = self.transact_ok(command).await?;
@@ -148,11 +143,7 @@ impl<'a, R> Wire<'a, R> {
         Ok(())
     }
 
-    async fn transact_ok<E>(&mut self, command: Vec<u8>) -> Result<Vec<u8>, TpmError>
-    where
-        R: AsyncFnMut(Vec<u8>) -> Result<Vec<u8>, E>,
-        E: Display,
-    {
+    async fn transact_ok(&mut self, command: Vec<u8>) -> Result<Vec<u8>, TpmError> {
         let answer = self.transact(command).await?;
         match word(&answer, 6) {
             Some(0) => Ok(answer),
@@ -242,23 +233,30 @@ mod tests {
         assert!(handles(&answer).is_err());
     }
 
+    /// Answers everything with success, and counts.
+    struct Yes(usize);
+
+    impl Relay for Yes {
+        type Error = String;
+        async fn transact(&mut self, _: Vec<u8>) -> Result<Vec<u8>, String> {
+            self.0 += 1;
+            Ok(vec![0x80, 0x01, 0, 0, 0, 10, 0, 0, 0, 0])
+        }
+    }
+
     #[tokio::test]
     async fn what_is_not_allowed_never_reaches_the_device() {
-        let mut relay = async |_: Vec<u8>| -> Result<Vec<u8>, String> { panic!("relayed") };
+        let mut relay = Yes(0);
         let mut log = Vec::new();
         let clear = raw(0x126, &[0x4000_000c]);
         let refused = Wire::new(&mut relay, &mut log).transact(clear).await;
         assert!(matches!(refused, Err(TpmError::NotAllowed(0x126))));
-        assert_eq!(log, []);
+        assert_eq!((relay.0, log), (0, Vec::new()));
     }
 
     #[tokio::test]
     async fn only_a_public_read_that_is_repeated_at_once_is_answered_from_memory() {
-        let mut relayed = 0;
-        let mut relay = async |_: Vec<u8>| -> Result<Vec<u8>, String> {
-            relayed += 1;
-            Ok(vec![0x80, 0x01, 0, 0, 0, 10, 0, 0, 0, 0])
-        };
+        let mut relay = Yes(0);
         let mut log = Vec::new();
         let mut wire = Wire::new(&mut relay, &mut log);
         let read = raw(READ_PUBLIC, &[0x8101_0001]);
@@ -267,6 +265,6 @@ mod tests {
             wire.transact(command.clone()).await.unwrap();
         }
         assert_eq!(log.len(), 5);
-        assert_eq!(relayed, 5);
+        assert_eq!(relay.0, 5);
     }
 }

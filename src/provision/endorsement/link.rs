@@ -5,6 +5,7 @@
 use crate::provision::fault::harmless;
 use aws_lc_rs::signature::{self, VerificationAlgorithm};
 use std::fmt;
+use x509_parser::asn1_rs::Tag;
 use x509_parser::prelude::*;
 
 /// Longest name kept of a certificate, in characters.
@@ -16,9 +17,9 @@ pub struct Link {
     pub name: String,
     /// The issuer, made harmless, for people.
     pub issuer_name: String,
-    /// The subject's raw DER; names are chained by their bytes.
+    /// The subject in a form to compare.
     pub subject: Vec<u8>,
-    /// The issuer's raw DER.
+    /// The issuer in the same form.
     pub issuer: Vec<u8>,
     /// First second of validity, since 1970.
     pub not_before: i64,
@@ -83,8 +84,8 @@ impl Link {
         Ok(Self {
             name: text(&tbs.subject),
             issuer_name: text(&tbs.issuer),
-            subject: tbs.subject.as_raw().to_vec(),
-            issuer: tbs.issuer.as_raw().to_vec(),
+            subject: comparable(&tbs.subject),
+            issuer: comparable(&tbs.issuer),
             not_before: tbs.validity.not_before.timestamp(),
             not_after: tbs.validity.not_after.timestamp(),
             authority: authority(tbs)?,
@@ -168,6 +169,26 @@ fn algorithm(scheme: Scheme, key: KeyKind) -> Option<&'static dyn VerificationAl
         (KeyKind::Rsa, Scheme::RsaSha512) => &signature::RSA_PKCS1_2048_8192_SHA512,
         _ => return None,
     })
+}
+
+/// A name as bytes that are equal where RFC 5280 7.1 calls two names equal, but for letter case: a PrintableString
+/// equals a UTF8String of the same text. STMicroelectronics' ECC certificates spell one name both ways.
+fn comparable(name: &X509Name<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for set in name.iter() {
+        bytes.extend_from_slice(b"set");
+        for attribute in set.iter() {
+            let kind = match attribute.attr_value().tag() {
+                Tag::PrintableString | Tag::Utf8String => "text".to_owned(),
+                other => other.0.to_string(),
+            };
+            let value = attribute.as_slice();
+            let head = format!("{} {kind} {} ", attribute.attr_type(), value.len());
+            bytes.extend_from_slice(head.as_bytes());
+            bytes.extend_from_slice(value);
+        }
+    }
+    bytes
 }
 
 fn text(name: &X509Name<'_>) -> String {

@@ -1,6 +1,6 @@
 //! The vendor roots: which TPM makers are trusted, and the search for a path to one of them.
 //!
-//! Invariant: a path that is found was checked link by link: names by their bytes, signature, validity, the right to issue.
+//! Invariant: a path that is found was checked link by link: names, signature, validity, the right to issue.
 
 use super::Refusal;
 use super::link::Link;
@@ -132,6 +132,14 @@ impl VendorRoots {
         let all = self.anchors.iter().chain(&self.intermediates);
         all.filter(move |link| !link.is_valid_at(now))
             .map(|link| link.name.as_str())
+    }
+
+    /// The intermediates that lead to no anchor at `now`, and why: of no use, and worth a word at preflight.
+    pub fn dangling(&self, now: i64) -> Vec<(&str, Refusal)> {
+        let paths = self.intermediates.iter();
+        paths
+            .filter_map(|link| Some((link.name.as_str(), self.anchor_of(link, now).err()?)))
+            .collect()
     }
 
     /// Finds a path from `leaf` to an anchor and gives the anchor's name; else the most telling reason.
