@@ -1,7 +1,8 @@
 //! A TPM simulator's two ports on loopback, for the TSS in this process to connect to, and for nobody else.
 //!
 //! The protocol is the one of the TCG reference simulator as tpm2-tss speaks it (`tcti-mssim.c`, tpm2-tss 3.2.1). The TSS keeps one
-//! data and one platform connection for its life: both are accepted once, then the listeners are closed.
+//! data and one platform connection for its life: both are accepted once, then the listeners are closed. Another local
+//! process that connects in the millisecond before makes the run fail, and could send no more than the allowed commands.
 
 use super::wire::{SIZES, Wire};
 use super::{Relay, TpmError};

@@ -323,6 +323,15 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..1200),
+        ) {
+            let _ = ChallengeItems::parse(&bytes);
+        }
+    }
+
     #[test]
     fn only_both_answers_meet_a_challenge() {
         let (ek, srk) = keys();
