@@ -3,17 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod certificate;
-mod hsm;
-mod ledger;
-mod link;
-mod screens;
-mod tidy;
-#![allow(clippy::unwrap_used)]
-
-mod tpm;
 mod emulator;
 mod hsm;
 mod ledger;
 mod link;
 mod screens;
+mod tidy;
 mod tpm;
