@@ -159,8 +159,9 @@ fn text(value: &Value) -> Option<String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::provision::batch::difference;
     use crate::provision::device::{DeviceId, RegistrationId};

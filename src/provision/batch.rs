@@ -376,8 +376,9 @@ impl fmt::Display for HeldAttestation {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::provision::device::DeviceId;
     use proptest::prelude::*;

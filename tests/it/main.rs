@@ -4,6 +4,7 @@
 
 mod certificate;
 mod emulator;
+mod enroll;
 mod hsm;
 mod ledger;
 mod link;
