@@ -151,30 +151,48 @@ impl Job {
         self.product.digest
     }
 
-    /// The transition table.
+    /// The transition table: what moves from anywhere, then the ladder, with the reservation's part apart.
     fn transition(&mut self, stage: Stage, recorded: &Recorded) -> Option<Stage> {
         use Disposition as D;
-        let next = match (stage, &recorded.event) {
+        match (stage, &recorded.event) {
             (_, Event::Identified { identification }) => {
                 self.identification = Some(identification.clone());
-                Stage::Identified
+                Some(Stage::Identified)
             }
-            // Results of the enrollment come after the job; they do not move it.
-            (stage @ Stage::Ended(_), Event::Enrolled { .. })
-            | (stage @ Stage::Ended(_), Event::EnrollmentRefused { .. })
-            | (stage @ Stage::Ended(_), Event::EnrollmentDisabled { .. })
-            | (stage @ Stage::Ended(_), Event::EnrollmentDeferred { .. }) => stage,
-            (Stage::Ended(_), _) => return None,
-            (_, Event::Interrupted { .. }) => Stage::Ended(D::Interrupted),
-            (_, Event::Failed { .. }) => Stage::Ended(D::Failed),
-            (_, Event::Errored { .. }) => Stage::Ended(D::Errored),
+            // What became of an enrollment is recorded whenever it is known, and does not move the job.
+            (
+                stage,
+                Event::Enrolled { .. }
+                | Event::EnrollmentRefused { .. }
+                | Event::EnrollmentDisabled { .. }
+                | Event::EnrollmentDeferred { .. },
+            ) => Some(stage),
+            (Stage::Ended(_), _) => None,
+            (_, Event::Interrupted { .. }) => Some(Stage::Ended(D::Interrupted)),
+            (_, Event::Failed { .. }) => Some(Stage::Ended(D::Failed)),
+            (_, Event::Errored { .. }) => Some(Stage::Ended(D::Errored)),
+            (
+                stage,
+                Event::SerialReserved { .. } | Event::SerialAbandoned { .. } | Event::Signed { .. },
+            ) => self.sign(stage, recorded),
+            (stage, event) => self.climb(stage, event),
+        }
+    }
+
+    /// The ladder.
+    fn climb(&mut self, stage: Stage, event: &Event) -> Option<Stage> {
+        Some(match (stage, event) {
             (Stage::Identified, Event::Accepted { .. }) => {
                 self.known.passed = false;
                 self.known.proved = None;
                 Stage::Accepted
             }
-            (Stage::Identified, Event::Recognised { .. }) => Stage::Ended(D::Recognised),
-            (Stage::Identified | Stage::Proved, Event::Sealed { .. }) => Stage::Sealed,
+            (Stage::Identified, Event::Recognised { .. }) if self.known.passed => {
+                Stage::Ended(Disposition::Recognised)
+            }
+            (Stage::Identified, Event::Sealed { .. }) if self.known.proved.is_some() => {
+                Stage::Sealed
+            }
             (Stage::Accepted, Event::KeyRead { csr, public_key }) => {
                 self.known.csr = Some(csr.clone());
                 self.known.public_key = Some(public_key.clone());
@@ -192,6 +210,25 @@ impl Job {
                     Stage::Named
                 }
             }
+            (Stage::Certified, Event::Written { .. }) => Stage::Written,
+            (Stage::Written, Event::Restarted { .. }) => Stage::Restarted,
+            (Stage::Restarted, Event::ReadBack { observed }) => Stage::ReadBack(observed.clone()),
+            (Stage::ReadBack(observed), Event::Proved { .. }) => {
+                self.known.proved = Some(observed);
+                Stage::Proved
+            }
+            (Stage::Proved, Event::Sealed { .. }) => Stage::Sealed,
+            (Stage::Sealed, Event::Passed { .. }) => {
+                self.known.passed = true;
+                Stage::Ended(Disposition::Passed)
+            }
+            _ => return None,
+        })
+    }
+
+    /// The reservation's part of the ladder: reserved, then signed or given up, and never signed again.
+    fn sign(&mut self, stage: Stage, recorded: &Recorded) -> Option<Stage> {
+        Some(match (stage, &recorded.event) {
             (Stage::Named, Event::SerialReserved { reservation }) if self.known.open.is_none() => {
                 self.known.open = Some(reservation.clone());
                 Stage::Reserved(Some(Reserved::of_record(recorded)?))
@@ -210,20 +247,8 @@ impl Job {
                 self.known.certificate = Some((result.clone(), key));
                 Stage::Certified
             }
-            (Stage::Certified, Event::Written { .. }) => Stage::Written,
-            (Stage::Written, Event::Restarted { .. }) => Stage::Restarted,
-            (Stage::Restarted, Event::ReadBack { observed }) => Stage::ReadBack(observed.clone()),
-            (Stage::ReadBack(observed), Event::Proved { .. }) => {
-                self.known.proved = Some(observed);
-                Stage::Proved
-            }
-            (Stage::Sealed, Event::Passed { .. }) => {
-                self.known.passed = true;
-                Stage::Ended(D::Passed)
-            }
             _ => return None,
-        };
-        Some(next)
+        })
     }
 
     /// The events that end an attempt whose station or device is gone.

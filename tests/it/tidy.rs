@@ -56,7 +56,7 @@ fn sources(folders: &[&str]) -> Vec<Source> {
             } else if path.extension().is_some_and(|e| e == "rs") {
                 let all = fs::read_to_string(&path).expect("a source is text");
                 let text = all
-                    .split("\n#[cfg(test)]\nmod ")
+                    .split("\n#[cfg(test)]\n")
                     .next()
                     .unwrap_or_default()
                     .to_owned();
@@ -85,7 +85,7 @@ fn every_file_says_in_its_first_line_what_lives_there() {
             .text
             .lines()
             .take(12)
-            .any(|l| l.starts_with("//! Invariant: "));
+            .any(|l| l.starts_with("//! Invariant"));
         assert!(
             !pure || invariant,
             "{} states no invariant",
@@ -122,7 +122,11 @@ fn functions(lines: &[&str]) -> Vec<(usize, usize)> {
         let code = line.trim_start();
         let depth = line.len() - code.len();
         let head = code.split('(').next().unwrap_or_default();
-        if !head.split_whitespace().any(|word| word == "fn") || code.starts_with("//") {
+        let mut words = head
+            .split_whitespace()
+            .skip_while(|word| *word != "fn")
+            .skip(1);
+        if words.next().is_none() || code.starts_with("//") {
             continue;
         }
         let close = format!("{}}}", " ".repeat(depth));
