@@ -139,8 +139,8 @@ async fn closed() -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
-#[test]
-fn any_byte_of_an_event_changed_names_the_event() {
+/// Changes the bytes of every event: all of its two hashes, and one in `step` of the rest.
+fn damage_events(step: usize) {
     let (folder, path) = runtime().block_on(closed());
     let mut bench = Bench::new(folder, &path);
     let contents = contents(&path, &bench.file);
@@ -148,7 +148,12 @@ fn any_byte_of_an_event_changed_names_the_event() {
     for (seq, mut copies) in contents {
         copies.retain(|copy| !bench.flip_in_file(copy.start).is_empty());
         assert_eq!(copies.len(), 1, "event {seq}");
-        for at in copies.remove(0) {
+        let content = copies.remove(0);
+        let hashes = content.end - 64;
+        for at in (content.start..hashes)
+            .step_by(step)
+            .chain(hashes..content.end)
+        {
             let damages = bench.flip_in_file(at);
             let named = damages.iter().any(|d| d.place == Place::Event(seq));
             assert!(named, "event {seq}, byte {at}: {damages:?}");
@@ -156,14 +161,38 @@ fn any_byte_of_an_event_changed_names_the_event() {
     }
 }
 
-#[test]
-fn any_byte_of_the_file_changed_is_found_or_changes_no_answer() {
+/// Changes all bytes of page 1, and one in `step` of the rest of the file.
+fn damage_file(step: usize) {
     let (folder, path) = runtime().block_on(closed());
     let mut bench = Bench::new(folder, &path);
-    let rest = (PAGE..bench.file.len()).step_by(SAMPLE);
+    let rest = (PAGE..bench.file.len()).step_by(step);
     for at in (0..PAGE).chain(rest) {
         bench.flip_in_file(at);
     }
+}
+
+#[test]
+fn any_byte_of_an_event_changed_names_the_event() {
+    damage_events(7);
+}
+
+#[test]
+fn any_byte_of_the_file_changed_is_found_or_changes_no_answer() {
+    damage_file(SAMPLE);
+}
+
+#[test]
+#[ignore = "for scripts/soak: takes minutes"]
+fn soak_every_byte_of_the_ledger() {
+    let step = soak_step();
+    damage_events(step);
+    damage_file(step);
+}
+
+/// One in so many bytes, by the minutes that scripts/soak has; every byte from ten minutes on.
+fn soak_step() -> usize {
+    let minutes = std::env::var("SOAK_MINUTES").map_or(1, |text| text.parse().unwrap());
+    10_usize.div_ceil(std::cmp::Ord::max(minutes, 1))
 }
 
 #[test]
@@ -178,7 +207,7 @@ fn any_byte_of_the_log_changed_is_found_or_changes_no_answer() {
     let mut bench = Bench::new(folder, &path);
     let length = bench.log.as_ref().unwrap().len();
     let (header, frame) = (32, 24 + PAGE);
-    let frames = (header..length).step_by(frame);
+    let frames = (header..length).step_by(frame * 5);
     for at in (0..header).chain(frames.flat_map(|start| start..start + 24)) {
         assert_ne!(bench.flip_in_log(at), [], "byte {at} of the log");
     }
