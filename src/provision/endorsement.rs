@@ -11,26 +11,26 @@ pub mod template;
 
 use super::event::EndorsementVerdict;
 use super::fault::Fault;
+use super::product::EndorsementPolicy;
 use certificate::EkCertificate;
 use link::Link;
 pub use roots::{RefusedRoot, Release, RootFile, VendorRoots};
 use serde::{Deserialize, Serialize};
 use template::EndorsementKey;
 
-/// What a product demands of an EK certificate.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "require", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum EndorsementPolicy {
-    /// A certificate that chains to a vendor root.
+/// What to do where no EK is persistent at its handle, 0x81010001.
+///
+/// One TPM gives two different RSA EKs: the TCG's template has 256 zero octets as `unique`, the one in Microsoft's
+/// clients has none (azure-iot-sdk-c, issue 2534). Those clients use a persistent EK as it is and make theirs where
+/// there is none, so what is enrolled must be what the device will find.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EmptyHandle {
+    /// Make the TCG's EK, the one that the EK certificate is for, and persist it there.
     #[default]
-    Required,
-    /// The same where there is a certificate; a TPM without one is taken, and its record says so.
-    IfPresent,
-    /// Whatever there is; every record says so.
-    Waived {
-        /// Why the product takes it.
-        reason: String,
-    },
+    Persist,
+    /// Read the key that Microsoft's client will make. No EK certificate is for it, so such a product must waive it.
+    ClientKey,
 }
 
 /// Why an EK certificate does not make its key genuine.
@@ -174,9 +174,9 @@ fn day(seconds: i64) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
-    use super::template::tests::published;
+    #![allow(clippy::unwrap_used)]
+    use super::template::published;
     use super::*;
     use rcgen::{
         BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType,

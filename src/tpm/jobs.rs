@@ -5,12 +5,12 @@
 
 use super::TpmError;
 use crate::provision::bytes::Digest;
+use crate::provision::endorsement::EmptyHandle;
 use crate::provision::endorsement::certificate::sequence_length;
 use crate::provision::endorsement::credential::{ChallengeItems, Credential};
 use crate::provision::endorsement::template::{
-    EK_TEMPLATE, EndorsementKey, MODULUS_OCTETS, SRK_TEMPLATE, StorageKey,
+    EK_TEMPLATE, EndorsementKey, MODULUS_OCTETS, SRK_TEMPLATE, StorageKey, TemplateFault,
 };
-use serde::{Deserialize, Serialize};
 use tss_esapi::constants::{PropertyTag, SessionType, Tss2ResponseCodeKind};
 use tss_esapi::handles::{
     AuthHandle, KeyHandle, NvIndexHandle, NvIndexTpmHandle, ObjectHandle, PersistentTpmHandle,
@@ -41,21 +41,6 @@ pub const SIGNED_MAX: usize = 1024;
 
 /// Smallest and largest piece of NV memory read at once, in bytes; the TPM says what it takes within that.
 const NV_PIECE: std::ops::RangeInclusive<u16> = 64..=1024;
-
-/// What to do where no EK is persistent at [`EK_HANDLE`].
-///
-/// One TPM gives two different RSA EKs: the TCG's template has 256 zero octets as `unique`, the one in Microsoft's
-/// clients has none (azure-iot-sdk-c, issue 2534). Those clients use a persistent EK as it is and make theirs where there
-/// is none, so what is enrolled must be what the device will find.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EmptyHandle {
-    /// Make the TCG's EK, the one that the EK certificate is for, and persist it there.
-    #[default]
-    Persist,
-    /// Read the key that Microsoft's client will make. No EK certificate is for it.
-    ClientKey,
-}
 
 /// What was read from a TPM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -408,9 +393,6 @@ fn failed(what: &'static str) -> impl Fn(Error) -> TpmError {
     move |error| TpmError::Command { what, error }
 }
 
-fn parsed<T>(
-    handle: u32,
-    key: Result<T, crate::provision::endorsement::template::TemplateFault>,
-) -> Result<T, TpmError> {
+fn parsed<T>(handle: u32, key: Result<T, TemplateFault>) -> Result<T, TpmError> {
     key.map_err(|fault| TpmError::Template { handle, fault })
 }

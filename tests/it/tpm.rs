@@ -5,10 +5,10 @@ mod faults;
 
 use device::{Device, trusted, verdict};
 use dps_station::fixtures::tpm::{Defect, Maker, manufacture};
-use dps_station::provision::endorsement::Refusal;
 use dps_station::provision::endorsement::credential::make_credential;
+use dps_station::provision::endorsement::{EmptyHandle, Refusal};
 use dps_station::provision::event::EndorsementVerdict;
-use dps_station::tpm::jobs::{self, EmptyHandle};
+use dps_station::tpm::jobs;
 use dps_station::tpm::{TpmError, command_name, roots};
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -239,9 +239,9 @@ fn oaep(key: &StorageKey, seed: &[u8], label: &[u8]) -> Result<Vec<u8>, Challeng
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::template::{SRK_TEMPLATE, tests::published};
+    #![allow(clippy::unwrap_used)]
+    use super::super::template::{SRK_TEMPLATE, published};
     use super::*;
     use data_encoding::{BASE64, HEXLOWER};
 

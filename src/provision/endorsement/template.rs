@@ -371,9 +371,13 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A published EK, for tests.
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-pub(super) mod tests {
+pub(super) use tests::published;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::provision::device::RegistrationId;
     use data_encoding::BASE64;

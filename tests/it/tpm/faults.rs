@@ -2,7 +2,8 @@
 
 use super::device::{Device, LIMIT, READ_PUBLIC_EK, Wrong, challenge, rehearsal, trusted, verdict};
 use dps_station::fixtures::tpm::Defect;
-use dps_station::tpm::jobs::{self, EmptyHandle, Extracted};
+use dps_station::provision::endorsement::EmptyHandle;
+use dps_station::tpm::jobs::{self, Extracted};
 use dps_station::tpm::{CommandRecord, TpmError};
 use std::process::Command;
 use std::time::{Duration, Instant};
