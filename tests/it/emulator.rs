@@ -4,6 +4,7 @@
 
 mod devices;
 mod support;
+mod tpm;
 
 use dps_station::fixtures::dps::{Policy, Right};
 use reqwest::Method;

@@ -3,7 +3,7 @@
 use aws_lc_rs::hmac;
 use data_encoding::BASE64;
 use dps_station::fixtures::dps::{Emulator, EmulatorOptions};
-use dps_station::fixtures::first_boot::{BootError, Booted, FirstBoot, first_boot};
+use dps_station::fixtures::first_boot::{BootError, Booted, FirstBoot, X509Identity, first_boot};
 use reqwest::{Certificate, Client, Method};
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -110,6 +110,19 @@ impl Cloud {
         self.raw(method, &path, body, headers).await
     }
 
+    /// A call as a device makes it: no token but its own.
+    pub async fn device(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        token: Option<&str>,
+    ) -> Reply {
+        let path = format!("{path}?api-version=2021-06-01");
+        let headers: Vec<_> = token.map(|t| ("authorization", t)).into_iter().collect();
+        self.plain(method, &path, body, &headers).await.unwrap()
+    }
+
     pub async fn raw(
         &self,
         method: Method,
@@ -132,6 +145,27 @@ impl Cloud {
         body: Option<&Value>,
         headers: &[(&str, &str)],
     ) -> reqwest::Result<Reply> {
+        let owner = &self.emulator.policies()[0];
+        let token = token(
+            &owner.primary_key,
+            "localhost",
+            now() + 60,
+            Some(&owner.name),
+        );
+        let mut headers = headers.to_vec();
+        if !headers.iter().any(|(name, _)| *name == "authorization") {
+            headers.push(("authorization", &token));
+        }
+        self.plain(method, path, body, &headers).await
+    }
+
+    async fn plain(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        headers: &[(&str, &str)],
+    ) -> reqwest::Result<Reply> {
         let url = format!("https://localhost:{}{path}", self.emulator.port());
         let mut request = self.client.request(method, url);
         if let Some(body) = body {
@@ -139,16 +173,6 @@ impl Cloud {
         }
         for (name, value) in headers {
             request = request.header(*name, *value);
-        }
-        if !headers.iter().any(|(name, _)| *name == "authorization") {
-            let owner = &self.emulator.policies()[0];
-            let token = token(
-                &owner.primary_key,
-                "localhost",
-                now() + 60,
-                Some(&owner.name),
-            );
-            request = request.header("authorization", token);
         }
         let response = request.send().await?;
         let header = |name: &str| {
@@ -166,16 +190,22 @@ impl Cloud {
 
     /// The first boot of a device with this chain and the key of `leaf`.
     pub async fn boot(&self, id: &str, chain: &[&Held], leaf: &Held) -> Result<Booted, BootError> {
-        let boot = FirstBoot {
+        let own = X509Identity {
+            certificate_chain: chain.iter().map(|held| held.der()).collect(),
+            private_key: leaf.key(),
+        };
+        first_boot(&self.injected(id), &own).await
+    }
+
+    /// What is injected into a device, and the trust root of its firmware.
+    pub fn injected(&self, id: &str) -> FirstBoot {
+        FirstBoot {
             id_scope: self.id_scope().to_owned(),
             global_endpoint: format!("{}:{}", self.options.global_endpoint, self.emulator.port()),
             registration_id: id.to_owned(),
-            certificate_chain: chain.iter().map(|held| held.der()).collect(),
-            private_key: leaf.key(),
             trust_root: fs::read_to_string(self.emulator.ca_file()).unwrap(),
             hub_port: self.emulator.port(),
-        };
-        first_boot(&boot).await
+        }
     }
 
     /// The kinds of write on record.
@@ -216,13 +246,18 @@ pub fn token(key: &str, resource: &str, expiry: i64, policy: Option<&str>) -> St
     let key = BASE64.decode(key.as_bytes()).unwrap();
     let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
     let mac = hmac::sign(&key, format!("{resource}\n{expiry}").as_bytes());
+    let policy = policy.map_or(String::new(), |name| format!("&skn={name}"));
+    format!("{}{policy}", assemble(resource, mac.as_ref(), expiry))
+}
+
+/// A shared access signature of parts that are there already.
+pub fn assemble(resource: &str, mac: &[u8], expiry: i64) -> String {
     let signature = BASE64
-        .encode(mac.as_ref())
+        .encode(mac)
         .replace('+', "%2B")
         .replace('/', "%2F")
         .replace('=', "%3D");
-    let policy = policy.map_or(String::new(), |name| format!("&skn={name}"));
-    format!("SharedAccessSignature sr={resource}&sig={signature}&se={expiry}{policy}")
+    format!("SharedAccessSignature sr={resource}&sig={signature}&se={expiry}")
 }
 
 /// The key of one member of a symmetric-key group.
