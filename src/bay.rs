@@ -4,6 +4,7 @@
 //! durable, and only then does the job move and anybody hear of it.
 
 mod perform;
+mod tpm;
 
 use crate::hsm::Hsm;
 use crate::ledger::{Claim, Ledger, LedgerError};

@@ -7,12 +7,14 @@ use crate::link::{Injection, LinkOptions};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::Profile;
 use crate::provision::device::Attestation;
+use crate::provision::endorsement::{EmptyHandle, VendorRoots};
 use crate::provision::product::{DpsTarget, EndorsementPolicy, Product, SigningCa};
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use toml::Spanned;
 
 /// All of `station.toml`.
@@ -109,6 +111,9 @@ pub struct ProductConfig {
     /// What is demanded of an endorsement key.
     #[serde(default)]
     pub endorsement: EndorsementPolicy,
+    /// What to do where a TPM has no persistent endorsement key.
+    #[serde(default)]
+    pub empty_handle: EmptyHandle,
     /// A PEM bundle or folder with the TPM makers' roots; needed for TPM.
     #[serde(default)]
     pub vendor_roots: Option<PathBuf>,
@@ -267,8 +272,12 @@ impl Config {
         self.dps.iter().find(|dps| dps.name.get_ref() == name)
     }
 
-    /// Resolves a product: reads its CA's certificates and fixes its digest.
-    pub fn resolve(&self, product: &ProductConfig) -> Result<Product, ConfigError> {
+    /// Resolves a product: reads its CA's certificates and fixes its digest. `roots` are those of its `vendor_roots`.
+    pub fn resolve(
+        &self,
+        product: &ProductConfig,
+        roots: Arc<VendorRoots>,
+    ) -> Result<Product, ConfigError> {
         let ca = match product.ca.as_ref().and_then(|name| self.ca(name.get_ref())) {
             Some(ca) if product.attestation == Attestation::X509 => Some(SigningCa {
                 name: ca.name.get_ref().clone(),
@@ -294,6 +303,8 @@ impl Config {
             },
             initial_desired: product.initial_desired.clone(),
             endorsement: product.endorsement.clone(),
+            empty_handle: product.empty_handle,
+            vendor_roots: roots,
             digest: None,
         };
         let text = serde_json::to_vec(&(&resolved, &product.inject, &product.scan))

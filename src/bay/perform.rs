@@ -28,10 +28,15 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Performs an effect. A signature is never cut off by the deadline: the HSM has its own.
+    /// Performs an effect. A signature is never cut off by the step's deadline, nor is the TPM: both have their own.
     pub async fn perform(&mut self, effect: Effect) -> Fact {
         match effect {
             Effect::Sign(reserved) => self.sign(reserved).await,
+            Effect::ReadEndorsement => self.read_endorsement().await,
+            Effect::Rehearse {
+                endorsement,
+                registration_id,
+            } => self.rehearse(&endorsement, &registration_id).await,
             Effect::Draft { csr, common_name } => self.draft(&csr, &common_name),
             effect => {
                 let step = step_name(&effect);
@@ -76,8 +81,10 @@ impl Work<'_> {
                 }
             }
             Effect::Seal { holds } => Fact::Sealed(self.link.seal(holds).await?),
-            Effect::ReadEndorsement | Effect::Rehearse { .. } => Fact::Fault(no_tpm_here()),
-            Effect::Sign(_) | Effect::Draft { .. } => unreachable!("performed without the device"),
+            Effect::Sign(_)
+            | Effect::Draft { .. }
+            | Effect::ReadEndorsement
+            | Effect::Rehearse { .. } => unreachable!("performed elsewhere"),
         })
     }
 
@@ -116,7 +123,7 @@ impl Work<'_> {
 }
 
 /// What a fault of the link means.
-fn link_fact(bay: &str, error: &LinkError) -> Fact {
+pub(super) fn link_fact(bay: &str, error: &LinkError) -> Fact {
     let fault = link_fault(bay, error);
     match error {
         LinkError::Gone { .. } | LinkError::Io { .. } | LinkError::Swapped { .. } => {
@@ -189,14 +196,6 @@ fn too_slow(bay: &str, step: &str) -> Fault {
         "too_slow",
         what,
         "put the unit in again; set it aside if that does not help",
-    )
-}
-
-fn no_tpm_here() -> Fault {
-    Fault::station(
-        "no_tpm",
-        "this station cannot reach a TPM yet",
-        "use an X.509 product",
     )
 }
 

@@ -2,11 +2,13 @@
 
 use super::{Exit, Failure, ca};
 use crate::bay::{Line, LineProduct, Signer, StationFault};
-use crate::config::{CaConfig, Config, DpsConfig};
+use crate::config::{CaConfig, Config, DpsConfig, ProductConfig};
 use crate::dps::{API_VERSION, Dps, DpsOptions, configuration_fault};
 use crate::hsm::{Hsm, HsmError, HsmOptions};
 use crate::ledger::{Ledger, LedgerError, Options};
 use crate::provision::certificate::{Issuer, Refusal};
+use crate::provision::endorsement::VendorRoots;
+use crate::tpm;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -73,7 +75,7 @@ pub(super) async fn line(config: &Config, ledger: Ledger) -> Result<Line, Failur
             .as_ref()
             .and_then(|name| signers.get(name.get_ref()).cloned());
         products.push(LineProduct {
-            product: Arc::new(config.resolve(product)?),
+            product: Arc::new(config.resolve(product, roots(config, product)?)?),
             injection: product.inject.clone(),
             signer,
         });
@@ -83,6 +85,20 @@ pub(super) async fn line(config: &Config, ledger: Ledger) -> Result<Line, Failur
         products,
         present: Mutex::new(BTreeMap::new()),
         clock,
+    })
+}
+
+/// The TPM makers that a product trusts; none for a product that names none.
+pub(super) fn roots(config: &Config, product: &ProductConfig) -> Result<Arc<VendorRoots>, Failure> {
+    let Some(path) = &product.vendor_roots else {
+        return Ok(Arc::new(VendorRoots::read(&[])));
+    };
+    let path = config.path(path);
+    tpm::roots::load(&path).map(Arc::new).map_err(|error| {
+        Failure::usage(format!(
+            "{error}: correct vendor_roots of product {}",
+            product.name.get_ref()
+        ))
     })
 }
 

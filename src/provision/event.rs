@@ -220,6 +220,9 @@ pub struct EndorsementRecord {
     /// The EK certificate from the TPM's NV memory, in DER; absent where the policy allows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Blob>,
+    /// Whether the station made the key persistent at its handle, where none was.
+    #[serde(default)]
+    pub persisted: bool,
     /// What makes the EK genuine, or why less was accepted.
     pub verdict: EndorsementVerdict,
 }

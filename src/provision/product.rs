@@ -4,12 +4,14 @@
 
 use super::bytes::{Blob, Digest};
 use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId};
+use super::endorsement::{EmptyHandle, VendorRoots};
 use super::event::{EnrolledIdentity, Enrollment};
 use super::fault::Fault;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use std::sync::Arc;
 
 /// A product, resolved from `station.toml`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Serialize)]
 pub struct Product {
     /// Its name in `station.toml`.
     pub name: String,
@@ -29,6 +31,11 @@ pub struct Product {
     pub initial_desired: Option<serde_json::Value>,
     /// What is demanded of an endorsement key.
     pub endorsement: EndorsementPolicy,
+    /// What to do where a TPM has no persistent endorsement key.
+    pub empty_handle: EmptyHandle,
+    /// The TPM makers that are trusted; in the digest by their own digest.
+    #[serde(serialize_with = "digest_of_roots")]
+    pub vendor_roots: Arc<VendorRoots>,
     /// Digest of everything above and of how it is injected, as configured.
     #[serde(skip)]
     pub digest: Option<Digest>,
@@ -135,4 +142,11 @@ impl Product {
             initial_desired: self.initial_desired.clone(),
         }
     }
+}
+
+fn digest_of_roots<S: Serializer>(
+    roots: &Arc<VendorRoots>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    roots.digest().serialize(serializer)
 }

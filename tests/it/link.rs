@@ -6,7 +6,7 @@ mod bench;
 mod killed;
 
 use bench::{Bench, identify_lines, over, quick, say, session, spec, wanted, wire};
-use dps_station::fixtures::device::{Cable, Device};
+use dps_station::fixtures::device::{Cable, Device, Tpm};
 use dps_station::fixtures::pty::Pty;
 use dps_station::link::smp::frame::{self, Decoder};
 use dps_station::link::smp::group::{self, Code};
@@ -162,11 +162,19 @@ async fn flash_outlives_the_device_process() {
 /// A TPM of which only the number of executions matters; answers with as many bytes as the command had.
 fn counting_tpm(count: &Arc<AtomicU32>) -> impl FnOnce(Device) -> Device {
     let count = count.clone();
-    move |device| {
-        device.with_tpm(Box::new(move |command| {
-            count.fetch_add(1, Ordering::Relaxed);
-            Ok(command.iter().rev().copied().collect())
-        }))
+    move |device| device.with_tpm(Box::new(Counting(count)))
+}
+
+struct Counting(Arc<AtomicU32>);
+
+impl Tpm for Counting {
+    fn transact(&mut self, command: &[u8]) -> std::io::Result<Vec<u8>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(command.iter().rev().copied().collect())
+    }
+
+    fn restart(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

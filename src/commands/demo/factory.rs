@@ -4,8 +4,12 @@ use super::{DemoArgs, rig_failed};
 use crate::commands::{Context, Exit, Failure};
 use crate::fixtures::pki;
 use crate::fixtures::rig::control::{Answer, Ask, Control};
-use crate::fixtures::rig::{CLOUD_CA_FILE, CREDENTIAL_FILE, Plan, cloud, write_whole};
-use crate::ledger::{Ledger, OutboxFilter, OutboxState, Verdict};
+use crate::fixtures::rig::{
+    CLOUD_CA_FILE, CREDENTIAL_FILE, Plan, PlannedDevice, VENDOR_ROOTS, cloud, tpm_path, write_whole,
+};
+use crate::ledger::{Ledger, OutboxFilter, OutboxRow, OutboxState, Verdict};
+use crate::provision::device::Attestation;
+use crate::provision::event::{EnrolledIdentity, Event};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -39,7 +43,7 @@ pub fn lay_out(dir: &Path, args: &DemoArgs) -> Result<PathBuf, Failure> {
         Ok(plan) => plan,
         Err(_) => {
             let port = free_port().map_err(failed)?;
-            let plan = Plan::new(usize::from(args.devices), BAYS, port);
+            let plan = Plan::new(usize::from(args.devices), BAYS, port, !args.headless);
             plan.write(&dir).map_err(failed)?;
             plan
         }
@@ -112,6 +116,14 @@ model = "SIM-X509"
 attestation = "x509"
 ca = "factory"
 dps = "main"
+initial_desired = {{ telemetryIntervalSeconds = 60 }}
+
+[[product]]
+name = "sim-tpm"
+model = "SIM-TPM"
+attestation = "tpm"
+dps = "main"
+vendor_roots = "{VENDOR_ROOTS}"
 initial_desired = {{ telemetryIntervalSeconds = 60 }}
 "#,
         module = module.display(),
@@ -205,7 +217,11 @@ pub async fn sum_up(
             "attestation": planned.attestation,
             "bay": unit.map(|unit| unit.bay.clone()),
             "assigned_hub": hub,
+            "tpm_state": tpm_state(dir, planned),
         }));
+        if let Some(row) = row {
+            keep_identity(dir, ledger, row).await?;
+        }
     }
     let devices = plan.devices.len();
     let summary = json!({
@@ -229,4 +245,30 @@ pub async fn sum_up(
         .iter()
         .all(|count| *count == devices);
     Ok(if all { Exit::Done } else { Exit::Incomplete })
+}
+
+/// Where a device's TPM has its state; none where it has no TPM.
+fn tpm_state(dir: &Path, device: &PlannedDevice) -> Option<PathBuf> {
+    (device.attestation == Attestation::Tpm).then(|| tpm_path(dir, &device.device_id))
+}
+
+/// Writes what the station recorded of a TPM device's identity into `devices/<device_id>/`.
+async fn keep_identity(dir: &Path, ledger: &Ledger, row: &OutboxRow) -> Result<(), Failure> {
+    let EnrolledIdentity::Tpm {
+        endorsement_key, ..
+    } = &row.enrollment.identity
+    else {
+        return Ok(());
+    };
+    let folder = dir.join("devices").join(row.device.as_str());
+    let text = endorsement_key.base64() + "\n";
+    write_whole(&folder.join("endorsement_key.b64"), text.as_bytes()).map_err(rig_failed)?;
+    for recorded in ledger.events(&row.device).await? {
+        if let Event::EndorsementRead(record) = recorded.event
+            && let Some(certificate) = record.certificate
+        {
+            write_whole(&folder.join("ek_certificate.der"), &certificate.0).map_err(rig_failed)?;
+        }
+    }
+    Ok(())
 }

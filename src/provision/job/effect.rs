@@ -5,7 +5,9 @@
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::Reserved;
 use crate::provision::device::{Holding, Identification, RegistrationId};
-use crate::provision::event::{EndorsementRecord, Event, Proof, Reservation};
+use crate::provision::endorsement::credential::Challenge;
+use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
+use crate::provision::event::{EndorsementRecord, Event, Reservation};
 use crate::provision::fault::Fault;
 
 /// How an attempt ended.
@@ -70,12 +72,22 @@ pub enum Effect {
 }
 
 /// What was found when an effect was performed.
-#[derive(Debug)]
 pub enum Fact {
     /// The device's DER certificate request.
     Request(Vec<u8>),
-    /// The endorsement key, judged genuine or accepted by policy.
-    Endorsement(Box<EndorsementRecord>),
+    /// What the device's TPM holds; the time is in milliseconds since 1970.
+    Endorsement {
+        /// The endorsement key.
+        endorsement_key: EndorsementKey,
+        /// The storage root key.
+        storage_root_key: StorageKey,
+        /// The EK certificate from NV memory, if there is one.
+        certificate: Option<Vec<u8>>,
+        /// Whether the station made the key persistent.
+        persisted: bool,
+        /// Now.
+        at_ms: i64,
+    },
     /// A draft.
     Drafted(Reservation),
     /// The HSM's DER signature, or why there is none. Whatever went wrong, the reservation is spent.
@@ -95,8 +107,17 @@ pub enum Fact {
         /// Now.
         at_ms: i64,
     },
-    /// The TPM did what DPS will ask of it.
-    Rehearsed(Proof),
+    /// The TPM's answer to the challenge that DPS will put to it.
+    Rehearsed {
+        /// The challenge.
+        challenge: Box<Challenge>,
+        /// The text that was to be signed.
+        signed: String,
+        /// What the TPM took out of the credential.
+        activated: Vec<u8>,
+        /// Its signature.
+        hmac: Digest,
+    },
     /// The device is sealed and holds this.
     Sealed(Digest),
     /// It could not be done; who must act says what that means.

@@ -6,8 +6,18 @@ use super::{Fact, Job};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::{self, Csr, Issuer};
 use crate::provision::device::{Holding, Identification, proof_message};
+use crate::provision::endorsement;
+use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
 use crate::provision::event::{EndorsementRecord, Event, Proof};
 use crate::provision::fault::{Blame, Fault};
+
+/// What was read from a TPM.
+struct Found {
+    endorsement_key: EndorsementKey,
+    storage_root_key: StorageKey,
+    certificate: Option<Vec<u8>>,
+    persisted: bool,
+}
 
 const SET_ASIDE: &str = "set the unit aside and call the process engineer";
 
@@ -18,7 +28,21 @@ impl Job {
             Fact::Fault(fault) => self.verdict(fault),
             Fact::Gone(fault) => Event::Interrupted { fault },
             Fact::Request(csr) => self.judge_request(csr),
-            Fact::Endorsement(record) => self.judge_endorsement(record),
+            Fact::Endorsement {
+                endorsement_key,
+                storage_root_key,
+                certificate,
+                persisted,
+                at_ms,
+            } => {
+                let found = Found {
+                    endorsement_key,
+                    storage_root_key,
+                    certificate,
+                    persisted,
+                };
+                self.judge_endorsement(found, at_ms)
+            }
             Fact::Drafted(reservation) => Event::SerialReserved { reservation },
             Fact::Signature(result) => self.judge_signature(result),
             Fact::Written(asked) => Event::Written { asked },
@@ -29,7 +53,20 @@ impl Job {
                 signature,
                 at_ms,
             } => self.judge_proof(nonce, signature, at_ms),
-            Fact::Rehearsed(proof) => Event::Proved { proof },
+            Fact::Rehearsed {
+                challenge,
+                signed,
+                activated,
+                hmac,
+            } => {
+                if challenge.is_met_by(&activated, &signed, &hmac) {
+                    Event::Proved {
+                        proof: Proof::TpmRehearsal { signed, hmac },
+                    }
+                } else {
+                    self.not_met()
+                }
+            }
             Fact::Sealed(holds) if holds == self.asked().digest() => Event::Sealed { holds },
             Fact::Sealed(_) => self.does_not_hold("what it sealed is not what was read back"),
         }
@@ -78,13 +115,14 @@ impl Job {
         }
     }
 
-    fn judge_endorsement(&self, record: Box<EndorsementRecord>) -> Event {
+    fn judge_endorsement(&self, found: Found, at_ms: i64) -> Event {
+        let key = found.endorsement_key.tpm2b().clone();
         let known = self
             .known
             .endorsement
             .as_ref()
             .map(|known| &known.endorsement_key);
-        if known.is_some_and(|key| *key != record.endorsement_key) {
+        if known.is_some_and(|known| *known != key) {
             return self.verdict(Fault::device(
                 "other_tpm",
                 format!(
@@ -94,7 +132,31 @@ impl Job {
                 SET_ASIDE,
             ));
         }
-        Event::EndorsementRead(record)
+        let verdict = endorsement::judge(
+            &found.endorsement_key,
+            found.certificate.as_deref(),
+            &self.product.endorsement,
+            &self.product.vendor_roots,
+            at_ms / 1000,
+        );
+        match verdict {
+            Ok(verdict) => Event::EndorsementRead(Box::new(EndorsementRecord {
+                endorsement_key: key,
+                storage_root_key: found.storage_root_key.tpm2b().clone(),
+                certificate: found.certificate.map(Blob),
+                persisted: found.persisted,
+                verdict,
+            })),
+            Err(refusal) => self.verdict(refusal.fault()),
+        }
+    }
+
+    fn not_met(&self) -> Event {
+        let what = format!(
+            "the TPM of {} did not meet the challenge that DPS will put to it",
+            self.device
+        );
+        self.verdict(Fault::device("challenge_not_met", what, SET_ASIDE))
     }
 
     fn judge_signature(&self, result: Result<Vec<u8>, String>) -> Event {

@@ -1,0 +1,149 @@
+//! The TPM's part of a job: its commands travel on the bay's own link, and what comes back is left to the job to judge.
+
+use super::perform::{Work, link_fact, random};
+use crate::link::{DeviceLink, LinkError};
+use crate::provision::device::RegistrationId;
+use crate::provision::endorsement::credential::{
+    Challenge, ChallengeItems, ChallengeSeeds, sas_to_sign,
+};
+use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
+use crate::provision::event::EndorsementRecord;
+use crate::provision::fault::Fault;
+use crate::provision::job::Fact;
+use crate::tpm::{self, CommandRecord, Relay, TpmError, jobs};
+use std::time::Duration;
+
+/// The longest that all TPM commands of one step may take: the slowest TPM known makes an RSA key in 7.5 s, and two
+/// may have to be made.
+const TPM_DEADLINE: Duration = Duration::from_secs(25);
+/// How long the token of a rehearsal would be valid, in seconds; nobody ever gets it.
+const REHEARSAL_LIFETIME: i64 = 300;
+
+/// Carries TPM commands over a device's link, and keeps the link's own fault aside.
+struct OverLink<'a> {
+    link: &'a mut DeviceLink,
+    fault: Option<LinkError>,
+}
+
+impl Relay for OverLink<'_> {
+    type Error = String;
+
+    async fn transact(&mut self, command: Vec<u8>) -> Result<Vec<u8>, String> {
+        self.link.tpm(&command).await.map_err(|error| {
+            let text = error.to_string();
+            self.fault = Some(error);
+            text
+        })
+    }
+}
+
+impl Work<'_> {
+    /// Reads endorsement key, storage root key and EK certificate.
+    pub(super) async fn read_endorsement(&mut self) -> Fact {
+        let empty = self.made.product.empty_handle;
+        match self
+            .on_tpm(move |context| jobs::extract(context, empty))
+            .await
+        {
+            Ok(found) => Fact::Endorsement {
+                endorsement_key: found.endorsement_key,
+                storage_root_key: found.storage_root_key,
+                certificate: found.certificate,
+                persisted: found.persisted,
+                at_ms: (self.clock)(),
+            },
+            Err(fact) => fact,
+        }
+    }
+
+    /// Plays DPS's nonce challenge against the TPM, as the device will meet it at its first boot.
+    pub(super) async fn rehearse(
+        &mut self,
+        endorsement: &EndorsementRecord,
+        registration_id: &RegistrationId,
+    ) -> Fact {
+        let expiry = (self.clock)() / 1000 + REHEARSAL_LIFETIME;
+        let id_scope = &self.made.product.dps.id_scope;
+        let signed = sas_to_sign(id_scope, registration_id, expiry.unsigned_abs());
+        let (ek, srk, challenge, items) = match challenge(endorsement) {
+            Ok(made) => made,
+            Err(why) => return Fact::Fault(no_challenge(&why)),
+        };
+        let text = signed.clone();
+        let job = move |context: &mut _| jobs::rehearse(context, &ek, &srk, &items, &text);
+        match self.on_tpm(job).await {
+            Ok(done) => Fact::Rehearsed {
+                challenge: Box::new(challenge),
+                signed,
+                activated: done.activated,
+                hmac: done.hmac,
+            },
+            Err(fact) => fact,
+        }
+    }
+
+    /// Runs a job on the device's TPM.
+    async fn on_tpm<T: Send + 'static>(
+        &mut self,
+        job: impl FnOnce(&mut tss_esapi::Context) -> Result<T, TpmError> + Send + 'static,
+    ) -> Result<T, Fact> {
+        let mut relay = OverLink {
+            link: self.link,
+            fault: None,
+        };
+        let mut log: Vec<CommandRecord> = Vec::new();
+        match tpm::run(&mut relay, &mut log, TPM_DEADLINE, job).await {
+            Ok(done) => Ok(done),
+            Err(error) => Err(match relay.fault {
+                Some(fault) => link_fact(self.bay, &fault),
+                None => Fact::Fault(tpm_fault(self.bay, &error)),
+            }),
+        }
+    }
+}
+
+type Made = (EndorsementKey, StorageKey, Challenge, ChallengeItems);
+
+fn challenge(endorsement: &EndorsementRecord) -> Result<Made, String> {
+    let ek = EndorsementKey::parse(&endorsement.endorsement_key.0).map_err(|e| e.to_string())?;
+    let srk = StorageKey::parse(&endorsement.storage_root_key.0).map_err(|e| e.to_string())?;
+    let seeds = ChallengeSeeds {
+        inner: random(),
+        credential: random(),
+        obfuscation: random(),
+        wrap: random(),
+        key: random(),
+    };
+    let challenge = Challenge::make(&ek, &srk, &seeds).map_err(|e| e.to_string())?;
+    let items = ChallengeItems::parse(&challenge.blob).map_err(|e| e.to_string())?;
+    Ok((ek, srk, challenge, items))
+}
+
+fn no_challenge(why: &str) -> Fault {
+    let what = format!("no challenge can be made for the TPM ({why})");
+    Fault::station("no_challenge", what, "run `station ledger verify`")
+}
+
+/// Whose matter a fault of the TPM is.
+fn tpm_fault(bay: &str, error: &TpmError) -> Fault {
+    let what = format!("bay {bay}: {error}");
+    let set_aside = "set the unit aside and call the process engineer";
+    match error {
+        TpmError::Deadline { .. } => Fault::device("tpm_stalled", what, set_aside),
+        TpmError::Template { .. } => Fault::device("ek_template", what, set_aside),
+        TpmError::AnotherKey { .. } => Fault::device("other_tpm", what, set_aside),
+        TpmError::Name { .. } | TpmError::Malformed { .. } => Fault::device(
+            "tpm_garbled",
+            what,
+            "put the unit in again; set it aside if that does not help",
+        ),
+        TpmError::Command { .. } | TpmError::Raw { .. } | TpmError::Link { .. } => {
+            Fault::device("tpm_failed", what, set_aside)
+        }
+        TpmError::NotAllowed(_)
+        | TpmError::TooMany(_)
+        | TpmError::TooLong { .. }
+        | TpmError::Roots { .. }
+        | TpmError::Bridge(_) => Fault::station("tpm_bridge", what, "start the station again"),
+    }
+}
