@@ -3,44 +3,44 @@
 #![allow(clippy::unwrap_used)]
 
 mod devices;
+mod killed;
 mod support;
 mod tpm;
 
 use dps_station::fixtures::dps::{Policy, Right};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use support::{Cloud, Pki, text};
-
-const EK_A: &str = "AToAAQALAAMAsgAgg3GXZ0SEs/gakMyNRqXXJP1S124GUgtk8qHaGzMUaaoABgCAAEMAEAgAAAAAAAEAxsj2gUScTk1UjuioeTlfGYZrrimExB+bScH75adUMRIi2UOMxG1kw4y+9RW/IVoMl4e620VxZad0ARX2gUqVjYO7KPVt3dyKhZS3dkcvfBisBhP1XH9B33VqHG9SHnbnQXdBUaCgKAfxome8UmBKfe+naTsE5fkvjb/do3/dD6l4sGBwFCnKRdln4XpM03zLpoHFao8zOwt8l/uP3qUIxmCYv9A7m69Ms+5/pCkTu/rK4mRDsfhZ0QLfbzVI6zQFOKF/rwsfBtFeWlWtcuJMKlXdD8TXWElTzgh7JS4qhFzreL0c1mI0GCj+Aws0usZh7dLIVPnlgZcBhgy1SSDQMQ==";
-
-fn tpm(id: &str) -> Value {
-    json!({"registrationId": id, "attestation": {"type": "tpm", "tpm": {"endorsementKey": EK_A}}})
-}
+use support::{Cloud, Pki, SAMPLE_EK, sample_tpm, text};
 
 #[tokio::test]
 async fn an_enrollment_is_created_read_updated_and_deleted() {
     let cloud = Cloud::start().await;
     let path = "/enrollments/Unit-1";
-    let created = cloud.put(path, &tpm("unit-1"), None).await;
+    let created = cloud.put(path, &sample_tpm("unit-1"), None).await;
     assert_eq!(created.status, 200, "{created:?}");
     assert_eq!(created.body["provisioningStatus"], "enabled");
     assert_eq!(created.body["registrationState"]["status"], "unassigned");
-    assert_eq!(created.body["attestation"]["tpm"]["endorsementKey"], EK_A);
+    assert_eq!(
+        created.body["attestation"]["tpm"]["endorsementKey"],
+        SAMPLE_EK
+    );
     let etag = text(&created.body["etag"]);
     assert!(etag.starts_with('"') && etag.ends_with('"'));
 
-    let again = cloud.put(path, &tpm("unit-1"), None).await;
+    let again = cloud.put(path, &sample_tpm("unit-1"), None).await;
     assert_eq!(again.status, 409);
     assert_eq!(again.error_code.as_deref(), Some("409201"));
     assert_eq!(again.body["errorCode"], 409_201);
     assert!(again.body["trackingId"].is_string() && again.body["timestampUtc"].is_string());
-    let stale = cloud.put(path, &tpm("unit-1"), Some("\"other\"")).await;
+    let stale = cloud
+        .put(path, &sample_tpm("unit-1"), Some("\"other\""))
+        .await;
     assert_eq!(stale.status, 412);
 
     let bare = etag.trim_matches('"');
-    let updated = cloud.put(path, &tpm("unit-1"), Some(bare)).await;
+    let updated = cloud.put(path, &sample_tpm("unit-1"), Some(bare)).await;
     assert_eq!(updated.status, 200);
     assert_ne!(updated.body["etag"], created.body["etag"]);
     assert_eq!(
@@ -58,7 +58,13 @@ async fn an_enrollment_is_created_read_updated_and_deleted() {
         (404, &json!(404_201))
     );
     assert_eq!(cloud.delete(path, None).await.status, 404);
-    assert_eq!(cloud.put(path, &tpm("unit-1"), Some("*")).await.status, 404);
+    assert_eq!(
+        cloud
+            .put(path, &sample_tpm("unit-1"), Some("*"))
+            .await
+            .status,
+        404
+    );
     assert_eq!(cloud.ops(), ["create", "update", "delete"]);
 }
 
@@ -121,24 +127,30 @@ async fn what_is_not_an_enrollment_is_refused() {
     let cloud = Cloud::start().await;
     let bad = [
         json!({"registrationId": "x"}),
-        json!({"registrationId": "other", "attestation": tpm("x")["attestation"]}),
+        json!({"registrationId": "other", "attestation": sample_tpm("x")["attestation"]}),
         json!({"registrationId": "x", "attestation": {"type": "tpm"}}),
         json!({"registrationId": "x", "attestation": {"type": "tpm", "tpm": {"endorsementKey": "AAAA"}}}),
-        json!({"registrationId": "x", "attestation": {"type": "x509", "tpm": {"endorsementKey": EK_A}}}),
+        json!({"registrationId": "x", "attestation": {"type": "x509", "tpm": {"endorsementKey": SAMPLE_EK}}}),
         support::x509("x", "not a certificate"),
-        json!({"registrationId": "x", "iotHubs": ["stranger.example"], "attestation": tpm("x")["attestation"]}),
-        json!({"registrationId": "x", "allocationPolicy": "static", "attestation": tpm("x")["attestation"]}),
+        json!({"registrationId": "x", "iotHubs": ["stranger.example"], "attestation": sample_tpm("x")["attestation"]}),
+        json!({"registrationId": "x", "allocationPolicy": "static", "attestation": sample_tpm("x")["attestation"]}),
     ];
     for body in &bad {
         let reply = cloud.put("/enrollments/x", body, None).await;
         assert_eq!(reply.status, 400, "{body} {reply:?}");
     }
-    let group = json!({"enrollmentGroupId": "g", "attestation": tpm("x")["attestation"]});
+    let group = json!({"enrollmentGroupId": "g", "attestation": sample_tpm("x")["attestation"]});
     assert_eq!(
         cloud.put("/enrollmentGroups/g", &group, None).await.status,
         400
     );
-    assert_eq!(cloud.put("/enrollments", &tpm("x"), None).await.status, 405);
+    assert_eq!(
+        cloud
+            .put("/enrollments", &sample_tpm("x"), None)
+            .await
+            .status,
+        405
+    );
     assert!(cloud.ops().is_empty());
 }
 
@@ -193,7 +205,7 @@ async fn tokens_are_checked_for_key_resource_time_and_right() {
         .call(
             Method::PUT,
             "/enrollments/x",
-            Some(&tpm("x")),
+            Some(&sample_tpm("x")),
             &[("authorization", &read_only)],
         )
         .await;
@@ -205,10 +217,11 @@ async fn tokens_are_checked_for_key_resource_time_and_right() {
 #[tokio::test]
 async fn one_bad_record_of_a_bulk_does_not_stop_the_others() {
     let cloud = Cloud::start().await;
-    cloud.put("/enrollments/old", &tpm("old"), None).await;
+    cloud
+        .put("/enrollments/old", &sample_tpm("old"), None)
+        .await;
     cloud.faults(json!({"refuseInBulk": ["bad"]})).await;
-    let entries =
-        json!([tpm("a"), tpm("old"), tpm("bad"), tpm("A"), {"registrationId": "odd"}, tpm("b")]);
+    let entries = json!([sample_tpm("a"), sample_tpm("old"), sample_tpm("bad"), sample_tpm("A"), {"registrationId": "odd"}, sample_tpm("b")]);
     let body = json!({"mode": "create", "enrollments": entries});
     let reply = cloud.post("/enrollments/", Some(&body)).await;
     assert_eq!(reply.status, 200);
@@ -230,7 +243,7 @@ async fn one_bad_record_of_a_bulk_does_not_stop_the_others() {
 
     let none = json!({"mode": "create", "enrollments": []});
     assert_eq!(cloud.post("/enrollments", Some(&none)).await.status, 400);
-    let many: Vec<_> = (0..11).map(|n| tpm(&format!("n{n}"))).collect();
+    let many: Vec<_> = (0..11).map(|n| sample_tpm(&format!("n{n}"))).collect();
     let many = json!({"mode": "create", "enrollments": many});
     assert_eq!(cloud.post("/enrollments", Some(&many)).await.status, 400);
     let gone = json!({"mode": "delete", "enrollments": [{"registrationId": "a"}, {"registrationId": "b"}]});
@@ -244,7 +257,7 @@ async fn pages_of_a_query_give_every_record_once() {
     for n in 0..7 {
         let id = format!("q{n}");
         cloud
-            .put(&format!("/enrollments/{id}"), &tpm(&id), None)
+            .put(&format!("/enrollments/{id}"), &sample_tpm(&id), None)
             .await;
     }
     let mut found = Vec::new();
@@ -300,7 +313,9 @@ async fn a_restart_keeps_authority_keys_and_state_and_forgets_a_torn_line() {
     assert_eq!(cloud.get("/enrollments/unit-10").await.body, enrollment);
     let after = cloud.boot("unit-10", &[&leaf], &leaf).await.unwrap();
     assert_eq!(after.assigned_hub, before.assigned_hub);
-    cloud.put("/enrollments/new", &tpm("new"), None).await;
+    cloud
+        .put("/enrollments/new", &sample_tpm("new"), None)
+        .await;
     assert_eq!(cloud.ids(), ["unit-10", "new"]);
 }
 
@@ -321,7 +336,7 @@ async fn faults_strike_as_often_as_asked() {
     cloud.faults(json!({"dropAfterCommit": 1})).await;
     assert!(
         cloud
-            .try_put("/enrollments/lost", &tpm("lost"))
+            .try_put("/enrollments/lost", &sample_tpm("lost"))
             .await
             .is_err()
     );

@@ -196,3 +196,49 @@ async fn a_symmetric_key_member_of_a_group_registers() {
         assert_eq!(reply.status, status, "{reply:?}");
     }
 }
+
+#[tokio::test]
+async fn a_later_contact_follows_the_reprovision_policy() {
+    let cloud = Cloud::start().await;
+    let pki = Pki::new();
+    let leaf = pki.self_signed("unit-12");
+    let (a, b) = ("hub-a.azure-devices.net", "hub-b.azure-devices.net");
+    let mut body = support::x509("unit-12", &leaf.pem());
+    body["allocationPolicy"] = json!("static");
+    // Hub wanted, update, migrate; then hub got, rate in the twin, substatus.
+    for (rate, (wanted, update, migrate), (hub, read, substatus)) in [
+        (1, (a, true, true), (a, 1, "initialAssignment")),
+        (2, (b, true, true), (b, 1, "deviceDataMigrated")),
+        (3, (a, true, false), (a, 3, "deviceDataReset")),
+        (
+            4,
+            (b, false, false),
+            (a, 3, "reprovisionedToInitialAssignment"),
+        ),
+    ] {
+        body["iotHubs"] = json!([wanted]);
+        body["reprovisionPolicy"] =
+            json!({"updateHubAssignment": update, "migrateDeviceData": migrate});
+        body["initialTwin"] = json!({"properties": {"desired": {"rate": rate}}});
+        let condition = (rate > 1).then_some("*");
+        let reply = cloud.put("/enrollments/unit-12", &body, condition).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let booted = cloud.boot("unit-12", &[&leaf], &leaf).await.unwrap();
+        assert_eq!(
+            (booted.assigned_hub.as_str(), &booted.desired["rate"]),
+            (hub, &json!(read))
+        );
+        let state = cloud.get("/registrations/unit-12").await;
+        assert_eq!(state.body["substatus"], substatus);
+    }
+    // A deleted registration state makes the next contact a first one.
+    assert_eq!(
+        cloud.delete("/registrations/unit-12", None).await.status,
+        204
+    );
+    let booted = cloud.boot("unit-12", &[&leaf], &leaf).await.unwrap();
+    assert_eq!(
+        (booted.assigned_hub.as_str(), &booted.desired["rate"]),
+        (b, &json!(4))
+    );
+}

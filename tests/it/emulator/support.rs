@@ -13,6 +13,14 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
+/// An endorsement key of Microsoft's quickstarts.
+pub const SAMPLE_EK: &str = "AToAAQALAAMAsgAgg3GXZ0SEs/gakMyNRqXXJP1S124GUgtk8qHaGzMUaaoABgCAAEMAEAgAAAAAAAEAxsj2gUScTk1UjuioeTlfGYZrrimExB+bScH75adUMRIi2UOMxG1kw4y+9RW/IVoMl4e620VxZad0ARX2gUqVjYO7KPVt3dyKhZS3dkcvfBisBhP1XH9B33VqHG9SHnbnQXdBUaCgKAfxome8UmBKfe+naTsE5fkvjb/do3/dD6l4sGBwFCnKRdln4XpM03zLpoHFao8zOwt8l/uP3qUIxmCYv9A7m69Ms+5/pCkTu/rK4mRDsfhZ0QLfbzVI6zQFOKF/rwsfBtFeWlWtcuJMKlXdD8TXWElTzgh7JS4qhFzreL0c1mI0GCj+Aws0usZh7dLIVPnlgZcBhgy1SSDQMQ==";
+
+/// An enrollment with that key.
+pub fn sample_tpm(id: &str) -> Value {
+    json!({"registrationId": id, "attestation": {"type": "tpm", "tpm": {"endorsementKey": SAMPLE_EK}}})
+}
+
 /// An emulated cloud in a directory of its own.
 pub struct Cloud {
     dir: TempDir,
@@ -50,15 +58,9 @@ impl Cloud {
         Self::open(self.dir, self.options).await
     }
 
-    async fn open(dir: TempDir, options: EmulatorOptions) -> Self {
+    pub async fn open(dir: TempDir, options: EmulatorOptions) -> Self {
         let emulator = Emulator::start(options.clone()).await.unwrap();
-        let root = fs::read(emulator.ca_file()).unwrap();
-        let client = Client::builder()
-            .tls_certs_only([Certificate::from_pem(&root).unwrap()])
-            .no_proxy()
-            .timeout(Duration::from_secs(20))
-            .build()
-            .unwrap();
+        let client = client(emulator.ca_file());
         Self {
             dir,
             options,
@@ -230,6 +232,17 @@ impl Cloud {
             .map(|line| text(&serde_json::from_str::<Value>(line).unwrap()[name]))
             .collect()
     }
+}
+
+/// A client that trusts the emulator's authority and nobody else.
+pub fn client(ca_file: &Path) -> Client {
+    let root = fs::read(ca_file).unwrap();
+    Client::builder()
+        .tls_certs_only([Certificate::from_pem(&root).unwrap()])
+        .no_proxy()
+        .timeout(Duration::from_secs(20))
+        .build()
+        .unwrap()
 }
 
 pub fn text(value: &Value) -> String {
