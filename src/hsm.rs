@@ -27,6 +27,9 @@ const MAKE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long finding a key or signing may take, the wait for calls before it included.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long the end of a token's last use may block the thread that ends it.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
 /// Where a token is, and how to log in to it.
 #[derive(Clone, Debug)]
 pub struct HsmOptions {
@@ -38,7 +41,8 @@ pub struct HsmOptions {
     pub pin: SecretString,
 }
 
-/// A token that is logged in to. Clones share its session, which closes with the last of them.
+/// A token that is logged in to. Clones share its session, which closes with the last of them: that blocks for some
+/// milliseconds, at most for two seconds. Drop it before the process ends.
 #[derive(Clone)]
 pub struct Hsm(Arc<Opened>);
 
@@ -279,6 +283,9 @@ impl Opened {
 impl Drop for Opened {
     fn drop(&mut self) {
         let id = self.id;
-        self.signer.tell(move |module| module.close(id));
+        // Blocks: a process that ends while its module is still closing sessions crashes or hangs in the module's own
+        // end.
+        self.signer
+            .finish(CLOSE_DEADLINE, move |module| module.close(id));
     }
 }

@@ -107,10 +107,19 @@ impl Signer {
         }
     }
 
-    /// Has `act` run on the thread and does not wait for it. Forgotten if the queue is full: then the module hangs,
-    /// and nothing that is asked of it matters.
-    pub fn tell(&self, act: impl FnOnce(&mut Module) + Send + 'static) {
-        let _ = self.queue.try_send(Box::new(act));
+    /// Has `act` run on the thread and blocks until it has, at most for `deadline`; not at all if the module hangs.
+    pub fn finish(&self, deadline: Duration, act: impl FnOnce(&mut Module) + Send + 'static) {
+        if self.hung.load(Ordering::Acquire) {
+            return;
+        }
+        let (done, end) = sync_channel(1);
+        let task: Task = Box::new(move |module| {
+            act(module);
+            let _ = done.send(()); // nobody waits any more
+        });
+        if self.queue.try_send(task).is_ok() {
+            let _ = end.recv_timeout(deadline); // late or not, there is nothing else to do
+        }
     }
 }
 
@@ -360,7 +369,8 @@ mod tests {
     async fn a_call_that_nobody_waits_for_any_more_never_begins() {
         let signer = Signer::start(PathBuf::from("/no/such/module.so")).unwrap();
         let (release, released) = sync_channel::<()>(0);
-        signer.tell(move |_| released.recv().unwrap());
+        let busy: Task = Box::new(move |_| released.recv().unwrap());
+        signer.queue.try_send(busy).unwrap();
         let (begun, beginning) = sync_channel::<()>(1);
         let dropped = signer.call(Duration::from_secs(5), move |_| {
             begun.send(()).unwrap();

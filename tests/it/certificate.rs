@@ -297,7 +297,8 @@ fn a_customers_root_makes_an_issuing_ca_out_of_the_request() {
     let line = std::fs::read(dir.join("line.der")).unwrap();
     let customer = std::fs::read(dir.join("customer.der")).unwrap();
 
-    let now = bench.now_ms;
+    // OpenSSL took the time itself, after the bench did.
+    let now = bench.now_ms + DAY_MS;
     validate_authority("line", &line, &[&customer], now).unwrap();
     assert_eq!(Issuer::parse("line", &line).unwrap().spki(), spki);
     for (above, now, what) in [

@@ -51,7 +51,7 @@ fn alone<F: Future<Output = ()>>(test: &str, tokens: &[&str], check: impl FnOnce
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    assert!(output.status.success(), "{}: {said}", output.status);
     assert!(said.contains("1 passed"), "{said}");
 }
 
