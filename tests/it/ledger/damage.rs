@@ -191,8 +191,8 @@ fn soak_every_byte_of_the_ledger() {
 
 /// One in so many bytes, by the minutes that scripts/soak has; every byte from ten minutes on.
 fn soak_step() -> usize {
-    let minutes = std::env::var("SOAK_MINUTES").map_or(1, |text| text.parse().unwrap());
-    10_usize.div_ceil(std::cmp::Ord::max(minutes, 1))
+    let minutes: usize = std::env::var("SOAK_MINUTES").map_or(1, |text| text.parse().unwrap());
+    10_usize.div_ceil(minutes.max(1))
 }
 
 #[test]
