@@ -107,7 +107,7 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<Exit, Failu
     };
     ledger.close().await?;
     if !args.headless || args.until == Until::Booted {
-        rig.ask(&Ask::Stop).await.map_err(rig_failed)?;
+        rig.stop().await.map_err(rig_failed)?;
     }
     eprintln!("station: the factory is in {}", dir.display());
     Ok(exit)

@@ -4,7 +4,7 @@
 
 mod devices;
 mod killed;
-mod support;
+pub mod support;
 mod tpm;
 
 use dps_station::fixtures::dps::{Policy, Right};

@@ -141,14 +141,18 @@ initial_desired = {{ telemetryIntervalSeconds = 60 }}
 /// Connects to the folder's rig; starts one, as a process of its own that outlives this one, where none lives.
 pub async fn attach_rig(dir: &Path) -> Result<Control, Failure> {
     let deadline = Instant::now() + RIG_START_MAX;
-    let mut rig = None;
+    let mut rig: Option<std::process::Child> = None;
     loop {
         if let Ok(mut control) = Control::connect(dir).await
             && control.ask(&Ask::Status).await.is_ok()
         {
             return Ok(control);
         }
-        if rig.is_none() {
+        // One that ended at once found the folder still held by a rig that was about to end.
+        let lives = rig
+            .as_mut()
+            .is_some_and(|rig| matches!(rig.try_wait(), Ok(None)));
+        if !lives {
             rig = Some(start_rig(dir).map_err(rig_failed)?);
         }
         if Instant::now() > deadline {
