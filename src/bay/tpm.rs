@@ -46,8 +46,8 @@ impl Work<'_> {
             .await
         {
             Ok(found) => Fact::Endorsement {
-                endorsement_key: found.endorsement_key,
-                storage_root_key: found.storage_root_key,
+                endorsement_key: Box::new(found.endorsement_key),
+                storage_root_key: Box::new(found.storage_root_key),
                 certificate: found.certificate,
                 persisted: found.persisted,
                 at_ms: (self.clock)(),

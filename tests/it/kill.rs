@@ -139,7 +139,8 @@ fn soak_killed_at_random_moments() {
             let whom = [Station, StationAndRig][random.below(2) as usize];
             let kind = KINDS[random.below(KINDS.len() as u64) as usize];
             let fits = |entry: &Entry| entry.kind == kind;
-            if kills == KILLS || !strike_once(&factory, whom, random, |seen| seen.iter().any(fits)) {
+            if kills == KILLS || !strike_once(&factory, whom, random, |seen| seen.iter().any(fits))
+            {
                 break;
             }
             kills += 1;

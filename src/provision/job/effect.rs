@@ -78,9 +78,9 @@ pub enum Fact {
     /// What the device's TPM holds; the time is in milliseconds since 1970.
     Endorsement {
         /// The endorsement key.
-        endorsement_key: EndorsementKey,
+        endorsement_key: Box<EndorsementKey>,
         /// The storage root key.
-        storage_root_key: StorageKey,
+        storage_root_key: Box<StorageKey>,
         /// The EK certificate from NV memory, if there is one.
         certificate: Option<Vec<u8>>,
         /// Whether the station made the key persistent.

@@ -13,8 +13,8 @@ use crate::provision::fault::{Blame, Fault};
 
 /// What was read from a TPM.
 struct Found {
-    endorsement_key: EndorsementKey,
-    storage_root_key: StorageKey,
+    endorsement_key: Box<EndorsementKey>,
+    storage_root_key: Box<StorageKey>,
     certificate: Option<Vec<u8>>,
     persisted: bool,
 }
