@@ -10,7 +10,6 @@ pub use recovery::close_open_attempts;
 pub use upload::Uploader;
 
 use crate::bay::{Bay, Line, StationFault};
-use crate::ledger::Ledger;
 use crate::provision::event::Event;
 use crate::provision::fault::Fault;
 use crate::provision::floor::{Command, Floor, Report};
@@ -26,7 +25,9 @@ pub const REPORTS_MAX: usize = 256;
 pub const COMMANDS_MAX: usize = 16;
 /// How often the floor is shown anew where something changed.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
-/// How often the station says that it lives.
+/// Events read at a time.
+const PAGE: u32 = 500;
+/// How often the station says that it lives, or how the shift stands where something moved.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
 
 /// A station, ready to run.
@@ -68,10 +69,14 @@ impl Station {
         for bay in self.bays.drain(..) {
             bays.spawn(bay.run(stopped.clone()));
         }
-        let mut out: BTreeSet<String> = BTreeSet::new();
+        let mut opened = Opened {
+            out: BTreeSet::new(),
+            any: false,
+        };
         let mut alive = tokio::time::interval(ALIVE_EVERY);
         let mut show = tokio::time::interval(SHOW_EVERY);
-        self.say_shift(&mut floor, &watchers).await?;
+        let mut moved = true;
+        let shift = self.recall(&mut floor).await?;
         let result = loop {
             let report = tokio::select! {
                 Some(report) = self.reports.recv() => report,
@@ -82,51 +87,38 @@ impl Station {
                 },
                 command = watchers.commands.recv() => match command {
                     Some(Command::Quit) | None => break Ok(()),
-                    Some(command) => match self.obey(command, &mut floor, &watchers).await? {
+                    Some(command) => match self.obey(command).await? {
                         Some(report) => report,
                         None => continue,
                     },
                 },
-                _ = alive.tick() => Report::Alive { at_ms: self.now() },
+                _ = alive.tick() => match &shift {
+                    Some(name) if std::mem::take(&mut moved) => self.shift_state(name).await?,
+                    _ => Report::Alive { at_ms: self.now() },
+                },
                 _ = show.tick() => {
                     watchers.floors.send_replace(Arc::new(floor.clone()));
                     continue;
                 }
             };
-            match &report {
-                Report::BayOut { bay, fault, .. } if names.contains(bay) => {
-                    out.insert(bay.clone());
-                    if out == names {
-                        break Err(no_bay(fault));
-                    }
-                }
-                Report::BayOpened { bay, .. } => {
-                    out.remove(bay);
-                }
-                _ => {}
+            if let Some(fault) = opened.note(&report, &names) {
+                break Err(fault);
             }
-            publish(report, &mut floor, &watchers).await;
+            moved |= matches!(report, Report::Event { .. } | Report::Enroller { .. });
+            floor.fold(&report);
+            let _ = watchers.reports.send(report).await;
         };
         let _ = stop.send(true);
         while bays.join_next().await.is_some() {}
         result.map(|()| floor)
     }
 
-    async fn obey(
-        &self,
-        command: Command,
-        floor: &mut Floor,
-        watchers: &Watchers,
-    ) -> Result<Option<Report>, StationFault> {
+    async fn obey(&self, command: Command) -> Result<Option<Report>, StationFault> {
         let at_ms = self.now();
         Ok(match command {
             Command::Acknowledge { bay } => Some(Report::Acknowledged { at_ms, bay }),
             Command::Scan { text, bay } => Some(Report::Scanned { at_ms, bay, text }),
-            Command::CloseShift => {
-                self.close_shift().await?;
-                self.say_shift(floor, watchers).await?;
-                None
-            }
+            Command::CloseShift => self.close_shift().await?,
             Command::Upload => {
                 self.uploader.start();
                 None
@@ -135,24 +127,63 @@ impl Station {
         })
     }
 
-    async fn close_shift(&self) -> Result<(), StationFault> {
+    /// Counts what the open shift has seen before this process, so that a restart changes no count; gives its name.
+    async fn recall(&self, floor: &mut Floor) -> Result<Option<String>, StationFault> {
         let ledger = &self.line.ledger;
         let Some(open) = ledger.current_shift().await.map_err(StationFault::ledger)? else {
-            return Ok(());
+            return Ok(None);
         };
-        let shift = open.shift;
-        let balance = ledger.balance(&shift).await.map_err(StationFault::ledger)?;
-        ledger
-            .record(&Event::ShiftClosed { shift, balance })
-            .await
-            .map_err(StationFault::ledger)?;
-        Ok(())
+        let mut from = open.opened_seq;
+        loop {
+            let page = ledger
+                .all_events(from, PAGE)
+                .await
+                .map_err(StationFault::ledger)?;
+            let Some(last) = page.last() else {
+                return Ok(Some(open.shift));
+            };
+            from = last.seq + 1;
+            for recorded in page {
+                floor.fold(&Report::Earlier {
+                    recorded: Box::new(recorded),
+                });
+            }
+        }
     }
 
-    async fn say_shift(&self, floor: &mut Floor, watchers: &Watchers) -> Result<(), StationFault> {
-        let report = shift_state(&self.line.ledger, self.now()).await?;
-        publish(report, floor, watchers).await;
-        Ok(())
+    /// Closes the open shift with its balance; says nothing where none is open.
+    async fn close_shift(&self) -> Result<Option<Report>, StationFault> {
+        let ledger = &self.line.ledger;
+        let Some(open) = ledger.current_shift().await.map_err(StationFault::ledger)? else {
+            return Ok(None);
+        };
+        let name = open.shift;
+        let balance = ledger.balance(&name).await.map_err(StationFault::ledger)?;
+        let closed = Event::ShiftClosed {
+            shift: name.clone(),
+            balance,
+        };
+        ledger.record(&closed).await.map_err(StationFault::ledger)?;
+        let at_ms = self.now();
+        Ok(Some(Report::ShiftState {
+            at_ms,
+            name,
+            open: false,
+            balance: Some(balance),
+        }))
+    }
+
+    /// A shift with its balance as it is now.
+    async fn shift_state(&self, name: &str) -> Result<Report, StationFault> {
+        let ledger = &self.line.ledger;
+        let current = ledger.current_shift().await.map_err(StationFault::ledger)?;
+        let balance = ledger.balance(name).await.map_err(StationFault::ledger)?;
+        Ok(Report::ShiftState {
+            at_ms: self.now(),
+            name: name.to_owned(),
+            open: current.is_some_and(|open| open.shift == name),
+            balance: Some(balance),
+        })
     }
 
     fn now(&self) -> i64 {
@@ -160,28 +191,27 @@ impl Station {
     }
 }
 
-/// The open shift, or that there is none.
-async fn shift_state(ledger: &Ledger, at_ms: i64) -> Result<Report, StationFault> {
-    let current = ledger.current_shift().await.map_err(StationFault::ledger)?;
-    let open = current.is_some();
-    let name = current.map(|open| open.shift).unwrap_or_default();
-    let balance = if open {
-        Some(ledger.balance(&name).await.map_err(StationFault::ledger)?)
-    } else {
-        None
-    };
-    Ok(Report::ShiftState {
-        at_ms,
-        name,
-        open,
-        balance,
-    })
+/// Which bays could not be opened, and whether any ever could.
+struct Opened {
+    out: BTreeSet<String>,
+    any: bool,
 }
 
-/// Hands a report on and folds it.
-async fn publish(report: Report, floor: &mut Floor, watchers: &Watchers) {
-    floor.fold(&report);
-    let _ = watchers.reports.send(report).await;
+impl Opened {
+    /// Takes note of a report; a fault when no bay could be opened at all.
+    fn note(&mut self, report: &Report, names: &BTreeSet<String>) -> Option<StationFault> {
+        match report {
+            Report::BayOpened { .. } | Report::BayWaiting { .. } => self.any = true,
+            Report::BayOut { bay, fault, .. } => {
+                self.out.insert(bay.clone());
+                if !self.any && self.out == *names {
+                    return Some(no_bay(fault));
+                }
+            }
+            _ => {}
+        }
+        None
+    }
 }
 
 fn no_bay(last: &Fault) -> StationFault {

@@ -81,6 +81,7 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<Exit, Failu
         let operator = Operator {
             rig: &mut rig,
             left,
+            commands: commands.clone(),
             factory_reports,
         };
         if args.headless {

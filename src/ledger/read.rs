@@ -103,6 +103,8 @@ pub struct Shift {
     pub shift: String,
     /// When it was opened, in milliseconds since 1970.
     pub opened_ms: i64,
+    /// The place of its opening in the chain.
+    pub opened_seq: u64,
 }
 
 /// The last verdict on a unit.
@@ -238,12 +240,13 @@ pub fn outbox(db: &Connection, filter: &OutboxFilter) -> Result<Vec<OutboxRow>, 
 
 /// The shift that is open, if any.
 pub fn current_shift(db: &Connection) -> Result<Option<Shift>, Failure> {
-    let sql = "SELECT shift, opened_ms FROM shift WHERE closed_seq IS NULL";
+    let sql = "SELECT shift, opened_ms, opened_seq FROM shift WHERE closed_seq IS NULL";
     let shift = db
         .query_row(sql, [], |row| {
             Ok(Shift {
                 shift: row.get(0)?,
                 opened_ms: row.get(1)?,
+                opened_seq: row.get::<_, i64>(2)?.cast_unsigned(),
             })
         })
         .optional()?;

@@ -4,7 +4,7 @@ use super::{boot_lines, rig_failed};
 use crate::commands::{Failure, parts};
 use crate::fixtures::rig::control::{Ask, Control};
 use crate::provision::event::Event;
-use crate::provision::floor::Report;
+use crate::provision::floor::{Command, Report};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -21,6 +21,8 @@ pub struct Operator<'a> {
     pub rig: &'a mut Control,
     /// Units that have not left yet.
     pub left: usize,
+    /// The way to the station: a closed shift is uploaded at once.
+    pub commands: mpsc::Sender<Command>,
     /// The station's own stream, for what the factory has to say.
     pub factory_reports: mpsc::Sender<Report>,
 }
@@ -52,6 +54,9 @@ impl Operator<'_> {
                     let Some(report) = report else { return Ok(()) };
                     if let Some(ask) = wish(&report, &mut reseats) {
                         plans.push(Plan { at: Instant::now() + dwell, ask });
+                    }
+                    if matches!(report, Report::ShiftState { open: false, balance: Some(_), .. }) {
+                        let _ = self.commands.send(Command::Upload).await;
                     }
                     if uploaded(&report) {
                         self.first_boot().await?;
