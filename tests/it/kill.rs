@@ -122,8 +122,6 @@ fn strike(place: Place, moments: Moments, random: &mut Random) {
 #[ignore = "takes minutes: run by scripts/soak"]
 fn soak_killed_at_random_moments() {
     const KILLS: usize = 100;
-    /// About as many events as one start of the station records.
-    const EVENTS: u64 = 100;
     let number = |name| Some(std::env::var(name).ok()?.parse().expect("a number"));
     let minutes = number("SOAK_MINUTES").unwrap_or(10);
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

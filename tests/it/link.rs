@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod bench;
+pub mod bench;
 mod killed;
 
 use bench::{Bench, identify_lines, over, quick, say, session, spec, wanted, wire};

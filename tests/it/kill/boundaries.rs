@@ -5,84 +5,463 @@
 //! spy read their configuration when they are loaded, so the walk is a process of its own; root may do what an ordinary
 //! user may not, so where the tests are run by root it is walked as both.
 
-use crate::support::{Place, calls, run, signed_digests, spy};
+use crate::link::bench::{Bench, Plug, spec};
+use crate::support::{Place, entries, run, signed_digests, spy};
 use dps_station::bay::{Bay, Line, LineProduct, Signer};
-use dps_station::fixtures::device::{Cable, Device, DeviceSpec, SharedDevice, run_device};
+use dps_station::fixtures::device::{Cable, Device};
 use dps_station::fixtures::pki::{find_softhsm, make_token};
 use dps_station::hsm::{Hsm, HsmOptions};
 use dps_station::ledger::{Ledger, Options, ReservationState, Verdict, verify};
-use dps_station::link::{Injection, LinkOptions, port};
+use dps_station::link::{Injection, LinkOptions};
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::certificate::{
     CaProfile, Issuer, Profile, Reserved, assemble, draft_issuing, draft_root,
 };
-use dps_station::provision::device::{Attestation, DeviceId, SerialNumber};
-use dps_station::provision::event::{EnrolledIdentity, Event, Recorded, Reservation};
+use dps_station::provision::device::{Attestation, SerialNumber};
+use dps_station::provision::event::{EnrolledIdentity, Event, Purpose, Recorded, Reservation};
+use dps_station::provision::floor::Report;
 use dps_station::provision::product::{DpsTarget, EndorsementPolicy, Product, SigningCa};
 use dps_station::station::close_open_attempts;
 use rusqlite::Connection;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-use tempfile::TempDir;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
-/// Environment variable with the place of the token.
-const PLACE: &str = "STATION_TEST_BOUNDARIES";
+/// Environment variable with the folder of the token.
+const FOLDER: &str = "STATION_TEST_BOUNDARIES";
 const PIN: &str = "4711";
-/// Walks at a time: most of each is waiting for its device.
+/// Walks at a time: most of each is waiting for a device.
 const AT_A_TIME: usize = 12;
-/// How long a station may take to a boundary.
-const BOUNDARY_MAX: Duration = Duration::from_secs(30);
+/// Reports that a bay gets rid of while nobody hears them.
+const ROOM: usize = 1;
+/// How long a station may take to where it is stopped.
+const STOP_MAX: Duration = Duration::from_secs(30);
+
+/// The way of a device that nothing disturbs.
+const WAY: [&str; 13] = [
+    "arrived",
+    "identified",
+    "accepted",
+    "key_read",
+    "registration_id_derived",
+    "serial_reserved",
+    "signed",
+    "written",
+    "restarted",
+    "read_back",
+    "proved",
+    "sealed",
+    "passed",
+];
+
+/// Where a station is stopped, in events since its start.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    /// So many are on record, and nothing has been done since.
+    After(usize),
+    /// What this one will tell of is done, and not on record.
+    Before(usize),
+}
+
+/// How far a station came.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Reached {
+    Stop,
+    /// The attempt ended before.
+    End,
+}
 
 #[test]
 fn every_boundary_and_every_second_boundary_after_recovery() {
-    walk(&Place::own());
+    walk_as_owner_of(&Place::own());
     if rustix::process::getuid().is_root() {
-        walk(&Place::ordinary());
+        walk_as_owner_of(&Place::ordinary());
     }
 }
 
-fn walk(place: &Place) {
+fn walk_as_owner_of(place: &Place) {
     let folder = place.dir.path();
-    let configuration = make_token(&folder.join("hsm"), "line", PIN, PIN).unwrap();
-    place.give();
     let mut command = place.command(&std::env::current_exe().unwrap());
     command
         .args(["--ignored", "--exact", "--nocapture"])
         .arg("kill::boundaries::walk_all")
-        .env(PLACE, folder)
-        .env("TMPDIR", folder)
-        .env("SOFTHSM2_CONF", configuration)
+        .env(FOLDER, folder)
+        .env("SOFTHSM2_CONF", folder.join("softhsm2.conf"))
         .env("PKCS11SPY", find_softhsm().unwrap())
         .env("PKCS11SPY_OUTPUT", folder.join("spy.log"));
     let ended = run(&mut command);
-    assert!(
-        ended.status.success() && ended.stdout.contains("1 passed"),
-        "{}{}",
-        ended.stdout,
-        ended.stderr
-    );
+    let passed = ended.status.success() && ended.stdout.contains("1 passed");
+    assert!(passed, "{}{}", ended.stdout, ended.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "run by every_boundary_and_every_second_boundary_after_recovery"]
 async fn walk_all() {
-    let factory = Arc::new(Factory::open().await);
+    let folder = PathBuf::from(std::env::var_os(FOLDER).expect("set by the other test"));
+    let factory = Arc::new(Factory::open(&folder).await);
+    let undisturbed = Unit::new(&factory).await;
+    assert_eq!(undisturbed.start(None).await, Reached::End);
+    assert_eq!(undisturbed.kinds(), WAY);
+    undisturbed.is_done().await;
+
     let mut walks = JoinSet::new();
-    let mut tally = Tally::default();
-    for (number, first) in every_stop().enumerate() {
-        let _ = number;
-        while walks.len() >= AT_A_TIME {
-            tally.add(walks.join_next().await.unwrap().unwrap());
+    let after = (1..WAY.len()).map(Stop::After);
+    for first in after.chain((1..=WAY.len()).map(Stop::Before)) {
+        if walks.len() == AT_A_TIME {
+            walks.join_next().await.unwrap().unwrap();
         }
-        walks.spawn(Arc::clone(&factory).seconds_after(first));
+        walks.spawn(walk(Arc::clone(&factory), first));
     }
     while let Some(walked) = walks.join_next().await {
-        tally.add(walked.unwrap());
+        walked.unwrap();
     }
-    factory.check_signatures(&tally);
-    println!("{} walks", tally.walks);
+    factory.check_signatures(&folder.join("spy.log"));
+}
+
+/// Stops a unit's first station at `first`, its second at each place that it comes to, and lets the third go on.
+async fn walk(factory: Arc<Factory>, first: Stop) {
+    for second in 1.. {
+        let mut unit = Unit::new(&factory).await;
+        assert_eq!(unit.start(Some(first)).await, Reached::Stop, "{first:?}");
+        // The two firsts of one boundary differ in how their seconds are stopped, and in when power is lost.
+        let (then, power) = match (first, second % 2) {
+            (Stop::After(_), 0) | (Stop::Before(_), 1) => (Stop::After(second), second % 4 < 2),
+            _ => (Stop::Before(second), second % 4 > 1),
+        };
+        if power {
+            unit.lose_power().await;
+        }
+        let reached = unit.start(Some(then)).await;
+        if reached == Reached::Stop {
+            if !power {
+                unit.lose_power().await;
+            }
+            assert_eq!(unit.start(None).await, Reached::End, "{first:?}, {then:?}");
+        }
+        println!("{first:?}, {then:?}: {}", unit.kinds().join(" "));
+        unit.is_done().await;
+        if reached == Reached::End {
+            return;
+        }
+    }
+}
+
+/// What all units share: the HSM, and the product that they should become.
+struct Factory {
+    signer: Signer,
+    product: Arc<Product>,
+    /// What the HSM may have signed, as digests in hexadecimal.
+    reserved: Mutex<BTreeSet<String>>,
+}
+
+impl Factory {
+    async fn open(folder: &Path) -> Self {
+        make_token(folder, "line", PIN, PIN).unwrap();
+        let options = HsmOptions {
+            module: spy(),
+            token: "line".to_owned(),
+            pin: PIN.to_owned().into(),
+        };
+        let hsm = Hsm::open(options).await.unwrap();
+        let root_key = hsm.find_or_make_key("root").await.unwrap();
+        let key = hsm.find_or_make_key("issuing").await.unwrap();
+        let serial = |number| SerialNumber::from_random([number; SerialNumber::OCTETS]);
+        let profile = CaProfile {
+            common_name: "SIMULATED CA".to_owned(),
+            organization: None,
+            validity_days: 7000,
+        };
+        let root = draft_root("ca", &root_key, &profile, serial(1), clock()).unwrap();
+        let root_der = signed(&hsm, &root).await;
+        let root_issuer = Issuer::parse("ca", &root_der).unwrap();
+        let issuing = draft_issuing(&root_issuer, &key, &profile, serial(2), clock()).unwrap();
+        let issuing_der = signed(&hsm, &issuing).await;
+        let reserved = [&root, &issuing].map(|ca| Digest::of(&ca.tbs.0).to_string());
+        Self {
+            signer: Signer {
+                hsm,
+                label: "issuing".to_owned(),
+                issuer: Arc::new(Issuer::parse("ca", &issuing_der).unwrap()),
+            },
+            product: Arc::new(product(root_der, issuing_der)),
+            reserved: Mutex::new(BTreeSet::from(reserved)),
+        }
+    }
+
+    /// Every signature that the HSM returned was reserved, and none twice.
+    fn check_signatures(&self, log: &Path) {
+        let signed = signed_digests(&std::fs::read_to_string(log).unwrap());
+        let distinct: BTreeSet<_> = signed.iter().cloned().collect();
+        assert_eq!(distinct.len(), signed.len(), "something was signed twice");
+        let reserved = self.reserved.lock().unwrap();
+        let stray: Vec<_> = distinct.difference(&reserved).collect();
+        assert!(stray.is_empty(), "not reserved: {stray:?}");
+    }
+}
+
+async fn signed(hsm: &Hsm, reservation: &Reservation) -> Vec<u8> {
+    let record = Recorded {
+        seq: 1,
+        at_ms: 0,
+        station: "test".to_owned(),
+        operator: None,
+        attempt: None,
+        device: None,
+        product_digest: None,
+        event: Event::SerialReserved {
+            reservation: reservation.clone(),
+        },
+    };
+    let reserved = Reserved::of_record(&record).unwrap();
+    let signature = hsm.sign("root", reserved).await.unwrap();
+    assemble(&reservation.tbs.0, &signature)
+}
+
+fn product(root: Vec<u8>, issuing: Vec<u8>) -> Product {
+    Product {
+        name: "gateway".to_owned(),
+        model: spec().model,
+        firmware: Vec::new(),
+        attestation: Attestation::X509,
+        ca: Some(SigningCa {
+            name: "ca".to_owned(),
+            issuing: Blob(issuing),
+            root: Blob(root),
+        }),
+        profile: Profile::default(),
+        dps: DpsTarget {
+            name: "main".to_owned(),
+            id_scope: "0ne00112233".to_owned(),
+            global_endpoint: "global.azure-devices-provisioning.net".to_owned(),
+        },
+        initial_desired: None,
+        endorsement: EndorsementPolicy::default(),
+        digest: Some(Digest::of(b"product")),
+    }
+}
+
+/// One device in one bay, and the ledger of its stations.
+struct Unit {
+    factory: Arc<Factory>,
+    bench: Bench,
+    plug: Option<Plug>,
+}
+
+impl Unit {
+    async fn new(factory: &Arc<Factory>) -> Self {
+        let bench = Bench::new();
+        let plug = bench.plug_in(Cable::uart(&bench.port())).await;
+        Self {
+            factory: Arc::clone(factory),
+            bench,
+            plug: Some(plug),
+        }
+    }
+
+    /// As when the rig is killed too.
+    async fn lose_power(&mut self) {
+        self.plug = None;
+        let flash = self.bench.dir.path().join("flash.json");
+        *self.bench.device.lock().unwrap() = Device::load_or_make(&flash, spec()).unwrap();
+        self.plug = Some(self.bench.plug_in(Cable::uart(&self.bench.port())).await);
+    }
+
+    fn path(&self) -> PathBuf {
+        self.bench.dir.path().join("ledger.sqlite")
+    }
+
+    fn open(&self) -> Ledger {
+        let options = Options {
+            path: self.path(),
+            station: "S1".to_owned(),
+            operator: None,
+            clock,
+            max_pages: None,
+        };
+        Ledger::open(options).unwrap()
+    }
+
+    /// Starts a station, and stops it there, or when the attempt has ended.
+    async fn start(&self, stop: Option<Stop>) -> Reached {
+        let ledger = self.open();
+        let before = self.kinds().len();
+        let line = Arc::new(self.line(ledger.clone()));
+        let allowed = match stop {
+            None => None,
+            Some(Stop::After(events)) => Some(before + events),
+            Some(Stop::Before(event)) => Some(before + event - 1),
+        };
+        if let Some(allowed) = allowed {
+            self.refuse_after(allowed);
+        }
+        let recovered = close_open_attempts(&line).await;
+        let recorded = self.kinds().len() - before;
+        let gate = match stop {
+            Some(Stop::After(events)) => Some(events - recorded),
+            _ => None,
+        };
+        let reached = match (recovered, gate) {
+            (Err(_), _) | (Ok(_), Some(0)) => Reached::Stop,
+            (Ok(_), gate) => self.serve(line, gate).await,
+        };
+        if let Some(allowed) = allowed {
+            assert!(reached == Reached::End || self.kinds().len() == allowed);
+            self.refuse_no_more();
+        }
+        ledger.close().await.unwrap();
+        reached
+    }
+
+    /// Serves the bay until the ledger refuses an event or the attempt ends; with a gate, until so many of its events
+    /// are on record. In the end nothing of it goes on, as after a kill.
+    async fn serve(&self, line: Arc<Line>, gate: Option<usize>) -> Reached {
+        let before = self.kinds().len();
+        let (reports, said) = mpsc::channel(ROOM);
+        let (_go, stop) = watch::channel(false);
+        let mut bay = tokio::spawn(self.bay(line, reports).run(stop));
+        let watched = async {
+            match gate {
+                Some(events) => self.hold(said, before, events).await,
+                None => self.listen(said).await,
+            }
+        };
+        let reached = tokio::select! {
+            reached = tokio::time::timeout(STOP_MAX, watched) => reached,
+            stopped = &mut bay => {
+                assert!(stopped.unwrap().is_err(), "nothing stopped the bay");
+                return Reached::Stop;
+            }
+        };
+        bay.abort();
+        let _ = bay.await;
+        reached.unwrap_or_else(|_| panic!("it goes no further than {:?}", self.kinds()))
+    }
+
+    /// Hears what the bay says until the attempt has ended.
+    async fn listen(&self, mut said: mpsc::Receiver<Report>) -> Reached {
+        while let Some(report) = said.recv().await {
+            if let Report::Event { recorded, .. } = report
+                && ends(recorded.event.kind())
+            {
+                return Reached::End;
+            }
+        }
+        std::future::pending().await // the bay has stopped, and says why
+    }
+
+    /// Hears as much of what the bay says as makes it stand between the record of its `events`-th event and the next
+    /// effect: it cannot tell of that event. `before`: how many events were on record when the bay began.
+    async fn hold(
+        &self,
+        mut said: mpsc::Receiver<Report>,
+        before: usize,
+        events: usize,
+    ) -> Reached {
+        /// What a bay says before its first event: that it is open, and that it waits.
+        const FIRST: usize = 2;
+        for _ in 0..FIRST + events - ROOM - 1 {
+            said.recv().await.expect("the bay runs");
+        }
+        loop {
+            let kinds = self.kinds();
+            if kinds.len() > before && ends(kinds.last().unwrap()) {
+                return Reached::End;
+            }
+            if kinds.len() >= before + events {
+                return Reached::Stop;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn bay(&self, line: Arc<Line>, reports: mpsc::Sender<Report>) -> Bay {
+        Bay {
+            name: "1".to_owned(),
+            port: self.bench.port(),
+            hotplug: false,
+            link: LinkOptions::default(),
+            line,
+            reports,
+        }
+    }
+
+    fn line(&self, ledger: Ledger) -> Line {
+        Line {
+            ledger,
+            products: vec![LineProduct {
+                product: Arc::clone(&self.factory.product),
+                injection: Injection::default(),
+                signer: Some(self.factory.signer.clone()),
+            }],
+            present: Mutex::new(BTreeMap::new()),
+            clock,
+        }
+    }
+
+    /// From here on, the ledger takes so many events in all, and fails at the next.
+    fn refuse_after(&self, events: usize) {
+        let sql = format!(
+            "CREATE TRIGGER the_test_stops_here BEFORE INSERT ON events WHEN NEW.seq > {events}
+             BEGIN SELECT raise(ABORT, 'stopped by the test'); END"
+        );
+        self.change(&sql);
+    }
+
+    fn refuse_no_more(&self) {
+        self.change("DROP TRIGGER the_test_stops_here");
+    }
+
+    fn change(&self, sql: &str) {
+        let db = Connection::open(self.path()).unwrap();
+        db.busy_timeout(STOP_MAX).unwrap();
+        db.execute_batch(sql).unwrap();
+    }
+
+    /// The kinds of all events on record.
+    fn kinds(&self) -> Vec<String> {
+        let entries = entries(&self.path(), 0);
+        entries.into_iter().map(|entry| entry.kind).collect()
+    }
+
+    /// The unit passed, with one certificate that it holds, and nothing is left open.
+    async fn is_done(&self) {
+        let ledger = self.open();
+        assert_eq!(ledger.open_attempts().await.unwrap(), []);
+        assert_eq!(
+            ledger.units().await.unwrap()[0].verdict,
+            Some(Verdict::Passed)
+        );
+        let rows = ledger.reservations().await.unwrap();
+        let count = |state| rows.iter().filter(|row| row.state == state).count();
+        assert_eq!(count(ReservationState::Signed), 1, "{rows:?}");
+        assert_eq!(count(ReservationState::Reserved), 0, "{rows:?}");
+        let all = rows.iter().map(|row| row.tbs_sha256.to_string());
+        self.factory.reserved.lock().unwrap().extend(all);
+        assert!(rows.iter().all(|row| row.purpose == Purpose::Leaf));
+
+        let outbox = ledger.outbox(Default::default()).await.unwrap();
+        let [row] = &outbox[..] else {
+            panic!("{outbox:?}");
+        };
+        let EnrolledIdentity::X509 { certificate } = &row.enrollment.identity else {
+            panic!("{row:?}");
+        };
+        ledger.close().await.unwrap();
+        let device = self.bench.device.lock().unwrap();
+        assert!(device.sealed());
+        assert_eq!(device.certificates()[0], certificate.0);
+        assert_eq!(verify(&self.path()).unwrap().damages, []);
+    }
+}
+
+fn ends(kind: &str) -> bool {
+    ["passed", "recognised", "failed", "errored", "interrupted"].contains(&kind)
+}
+
+fn clock() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_millis()).unwrap()
 }
