@@ -1,4 +1,16 @@
 //! `station`: the program on a production line that gives each device its cloud identity.
+//!
+//! Data goes one way, from the port to the ledger to the cloud, and each file knows its room:
+//!
+//! - [`provision`] thinks: what a device may be called, what comes next for it ([`provision::job`]), what may be
+//!   signed, whether an endorsement key is genuine, what to enroll. No I/O, no clock, no randomness.
+//! - [`config`] reads `station.toml`.
+//! - [`link`], [`tpm`], [`hsm`], [`ledger`] and [`dps`] touch the world, and do not know one another.
+//! - [`bay`] brings them together for one place on the line: arrival, identification, then one effect after another,
+//!   each recorded before the next. [`enroller`] drains the outbox. [`station`] supervises them.
+//! - [`ui`] is the operator's screen: it gets copies of the floor and gives commands from a closed list.
+//! - [`commands`] turns argv into one of them.
+//! - `fixtures` is a factory made of software (feature `demo`).
 
 pub mod provision;
 

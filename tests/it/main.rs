@@ -10,6 +10,7 @@ mod kill;
 mod ledger;
 mod line;
 mod link;
+mod readme;
 mod screens;
 mod support;
 mod tidy;

@@ -18,6 +18,7 @@ use dps_station::provision::certificate::{
     CaProfile, Issuer, Profile, Reserved, assemble, draft_issuing, draft_root,
 };
 use dps_station::provision::device::{Attestation, SerialNumber};
+use dps_station::provision::endorsement::VendorRoots;
 use dps_station::provision::event::{EnrolledIdentity, Event, Purpose, Recorded, Reservation};
 use dps_station::provision::floor::Report;
 use dps_station::provision::product::{DpsTarget, EndorsementPolicy, Product, SigningCa};
@@ -239,6 +240,8 @@ fn product(root: Vec<u8>, issuing: Vec<u8>) -> Product {
         },
         initial_desired: None,
         endorsement: EndorsementPolicy::default(),
+        empty_handle: Default::default(),
+        vendor_roots: Arc::new(VendorRoots::read(&[])),
         digest: Some(Digest::of(b"product")),
     }
 }
