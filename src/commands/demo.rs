@@ -5,6 +5,7 @@
 
 mod factory;
 mod operator;
+mod summary;
 
 use super::{Context, Exit, Failure, ca, parts, run as line, shift};
 use crate::fixtures::rig::control::{Answer, Ask};
@@ -141,7 +142,7 @@ async fn finish(
         return Ok(Exit::Done);
     }
     let boots = rig.ask(&Ask::FirstBoot).await.map_err(rig_failed)?;
-    factory::sum_up(context, &folder(args), ledger, &boots, started).await
+    summary::sum_up(context, &folder(args), ledger, &boots, started).await
 }
 
 async fn print_all(mut reports: mpsc::Receiver<Report>) {

@@ -1,17 +1,12 @@
 //! The factory folder of a demo: laid out once, its rig attached or restarted, summed up at the end.
 
 use super::{DemoArgs, rig_failed};
-use crate::commands::{Context, Exit, Failure};
+use crate::commands::Failure;
 use crate::fixtures::pki;
-use crate::fixtures::rig::control::{Answer, Ask, Control};
+use crate::fixtures::rig::control::{Ask, Control};
 use crate::fixtures::rig::{
-    CLOUD_CA_FILE, CREDENTIAL_FILE, Plan, PlannedDevice, VENDOR_ROOTS, cloud, tpm_path, write_whole,
+    CLOUD_CA_FILE, CREDENTIAL_FILE, Plan, VENDOR_ROOTS, cloud, write_whole,
 };
-use crate::ledger::{Ledger, OutboxFilter, OutboxRow, OutboxState, Verdict};
-use crate::provision::device::Attestation;
-use crate::provision::event::{EnrolledIdentity, Event};
-use serde_json::json;
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -176,103 +171,4 @@ fn start_rig(dir: &Path) -> std::io::Result<std::process::Child> {
         .stderr(log)
         .process_group(0)
         .spawn()
-}
-
-/// Writes `summary.json`, and says whether every device made it.
-pub async fn sum_up(
-    context: &Context,
-    dir: &Path,
-    ledger: &Ledger,
-    boots: &Answer,
-    started: Instant,
-) -> Result<Exit, Failure> {
-    let plan = Plan::read(dir).map_err(rig_failed)?;
-    let units: BTreeMap<_, _> = ledger
-        .units()
-        .await?
-        .into_iter()
-        .map(|unit| (unit.device.clone(), unit))
-        .collect();
-    let outbox: BTreeMap<_, _> = ledger
-        .outbox(OutboxFilter::default())
-        .await?
-        .into_iter()
-        .map(|row| (row.device.clone(), row))
-        .collect();
-    let mut each = Vec::new();
-    let (mut passed, mut failed, mut enrolled, mut assigned, mut twin_read) = (0, 0, 0, 0, 0);
-    for planned in &plan.devices {
-        let unit = units.get(&planned.device_id);
-        let verdict = unit.and_then(|unit| unit.verdict);
-        let boot = boots
-            .boots
-            .iter()
-            .find(|boot| boot.device_id == planned.device_id.as_str());
-        let hub = boot.and_then(|boot| boot.assigned_hub.clone());
-        passed += usize::from(verdict == Some(Verdict::Passed));
-        failed += usize::from(verdict == Some(Verdict::Failed));
-        let row = outbox.get(&planned.device_id);
-        enrolled += usize::from(row.is_some_and(|row| row.state == OutboxState::Enrolled));
-        assigned += usize::from(hub.is_some());
-        twin_read += usize::from(boot.is_some_and(|boot| boot.twin_read));
-        each.push(json!({
-            "device_id": planned.device_id,
-            "registration_id": unit.and_then(|unit| unit.registration_id.clone()),
-            "attestation": planned.attestation,
-            "bay": unit.map(|unit| unit.bay.clone()),
-            "assigned_hub": hub,
-            "tpm_state": tpm_state(dir, planned),
-        }));
-        if let Some(row) = row {
-            keep_identity(dir, ledger, row).await?;
-        }
-    }
-    let devices = plan.devices.len();
-    let summary = json!({
-        "devices": devices,
-        "passed": passed,
-        "failed": failed,
-        "enrolled": enrolled,
-        "assigned": assigned,
-        "twin_read": twin_read,
-        "seconds": started.elapsed().as_secs_f64(),
-        "each": each,
-    });
-    let text =
-        serde_json::to_vec_pretty(&summary).expect("a summary is made of strings and numbers");
-    write_whole(&dir.join("summary.json"), &text).map_err(rig_failed)?;
-    context.print(
-        &summary,
-        &format!("{devices} devices: {passed} passed, {failed} failed, {enrolled} enrolled, {assigned} assigned, {twin_read} read their twin"),
-    );
-    let all = [passed, enrolled, assigned, twin_read]
-        .iter()
-        .all(|count| *count == devices);
-    Ok(if all { Exit::Done } else { Exit::Incomplete })
-}
-
-/// Where a device's TPM has its state; none where it has no TPM.
-fn tpm_state(dir: &Path, device: &PlannedDevice) -> Option<PathBuf> {
-    (device.attestation == Attestation::Tpm).then(|| tpm_path(dir, &device.device_id))
-}
-
-/// Writes what the station recorded of a TPM device's identity into `devices/<device_id>/`.
-async fn keep_identity(dir: &Path, ledger: &Ledger, row: &OutboxRow) -> Result<(), Failure> {
-    let EnrolledIdentity::Tpm {
-        endorsement_key, ..
-    } = &row.enrollment.identity
-    else {
-        return Ok(());
-    };
-    let folder = dir.join("devices").join(row.device.as_str());
-    let text = endorsement_key.base64() + "\n";
-    write_whole(&folder.join("endorsement_key.b64"), text.as_bytes()).map_err(rig_failed)?;
-    for recorded in ledger.events(&row.device).await? {
-        if let Event::EndorsementRead(record) = recorded.event
-            && let Some(certificate) = record.certificate
-        {
-            write_whole(&folder.join("ek_certificate.der"), &certificate.0).map_err(rig_failed)?;
-        }
-    }
-    Ok(())
 }
