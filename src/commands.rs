@@ -14,6 +14,7 @@ mod ledger;
 mod parts;
 mod run;
 mod shift;
+mod signing;
 
 use crate::config::{Config, ConfigError};
 use crate::provision::fault::Fault;

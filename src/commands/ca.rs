@@ -2,16 +2,12 @@
 //!
 //! Every signature, a root's and a self-test's too, has its reservation on record before the HSM is asked.
 
+use super::signing::{abandon_open, random_serial, sign};
 use super::{Context, Exit, Failure, parts};
 use crate::config::{CaConfig, Config};
-use crate::hsm::Hsm;
 use crate::ledger::{Ledger, ReservationRow, ReservationState};
-use crate::provision::bytes::Blob;
-use crate::provision::certificate::{
-    self, CaProfile, Issuer, assemble, draft_issuing, draft_root, draft_self_test,
-};
-use crate::provision::device::SerialNumber;
-use crate::provision::event::{Event, Purpose, Reservation};
+use crate::provision::certificate::{CaProfile, Issuer, draft_issuing, draft_root};
+use crate::provision::event::{Event, Purpose};
 use clap::Subcommand;
 use serde_json::json;
 use std::fs;
@@ -123,90 +119,6 @@ pub(super) async fn init(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Res
     write_pem(&path, &issuing)
 }
 
-/// Has the HSM sign a self-test, and verifies it with the key in the CA's certificate.
-pub(super) async fn self_test(
-    hsm: &Hsm,
-    label: &str,
-    issuer: &Issuer,
-    ledger: &Ledger,
-) -> Result<(), Failure> {
-    abandon_open(ledger, issuer.name()).await?;
-    let reservation = draft_self_test(issuer.name(), random_serial());
-    let serial = reservation.serial.clone();
-    let reserved = ledger.reserve(reservation.clone()).await?;
-    let checked = match hsm.sign(label, reserved).await {
-        Ok(signature) => {
-            certificate::verify_proof(issuer.spki(), &reservation.tbs.0, &signature)
-                .map(|()| signature)
-                .map_err(|_| {
-                    Failure::station(format!(
-                        "the key {label} in the HSM is not the one in the certificate of CA {}: correct label, token or issuing in station.toml",
-                        issuer.name()
-                    ))
-                })
-        }
-        Err(error) => Err(Failure::from(error)),
-    };
-    settle(ledger, serial, checked).await.map(|_| ())
-}
-
-/// Reserves, signs once, checks, and records the outcome whatever it is.
-async fn sign(
-    hsm: &Hsm,
-    label: &str,
-    signer: &[u8],
-    reservation: Reservation,
-    ledger: &Ledger,
-) -> Result<Vec<u8>, Failure> {
-    let reserved = ledger.reserve(reservation.clone()).await?;
-    let signed = match hsm.sign(label, reserved).await {
-        Ok(signature) => {
-            let der = assemble(&reservation.tbs.0, &signature);
-            certificate::check_signature(&der, &reservation, signer)
-                .map(|()| der)
-                .map_err(Failure::from)
-        }
-        Err(error) => Err(Failure::from(error)),
-    };
-    settle(ledger, reservation.serial, signed).await
-}
-
-async fn settle(
-    ledger: &Ledger,
-    serial: SerialNumber,
-    outcome: Result<Vec<u8>, Failure>,
-) -> Result<Vec<u8>, Failure> {
-    let event = match &outcome {
-        Ok(result) => Event::Signed {
-            serial,
-            result: Blob(result.clone()),
-        },
-        Err(failure) => Event::SerialAbandoned {
-            serial,
-            reason: failure.sentence.clone(),
-        },
-    };
-    ledger.record(&event).await?;
-    outcome
-}
-
-/// Gives up what an earlier process reserved for this CA itself and did not finish.
-async fn abandon_open(ledger: &Ledger, ca: &str) -> Result<(), Failure> {
-    for row in ledger.reservations().await? {
-        let own = row.ca == ca && row.purpose != Purpose::Leaf;
-        if own && row.state == ReservationState::Reserved {
-            let reason = "an earlier process stopped before the outcome was on record".to_owned();
-            ledger
-                .record(&Event::SerialAbandoned {
-                    serial: row.serial,
-                    reason,
-                })
-                .await?;
-        }
-    }
-    Ok(())
-}
-
 /// A certificate for this key that is already there: signed and on record, or in its file.
 async fn known(
     ledger: &Ledger,
@@ -275,12 +187,6 @@ fn write_pem(path: &Path, der: &[u8]) -> Result<(), Failure> {
             path.display()
         ))
     })
-}
-
-fn random_serial() -> SerialNumber {
-    let mut random = [0; SerialNumber::OCTETS];
-    aws_lc_rs::rand::fill(&mut random).expect("the system's random numbers do not run out");
-    SerialNumber::from_random(random)
 }
 
 async fn show(context: &Context, ledger: &Ledger) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! `station check`: everything that can be found wrong before the first unit.
 
-use super::{Context, Exit, Failure, ca, parts};
+use super::signing::self_test;
+use super::{Context, Exit, Failure, parts};
 use crate::config::Config;
 use crate::link::port;
 use crate::provision::certificate::Issuer;
@@ -117,7 +118,7 @@ async fn ledger_and_hsm(config: &Config) -> Vec<Finding> {
             let certificate = crate::config::read_certificate(&config.path(&entry.issuing))?;
             let issuer = Issuer::parse(entry.name.get_ref(), &certificate.0)?;
             let hsm = parts::hsm(config, entry).await?;
-            ca::self_test(&hsm, &entry.label, &issuer, &ledger).await
+            self_test(&hsm, &entry.label, &issuer, &ledger).await
         };
         let wrong = test.await.err();
         findings.push(Finding { what, wrong });

@@ -1,6 +1,7 @@
 //! The parts of a station, opened from its configuration; every command that needs one opens it here.
 
-use super::{Exit, Failure, ca};
+use super::signing::self_test;
+use super::{Exit, Failure};
 use crate::bay::{Line, LineProduct, Signer, StationFault};
 use crate::config::{CaConfig, Config, DpsConfig, ProductConfig};
 use crate::dps::{API_VERSION, Dps, DpsOptions, configuration_fault};
@@ -108,7 +109,7 @@ async fn signer(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Result<Signe
     let certificate = crate::config::read_certificate(&config.path(&ca.issuing))?;
     let issuer = Issuer::parse(name, &certificate.0)?;
     let hsm = hsm(config, ca).await?;
-    ca::self_test(&hsm, &ca.label, &issuer, ledger).await?;
+    self_test(&hsm, &ca.label, &issuer, ledger).await?;
     Ok(Signer {
         hsm,
         label: ca.label.clone(),
