@@ -3,34 +3,31 @@
 //! Data goes one way: what the device says becomes a fact, the job makes an event of it, the ledger makes that
 //! durable, and only then does the job move and anybody hear of it.
 
+mod memory;
 mod perform;
+mod presence;
 mod tpm;
 
 use crate::hsm::Hsm;
 use crate::ledger::{Claim, Ledger, LedgerError};
-use crate::link::{DeviceLink, Injection, LinkError, LinkOptions};
+use crate::link::{DeviceLink, Injection, LinkHealth, LinkOptions};
+use crate::provision::bytes::Digest;
 use crate::provision::certificate::Issuer;
 use crate::provision::device::{DeviceId, Identification};
 use crate::provision::event::{Event, Recorded};
 use crate::provision::fault::Fault;
 use crate::provision::floor::Report;
+use crate::provision::health::LinkLimits;
 use crate::provision::job::{Disposition, IllegalTransition, Job, Next};
 use crate::provision::product::Product;
+use memory::Memory;
+use presence::Arrival;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use ulid::Ulid;
-
-/// How often an empty bay is asked whether a device has arrived.
-const ARRIVAL_POLL: Duration = Duration::from_millis(200);
-/// How often a bay whose unit is done is asked whether it has left.
-const DEPARTURE_POLL: Duration = Duration::from_millis(300);
-/// How long a device may be silent to the arrival and departure questions.
-const PRESENCE_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often a port that cannot be opened is tried again.
-const REOPEN_POLL: Duration = Duration::from_secs(1);
 
 /// One place for one device.
 pub struct Bay {
@@ -42,6 +39,8 @@ pub struct Bay {
     pub hotplug: bool,
     /// How its link is driven.
     pub link: LinkOptions,
+    /// From where on its link is weak.
+    pub limits: LinkLimits,
     /// What it shares with the other bays.
     pub line: Arc<Line>,
     /// Where its reports go.
@@ -68,6 +67,8 @@ pub struct LineProduct {
     pub injection: Injection,
     /// Who signs; absent for products without certificates.
     pub signer: Option<Signer>,
+    /// The longest that one step with a device may take.
+    pub step_deadline: Duration,
 }
 
 /// A CA's key, and the certificate that it belongs to.
@@ -99,6 +100,7 @@ impl Bay {
     }
 
     async fn serve(&self) -> Result<(), StationFault> {
+        let mut memory = Memory::new(self.limits);
         loop {
             let mut link = self.open().await;
             self.report(Report::BayWaiting {
@@ -107,82 +109,26 @@ impl Bay {
                 for_scan: false,
             })
             .await;
-            while let Some(found) = self.arrival(&mut link).await {
-                let device = self.attempt(&mut link, found).await?;
-                self.departure(&mut link, device).await;
+            while let Some(arrival) = self.arrival(&mut link, &mut memory).await {
+                let unit = self.attempt(&mut link, arrival, &mut memory).await?;
+                self.report_link(&link, &memory).await;
+                self.departure(&mut link, unit.as_ref()).await;
                 let gone = Report::Removed {
                     at_ms: self.now(),
                     bay: self.name.clone(),
                 };
                 self.report(gone).await;
             }
+            memory.port_closed(link.health());
         }
     }
 
-    /// Opens the port, waiting for it where it is not there; the first failure is reported.
-    async fn open(&self) -> DeviceLink {
-        let mut said = false;
-        loop {
-            match DeviceLink::open(&self.port, &self.link).await {
-                Ok(link) => {
-                    let port = self.port.display().to_string();
-                    self.report(Report::BayOpened {
-                        at_ms: self.now(),
-                        bay: self.name.clone(),
-                        port,
-                    })
-                    .await;
-                    return link;
-                }
-                Err(LinkError::PortMissing { .. }) if self.hotplug => {
-                    tokio::time::sleep(ARRIVAL_POLL).await;
-                }
-                Err(error) => {
-                    if !said {
-                        let fault = perform::link_fault(&self.name, &error);
-                        self.report(Report::BayOut {
-                            at_ms: self.now(),
-                            bay: self.name.clone(),
-                            fault,
-                        })
-                        .await;
-                        said = true;
-                    }
-                    tokio::time::sleep(REOPEN_POLL).await;
-                }
-            }
-        }
-    }
-
-    /// Waits until a device answers; none when the port is gone.
-    async fn arrival(&self, link: &mut DeviceLink) -> Option<Identification> {
-        loop {
-            match link.find(PRESENCE_TIMEOUT).await {
-                Ok(found) => return Some(found),
-                Err(LinkError::Gone { .. } | LinkError::Io { .. }) => return None,
-                Err(_) => tokio::time::sleep(ARRIVAL_POLL).await,
-            }
-        }
-    }
-
-    /// Waits until the device has left: silence, another device, a fresh start, or the port gone.
-    async fn departure(&self, link: &mut DeviceLink, device: Option<Identification>) {
-        loop {
-            tokio::time::sleep(DEPARTURE_POLL).await;
-            match (link.find(PRESENCE_TIMEOUT).await, &device) {
-                (Ok(found), Some(device))
-                    if found.device_id == device.device_id && found.boots == device.boots => {}
-                (Ok(_), None) => {}
-                _ => return,
-            }
-        }
-    }
-
-    /// One stay of one device; gives what the device last said of itself.
+    /// One stay of one device; gives what the device last said of itself, if it ever did.
     async fn attempt(
         &self,
         link: &mut DeviceLink,
-        found: Identification,
+        arrival: Arrival,
+        memory: &mut Memory,
     ) -> Result<Option<Identification>, StationFault> {
         let now = self.now();
         let attempt = Ulid::from_parts(
@@ -201,6 +147,13 @@ impl Bay {
             .map_err(StationFault::ledger)?;
         self.report_event(recorded).await;
 
+        let found = match arrival {
+            Arrival::Device(found) => found,
+            Arrival::Stranger(fault) => {
+                self.end(attempt, fault).await?;
+                return Ok(None);
+            }
+        };
         let device = found.device_id.clone();
         if let Some(other) = self.enter(&device) {
             let what = format!("{device} is already in bay {other}");
@@ -212,9 +165,11 @@ impl Bay {
             self.end(attempt, fault).await?;
             return Ok(Some(found));
         }
-        let result = self.job(attempt, link, found).await;
+        let began = link.health();
+        let result = self.job(attempt, link, found, memory).await;
+        memory.attempt_over(link.health().since(began));
         self.leave(&device);
-        result
+        result.map(Some)
     }
 
     /// The job of an identified device, from claim to disposition.
@@ -223,7 +178,9 @@ impl Bay {
         attempt: Ulid,
         link: &mut DeviceLink,
         found: Identification,
-    ) -> Result<Option<Identification>, StationFault> {
+        memory: &mut Memory,
+    ) -> Result<Identification, StationFault> {
+        let began = link.health();
         let device = found.device_id.clone();
         let identified = Event::Identified {
             identification: found.clone(),
@@ -232,7 +189,7 @@ impl Bay {
             Ok(claimed) => claimed,
             Err(error) => {
                 self.end(attempt, refusal(&device, error)?).await?;
-                return Ok(Some(found));
+                return Ok(found);
             }
         };
         self.report_event(recorded).await;
@@ -243,21 +200,14 @@ impl Bay {
             .find(|made| made.product.model == found.model)
         else {
             let what = format!("{device} is a {}, and no product here is", found.model);
-            let fault = Fault::device(
-                "unknown_model",
-                what,
-                "set the unit aside and call the process engineer",
-            );
-            self.record(
-                &claim,
-                &Event::Failed {
-                    fault,
-                    disable: None,
-                },
-                None,
-            )
-            .await?;
-            return Ok(Some(found));
+            let next = "set the unit aside and call the process engineer";
+            let failed = Event::Failed {
+                fault: Fault::device("not_a_device_we_know", what, next),
+                disable: None,
+            };
+            let measured = link.health().since(began);
+            self.record(&claim, &failed, None, measured).await?;
+            return Ok(found);
         };
         let events = self
             .line
@@ -272,10 +222,16 @@ impl Bay {
             link,
             made,
             clock: self.line.clock,
+            silences: &mut memory.silences,
+            began,
             last: found,
+            resetting: false,
         };
-        self.drive(&claim, &mut job, &mut work).await?;
-        Ok(Some(work.last))
+        let ended = self.drive(&claim, &mut job, &mut work).await?;
+        if matches!(ended, Disposition::Passed | Disposition::Recognised) {
+            work.silences.clear();
+        }
+        Ok(work.last)
     }
 
     /// The heart: record, move, tell; until the job is done.
@@ -291,7 +247,10 @@ impl Bay {
                 Next::Record(event) => event,
                 Next::Do(effect) => job.interpret(work.perform(effect).await),
             };
-            let recorded = self.record(claim, &event, Some(job)).await?;
+            let event = work.of_the_unit_here(event).await;
+            let recorded = self
+                .record(claim, &event, Some(job), work.measured())
+                .await?;
             job.apply(&recorded).map_err(StationFault::damaged)?;
         }
     }
@@ -303,10 +262,11 @@ impl Bay {
         claim: &Claim,
         event: &Event,
         job: Option<&Job>,
+        measured: LinkHealth,
     ) -> Result<Recorded, StationFault> {
         let digest = job.and_then(Job::product_digest);
-        let recorded = match self.line.ledger.append(claim, digest, event).await {
-            Ok(recorded) => recorded,
+        match self.append(claim, digest, event, measured).await {
+            Ok(recorded) => Ok(recorded),
             Err(error) => {
                 let fault = refusal(claim.device(), error)?;
                 let verdict = match job {
@@ -316,13 +276,28 @@ impl Bay {
                         disable: None,
                     },
                 };
-                self.line
-                    .ledger
-                    .append(claim, digest, &verdict)
+                self.append(claim, digest, &verdict, measured)
                     .await
-                    .map_err(StationFault::ledger)?
+                    .map_err(StationFault::ledger)
             }
-        };
+        }
+    }
+
+    /// Appends an event; before one that ends the attempt, how well the link worked in it.
+    async fn append(
+        &self,
+        claim: &Claim,
+        digest: Option<Digest>,
+        event: &Event,
+        measured: LinkHealth,
+    ) -> Result<Recorded, LedgerError> {
+        let ledger = &self.line.ledger;
+        if event.ends_attempt() {
+            let measured = Event::LinkMeasured { health: measured };
+            let recorded = ledger.append(claim, digest, &measured).await?;
+            self.report_event(recorded).await;
+        }
+        let recorded = ledger.append(claim, digest, event).await?;
         self.report_event(recorded.clone()).await;
         Ok(recorded)
     }
@@ -366,6 +341,16 @@ impl Bay {
         self.report(Report::Event {
             bay: self.name.clone(),
             recorded: Box::new(recorded),
+        })
+        .await;
+    }
+
+    async fn report_link(&self, link: &DeviceLink, memory: &Memory) {
+        self.report(Report::Link {
+            at_ms: self.now(),
+            bay: self.name.clone(),
+            health: memory.total(link.health()),
+            weak: memory.weak(),
         })
         .await;
     }

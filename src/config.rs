@@ -8,6 +8,7 @@ use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::Profile;
 use crate::provision::device::Attestation;
 use crate::provision::endorsement::{EmptyHandle, VendorRoots};
+use crate::provision::health::LinkLimits;
 use crate::provision::product::{DpsTarget, EndorsementPolicy, Product, SigningCa};
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -54,6 +55,9 @@ pub struct StationConfig {
     pub simulated: bool,
     /// The ledger's file.
     pub ledger: PathBuf,
+    /// From where on a bay's link is shown as weak; counted over its last ten attempts.
+    #[serde(default)]
+    pub link_amber: LinkLimits,
     /// The largest that the ledger may become, in pages of 4096 bytes; unlimited when absent.
     #[serde(default)]
     pub ledger_pages_max: Option<u32>,
@@ -120,6 +124,9 @@ pub struct ProductConfig {
     /// Names of the settings that are injected.
     #[serde(default)]
     pub inject: Injection,
+    /// The longest that one step with a device may take, in milliseconds.
+    #[serde(default = "default_step_deadline")]
+    pub step_deadline_ms: u64,
     /// Desired properties of the initial twin.
     #[serde(default)]
     pub initial_desired: Option<serde_json::Value>,
@@ -470,6 +477,12 @@ fn default_organization() -> String {
 
 /// A tenth of the 1,000 operations a minute of one instance (`includes/iot-dps-limits.md`), so that ten stations may
 /// close their shifts together.
+/// Writing a certificate chain at 9,600 baud takes three seconds; the slowest thing known is a TPM that makes an RSA
+/// key, at 7.5 s.
+fn default_step_deadline() -> u64 {
+    30_000
+}
+
 fn default_share() -> u32 {
     100
 }

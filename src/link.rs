@@ -6,6 +6,7 @@ pub mod session;
 pub mod smp;
 
 use crate::provision::device::{DeviceId, Holding};
+pub use crate::provision::health::LinkHealth;
 use serde::{Deserialize, Serialize};
 use smp::{Refusal, frame, group};
 use std::io;
@@ -35,6 +36,8 @@ pub struct LinkOptions {
     pub slow_answer_ms: u64,
     /// How long a device may take to start anew, in milliseconds.
     pub restart_ms: u64,
+    /// How long what has appeared in the bay may take to say who it is, in milliseconds.
+    pub arrival_ms: u64,
     /// How often an ordinary request is sent, at least once.
     pub tries: u32,
     /// Number of the provisioning user group.
@@ -77,25 +80,6 @@ pub struct Held {
     pub holding: Holding,
     /// The certificates in DER, the device's own first; empty on a TPM device.
     pub chain: Vec<Vec<u8>>,
-}
-
-/// How well a link works, counted since the session was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinkHealth {
-    /// Questions that were answered.
-    pub round_trips: u64,
-    /// Requests that had to be sent again.
-    pub retries: u64,
-    /// Packets that came with a wrong checksum.
-    pub crc_errors: u64,
-    /// Lines of packets that came damaged.
-    pub dropped_lines: u64,
-    /// Bytes sent.
-    pub bytes_out: u64,
-    /// Bytes received.
-    pub bytes_in: u64,
-    /// The longest that an answer took, in milliseconds.
-    pub latency_max_ms: u64,
 }
 
 /// Why a device or its port did not do what was asked.
@@ -187,6 +171,7 @@ impl Default for LinkOptions {
             answer_ms: 1_000,
             slow_answer_ms: 15_000,
             restart_ms: 15_000,
+            arrival_ms: 5_000,
             tries: 4,
             user_group: group::GROUP,
             dtr: None,

@@ -8,5 +8,6 @@ pub mod endorsement;
 pub mod event;
 pub mod fault;
 pub mod floor;
+pub mod health;
 pub mod job;
 pub mod product;

@@ -1,17 +1,16 @@
 //! Effects performed: each turns what the job asks for into what was found, within its deadline.
 
+use super::memory::Silences;
+use super::presence::PRESENCE_TIMEOUT;
 use super::{LineProduct, Signer};
-use crate::link::{DeviceLink, LinkError};
+use crate::link::smp::group::Code;
+use crate::link::{DeviceLink, LinkError, LinkHealth};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::{Csr, Reserved, draft_leaf};
 use crate::provision::device::{Identification, SerialNumber};
+use crate::provision::event::Event;
 use crate::provision::fault::Fault;
 use crate::provision::job::{Effect, Fact};
-use std::time::Duration;
-
-/// The longest that one step with a device may take. Writing a certificate chain at 9,600 baud takes three seconds;
-/// the slowest thing known is a TPM that makes an RSA key, at 7.5 s.
-const STEP_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What an attempt works with.
 pub(super) struct Work<'a> {
@@ -23,29 +22,33 @@ pub(super) struct Work<'a> {
     pub made: &'a LineProduct,
     /// Milliseconds since 1970.
     pub clock: fn() -> i64,
+    /// The units that fell silent in this bay.
+    pub silences: &'a mut Silences,
+    /// The link's counters when the attempt began.
+    pub began: LinkHealth,
     /// What the device last said of itself.
     pub last: Identification,
+    /// Whether it was told to start anew and was not seen to have done so: its start counter may be one ahead.
+    pub resetting: bool,
 }
 
 impl Work<'_> {
     /// Performs an effect. A signature is never cut off by the step's deadline, nor is the TPM: both have their own.
     pub async fn perform(&mut self, effect: Effect) -> Fact {
+        let step = step_name(&effect);
         match effect {
             Effect::Sign(reserved) => self.sign(reserved).await,
-            Effect::ReadEndorsement => self.read_endorsement().await,
+            Effect::ReadEndorsement => self.read_endorsement(step).await,
             Effect::Rehearse {
                 endorsement,
                 registration_id,
-            } => self.rehearse(&endorsement, &registration_id).await,
+            } => self.rehearse(step, &endorsement, &registration_id).await,
             Effect::Draft { csr, common_name } => self.draft(&csr, &common_name),
-            effect => {
-                let step = step_name(&effect);
-                match tokio::time::timeout(STEP_DEADLINE, self.ask(effect)).await {
-                    Ok(Ok(fact)) => fact,
-                    Ok(Err(error)) => link_fact(self.bay, &error),
-                    Err(_) => Fact::Fault(too_slow(self.bay, step)),
-                }
-            }
+            effect => match tokio::time::timeout(self.made.step_deadline, self.ask(effect)).await {
+                Ok(Ok(fact)) => fact,
+                Ok(Err(error)) => self.link_fact(&error, step),
+                Err(_) => Fact::Fault(self.too_slow(step)),
+            },
         }
     }
 
@@ -64,7 +67,13 @@ impl Work<'_> {
                 Fact::Written(holding)
             }
             Effect::Restart => {
-                self.last = self.link.restart().await?;
+                let before = self.link.identify().await?;
+                if let Some(fault) = self.changed(&before) {
+                    return Ok(Fact::Gone(fault));
+                }
+                self.resetting = true;
+                self.last = self.link.restart_from(&before).await?;
+                self.resetting = false;
                 Fact::Restarted(self.last.clone())
             }
             Effect::ReadBack => {
@@ -73,7 +82,12 @@ impl Work<'_> {
             }
             Effect::ProveKey => {
                 let nonce = random();
-                let signature = self.link.sign(nonce).await?;
+                let signature = match self.link.sign(nonce).await {
+                    Err(error) if error.code() == Some(Code::NoKey) => {
+                        return Ok(Fact::Fault(self.key_lost()));
+                    }
+                    signed => signed?,
+                };
                 Fact::KeyProof {
                     nonce: Digest(nonce),
                     signature,
@@ -86,6 +100,84 @@ impl Work<'_> {
             | Effect::ReadEndorsement
             | Effect::Rehearse { .. } => unreachable!("performed elsewhere"),
         })
+    }
+
+    /// What was counted on the link in this attempt.
+    pub fn measured(&self) -> LinkHealth {
+        self.link.health().since(self.began)
+    }
+
+    /// The event, if it is about the unit that is in the bay: a FAIL must not hit one that was swapped, or that lost
+    /// power, in the middle of its job.
+    pub async fn of_the_unit_here(&mut self, event: Event) -> Event {
+        if !matches!(event, Event::Failed { .. }) {
+            return event;
+        }
+        let now = self.link.find(PRESENCE_TIMEOUT).await;
+        match now.ok().and_then(|now| self.changed(&now)) {
+            Some(fault) => Event::Interrupted { fault },
+            None => event,
+        }
+    }
+
+    /// What is to be said when the device is another one than before, or has started anew by itself.
+    fn changed(&self, now: &Identification) -> Option<Fault> {
+        let (before, bay) = (&self.last, self.bay);
+        if (&now.device_id, &now.uid) != (&before.device_id, &before.uid) {
+            let what = format!(
+                "bay {bay}: {} is where {} was",
+                now.device_id, before.device_id
+            );
+            let next = "put one unit in, and leave it until it is done";
+            return Some(Fault::device("swapped", what, next));
+        }
+        let most = before.boots.saturating_add(u64::from(self.resetting));
+        if (before.boots..=most).contains(&now.boots) {
+            return None;
+        }
+        let what = format!(
+            "bay {bay}: {} started anew in the middle of its job",
+            now.device_id
+        );
+        let next = "check plug and power, then put the unit in again";
+        Some(Fault::device("power_lost", what, next))
+    }
+
+    /// What a fault of the link at a step means.
+    pub(super) fn link_fact(&mut self, error: &LinkError, step: &'static str) -> Fact {
+        let fault = link_fault(self.bay, error);
+        match error {
+            LinkError::Gone { .. } | LinkError::Io { .. } | LinkError::Swapped { .. } => {
+                Fact::Gone(fault)
+            }
+            LinkError::Silent { .. } => {
+                let unit = Some(&self.last.device_id);
+                Fact::Fault(self.silences.judge(self.bay, step, unit, fault))
+            }
+            _ => Fact::Fault(fault),
+        }
+    }
+
+    fn too_slow(&self, step: &str) -> Fault {
+        let what = format!(
+            "bay {}: {step} took longer than {} ms",
+            self.bay,
+            self.made.step_deadline.as_millis()
+        );
+        Fault::device(
+            "too_slow",
+            what,
+            "put the unit in again; set it aside if that does not help",
+        )
+    }
+
+    fn key_lost(&self) -> Fault {
+        let what = format!(
+            "{} does not hold what was written: its key is gone after the restart",
+            self.last.device_id
+        );
+        let next = "set the unit aside and call the process engineer";
+        Fault::device("does_not_hold", what, next)
     }
 
     fn draft(&self, csr: &Blob, common_name: &str) -> Fact {
@@ -119,17 +211,6 @@ impl Work<'_> {
                 .await
                 .map_err(|error| error.to_string()),
         )
-    }
-}
-
-/// What a fault of the link means.
-pub(super) fn link_fact(bay: &str, error: &LinkError) -> Fact {
-    let fault = link_fault(bay, error);
-    match error {
-        LinkError::Gone { .. } | LinkError::Io { .. } | LinkError::Swapped { .. } => {
-            Fact::Gone(fault)
-        }
-        _ => Fact::Fault(fault),
     }
 }
 
@@ -185,18 +266,6 @@ fn step_name(effect: &Effect) -> &'static str {
         Effect::Rehearse { .. } => "rehearsing with its TPM",
         Effect::Seal { .. } => "sealing it",
     }
-}
-
-fn too_slow(bay: &str, step: &str) -> Fault {
-    let what = format!(
-        "bay {bay}: {step} took longer than {} s",
-        STEP_DEADLINE.as_secs()
-    );
-    Fault::device(
-        "too_slow",
-        what,
-        "put the unit in again; set it aside if that does not help",
-    )
 }
 
 fn no_ca(product: &str) -> Fault {

@@ -1,6 +1,6 @@
 //! The TPM's part of a job: its commands travel on the bay's own link, and what comes back is left to the job to judge.
 
-use super::perform::{Work, link_fact, random};
+use super::perform::{Work, random};
 use crate::link::{DeviceLink, LinkError};
 use crate::provision::device::RegistrationId;
 use crate::provision::endorsement::credential::{
@@ -39,10 +39,10 @@ impl Relay for OverLink<'_> {
 
 impl Work<'_> {
     /// Reads endorsement key, storage root key and EK certificate.
-    pub(super) async fn read_endorsement(&mut self) -> Fact {
+    pub(super) async fn read_endorsement(&mut self, step: &'static str) -> Fact {
         let empty = self.made.product.empty_handle;
         match self
-            .on_tpm(move |context| jobs::extract(context, empty))
+            .on_tpm(step, move |context| jobs::extract(context, empty))
             .await
         {
             Ok(found) => Fact::Endorsement {
@@ -59,6 +59,7 @@ impl Work<'_> {
     /// Plays DPS's nonce challenge against the TPM, as the device will meet it at its first boot.
     pub(super) async fn rehearse(
         &mut self,
+        step: &'static str,
         endorsement: &EndorsementRecord,
         registration_id: &RegistrationId,
     ) -> Fact {
@@ -71,7 +72,7 @@ impl Work<'_> {
         };
         let text = signed.clone();
         let job = move |context: &mut _| jobs::rehearse(context, &ek, &srk, &items, &text);
-        match self.on_tpm(job).await {
+        match self.on_tpm(step, job).await {
             Ok(done) => Fact::Rehearsed {
                 challenge: Box::new(challenge),
                 signed,
@@ -85,6 +86,7 @@ impl Work<'_> {
     /// Runs a job on the device's TPM.
     async fn on_tpm<T: Send + 'static>(
         &mut self,
+        step: &'static str,
         job: impl FnOnce(&mut tss_esapi::Context) -> Result<T, TpmError> + Send + 'static,
     ) -> Result<T, Fact> {
         let mut relay = OverLink {
@@ -95,7 +97,7 @@ impl Work<'_> {
         match tpm::run(&mut relay, &mut log, TPM_DEADLINE, job).await {
             Ok(done) => Ok(done),
             Err(error) => Err(match relay.fault {
-                Some(fault) => link_fact(self.bay, &fault),
+                Some(fault) => self.link_fact(&fault, step),
                 None => Fact::Fault(tpm_fault(self.bay, &error)),
             }),
         }

@@ -12,7 +12,7 @@ use crate::provision::endorsement::VendorRoots;
 use crate::tpm;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970.
 pub(super) fn clock() -> i64 {
@@ -79,6 +79,7 @@ pub(super) async fn line(config: &Config, ledger: Ledger) -> Result<Line, Failur
             product: Arc::new(config.resolve(product, roots(config, product)?)?),
             injection: product.inject.clone(),
             signer,
+            step_deadline: Duration::from_millis(product.step_deadline_ms),
         });
     }
     Ok(Line {

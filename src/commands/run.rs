@@ -116,6 +116,7 @@ pub(super) async fn assemble(
         port: config.path(&bay.port),
         hotplug: bay.hotplug,
         link: bay.link.clone(),
+        limits: config.station.link_amber,
         line: Arc::clone(&line),
         reports: sender.clone(),
     });

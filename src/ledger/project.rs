@@ -56,7 +56,8 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         Event::Charged {
             dps, operations, ..
         } => charge(db, recorded, dps, *operations)?,
-        Event::Interrupted { .. }
+        Event::LinkMeasured { .. }
+        | Event::Interrupted { .. }
         | Event::Accepted { .. }
         | Event::Written { .. }
         | Event::Restarted { .. }
@@ -70,22 +71,10 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         | Event::EnrollmentDisabled { .. }
         | Event::EnrollmentDeferred { .. } => {}
     }
-    if ends_attempt(&recorded.event) {
+    if recorded.event.ends_attempt() {
         end_attempt(db, recorded)?;
     }
     outbox::apply(db, recorded)
-}
-
-/// Whether the attempt that `event` belongs to is over with it.
-pub fn ends_attempt(event: &Event) -> bool {
-    matches!(
-        event,
-        Event::Interrupted { .. }
-            | Event::Recognised { .. }
-            | Event::Passed { .. }
-            | Event::Failed { .. }
-            | Event::Errored { .. }
-    )
 }
 
 /// The device that `recorded` is about, where it must be about one.

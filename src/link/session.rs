@@ -93,6 +93,18 @@ impl Session<Port> {
     pub async fn restart(&mut self) -> Result<Identification, LinkError> {
         // Asked now, because a device that lost power since it was last asked has counted once more.
         let before = self.identify().await?;
+        self.restart_from(&before).await
+    }
+
+    /// The same for a device that has just said `before` of itself.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Session::restart`].
+    pub async fn restart_from(
+        &mut self,
+        before: &Identification,
+    ) -> Result<Identification, LinkError> {
         let deadline = Instant::now() + Duration::from_millis(self.options.restart_ms);
         let reset = Question {
             what: RESTART,
@@ -108,7 +120,7 @@ impl Session<Port> {
                 Err(error) if error.lost_port() => {}
                 Err(error) => return Err(error),
             }
-            if let Some(device) = self.watch_restart(&before, deadline).await? {
+            if let Some(device) = self.watch_restart(before, deadline).await? {
                 return Ok(device);
             }
             self.health.retries += 1;

@@ -6,6 +6,7 @@
 use super::bytes::{Blob, Digest};
 use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId, SerialNumber};
 use super::fault::Fault;
+use super::health::LinkHealth;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -25,6 +26,11 @@ pub enum Event {
     Identified {
         /// What the device says of itself.
         identification: Identification,
+    },
+    /// How well the link worked in this attempt; stands before the event that ends it.
+    LinkMeasured {
+        /// What was counted.
+        health: LinkHealth,
     },
     /// The attempt ended without a verdict on a device: nobody answered, the cable was pulled, the station stopped.
     Interrupted {
@@ -364,6 +370,7 @@ impl Event {
         match self {
             Self::Arrived { .. } => "arrived",
             Self::Identified { .. } => "identified",
+            Self::LinkMeasured { .. } => "link_measured",
             Self::Interrupted { .. } => "interrupted",
             Self::Accepted { .. } => "accepted",
             Self::KeyRead { .. } => "key_read",
@@ -389,6 +396,18 @@ impl Event {
             Self::EnrollmentDisabled { .. } => "enrollment_disabled",
             Self::EnrollmentDeferred { .. } => "enrollment_deferred",
         }
+    }
+
+    /// Whether the attempt that it belongs to is over with it.
+    pub fn ends_attempt(&self) -> bool {
+        matches!(
+            self,
+            Self::Interrupted { .. }
+                | Self::Recognised { .. }
+                | Self::Passed { .. }
+                | Self::Failed { .. }
+                | Self::Errored { .. }
+        )
     }
 }
 

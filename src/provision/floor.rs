@@ -5,8 +5,9 @@
 mod bay;
 mod report;
 
+pub use super::health::LinkHealth;
 pub use bay::{Bay, BayState, Outcome, RECENT_EVENTS, Step, TEXT_MAX, Verdict};
-pub use report::{Command, LinkHealth, Outbox, Report};
+pub use report::{Command, Outbox, Report};
 
 use super::device::DeviceId;
 use super::event::{Balance, Event, Recorded};
@@ -176,7 +177,6 @@ impl Floor {
         match report {
             Report::BayOpened { bay, port, .. } => self.with_bay(bay, at_ms, |bay| {
                 bay.port = harmless(port, TEXT_MAX);
-                bay.health = LinkHealth::default();
                 bay.clear(at_ms, BayState::Waiting { for_scan: false });
             }),
             Report::BayWaiting { bay, for_scan, .. } => {
@@ -195,9 +195,12 @@ impl Floor {
                 self.with_bay(bay, at_ms, |bay| bay.unacknowledged = None);
             }
             Report::Removed { bay, .. } => self.with_bay(bay, at_ms, |bay| bay.removed(at_ms)),
-            Report::Link { bay, health, .. } => {
-                self.with_bay(bay, at_ms, |bay| bay.health = *health);
-            }
+            Report::Link {
+                bay, health, weak, ..
+            } => self.with_bay(bay, at_ms, |bay| {
+                bay.health = *health;
+                bay.weak = *weak;
+            }),
             _ => {}
         }
     }

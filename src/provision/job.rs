@@ -168,6 +168,7 @@ impl Job {
                 | Event::EnrollmentDeferred { .. },
             ) => Some(stage),
             (Stage::Ended(_), _) => None,
+            (stage, Event::LinkMeasured { .. }) => Some(stage),
             (_, Event::Interrupted { .. }) => Some(Stage::Ended(D::Interrupted)),
             (_, Event::Failed { .. }) => Some(Stage::Ended(D::Failed)),
             (_, Event::Errored { .. }) => Some(Stage::Ended(D::Errored)),

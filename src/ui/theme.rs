@@ -74,6 +74,7 @@ pub fn verdict_shape(verdict: Verdict) -> &'static str {
 /// The tone of a bay.
 pub fn bay_tone(bay: &Bay) -> Tone {
     match &bay.state {
+        BayState::Waiting { .. } | BayState::Working if bay.weak => Tone::Attention,
         BayState::Waiting { .. } | BayState::Working => Tone::Quiet,
         BayState::Finished(outcome) => verdict_tone(outcome.verdict),
         BayState::Out(_) => Tone::Attention,
@@ -92,6 +93,7 @@ pub fn bay_mark(bay: &Bay) -> String {
 
 fn bay_shape(bay: &Bay) -> &'static str {
     match &bay.state {
+        BayState::Waiting { .. } | BayState::Working if bay.weak => "△",
         BayState::Waiting { .. } => "○",
         BayState::Working => "◐",
         BayState::Finished(outcome) => verdict_shape(outcome.verdict),

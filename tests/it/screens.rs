@@ -335,9 +335,12 @@ fn help_detail_and_shift_are_one_key_away_and_keep_the_failure_in_sight() {
             retries: 3,
             crc_errors: 2,
             dropped_lines: 1,
-            bytes: 48_211,
-            latency_ms: 14,
+            bytes_out: 20_000,
+            bytes_in: 28_211,
+            latency_max_ms: 14,
+            ..LinkHealth::default()
         },
+        weak: true,
     });
     floor.fold(&Report::Enroller {
         at_ms: NOON,

@@ -2,10 +2,10 @@
 //!
 //! Invariant: a FAIL or ERROR stays in `unacknowledged` until a person acknowledges it, whatever happens in the bay.
 
-use super::report::LinkHealth;
 use crate::provision::device::{DeviceId, RegistrationId};
 use crate::provision::event::{Event, Recorded};
-use crate::provision::fault::{Fault, harmless};
+use crate::provision::fault::{Blame, Fault, harmless};
+use crate::provision::health::LinkHealth;
 use std::collections::VecDeque;
 
 /// Events kept for an engineer to look at, the latest ones.
@@ -35,6 +35,8 @@ pub struct Bay {
     pub unacknowledged: Option<Outcome>,
     /// The quality of the link.
     pub health: LinkHealth,
+    /// Whether the latest attempts exceeded the limits that the station has for its links.
+    pub weak: bool,
     /// When the present state or step began, in milliseconds since 1970.
     pub since_ms: i64,
     /// The latest events: time in milliseconds since 1970, and kind.
@@ -118,6 +120,7 @@ impl Bay {
     /// The word for what the bay shows: a verdict, a step, `Waiting` or `OUT OF SERVICE`.
     pub fn word(&self) -> &'static str {
         match &self.state {
+            BayState::Waiting { .. } if self.weak => "WEAK LINK",
             BayState::Waiting { .. } => "Waiting",
             BayState::Working => self.step.map_or("Working", Step::word),
             BayState::Finished(outcome) => outcome.verdict.word(),
@@ -146,6 +149,7 @@ impl Bay {
             scanned: None,
             unacknowledged: None,
             health: LinkHealth::default(),
+            weak: false,
             since_ms: at_ms,
             recent: VecDeque::new(),
         }
@@ -204,8 +208,13 @@ impl Bay {
                 self.finish(Outcome::of_fault(Verdict::Error, device(), at_ms, fault));
             }
             Event::Interrupted { fault } => {
-                let outcome = Outcome::of_fault(Verdict::Interrupted, device(), at_ms, fault);
-                self.finish(outcome);
+                let verdict = match (&recorded.device, fault.blame) {
+                    (Some(_), _) => Verdict::Interrupted,
+                    // Nobody there who could come back to be judged: the fault is the verdict.
+                    (None, Blame::Device) => Verdict::Fail,
+                    (None, Blame::Station | Blame::Cloud) => Verdict::Error,
+                };
+                self.finish(Outcome::of_fault(verdict, device(), at_ms, fault));
             }
             _ => {}
         }

@@ -4,6 +4,7 @@
 
 use crate::provision::event::{Balance, Recorded};
 use crate::provision::fault::Fault;
+use crate::provision::health::LinkHealth;
 use serde::{Deserialize, Serialize};
 
 /// What a bay, the enroller or the station says. Times are milliseconds since 1970 (UTC).
@@ -80,6 +81,8 @@ pub enum Report {
         bay: String,
         /// The counters.
         health: LinkHealth,
+        /// Whether the latest attempts exceeded the limits: a cable to look at before it fails units.
+        weak: bool,
     },
     /// The state of the outbox for one DPS instance.
     Enroller {
@@ -115,21 +118,6 @@ pub enum Report {
         /// When.
         at_ms: i64,
     },
-}
-
-/// Counters of one bay's link, since its port was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinkHealth {
-    /// Commands that were sent again.
-    pub retries: u64,
-    /// Frames whose checksum was wrong.
-    pub crc_errors: u64,
-    /// Lines that were no frame of ours.
-    pub dropped_lines: u64,
-    /// Bytes in both directions.
-    pub bytes: u64,
-    /// Time from a command to its answer, the latest one, in milliseconds.
-    pub latency_ms: u32,
 }
 
 /// The records of one DPS instance, each in exactly one of the first three counts.

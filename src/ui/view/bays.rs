@@ -66,12 +66,14 @@ fn draw_block(model: &Model, bay: &Bay, area: Rect, buf: &mut Buffer) {
                 " plug a unit in"
             };
             line(text, theme::dim(), body, body.height / 2, buf);
+            draw_weak(bay, body, buf);
             draw_scanned(bay, area, last, buf);
         }
         BayState::Working => {
             line(&ladder(bay), Tone::Quiet.text(), body, body.height / 2, buf);
             let since = format!(" for {}", seconds(model.now_ms, bay.since_ms));
             line(&since, theme::dim(), body, body.height / 2 + 1, buf);
+            draw_weak(bay, body, buf);
             draw_scanned(bay, area, last, buf);
         }
         BayState::Finished(outcome) => {
@@ -94,6 +96,13 @@ fn draw_block(model: &Model, bay: &Bay, area: Rect, buf: &mut Buffer) {
                 buf,
             );
         }
+    }
+}
+
+fn draw_weak(bay: &Bay, body: Rect, buf: &mut Buffer) {
+    if bay.weak {
+        let text = " weak link: check cable and plug";
+        line(text, Tone::Attention.text(), body, 0, buf);
     }
 }
 

@@ -122,8 +122,12 @@ fn steps(bay: &Bay, steps: &[Step]) -> String {
 fn link(bay: &Bay) -> String {
     let health = &bay.health;
     format!(
-        "link          {} retries, {} CRC errors, {} dropped lines, {} bytes, {} ms",
-        health.retries, health.crc_errors, health.dropped_lines, health.bytes, health.latency_ms
+        "link          {} retries, {} CRC errors, {} dropped lines, {} bytes, {} ms at most",
+        health.retries,
+        health.crc_errors,
+        health.dropped_lines,
+        health.bytes_out + health.bytes_in,
+        health.latency_max_ms
     )
 }
 

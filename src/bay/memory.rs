@@ -1,0 +1,149 @@
+//! What a bay remembers from one attempt to the next: how well its link works, and which units fell silent.
+
+use crate::link::LinkHealth;
+use crate::provision::device::DeviceId;
+use crate::provision::fault::Fault;
+use crate::provision::health::LinkLimits;
+use std::collections::VecDeque;
+
+/// Attempts over which a link is judged.
+const ATTEMPTS: usize = 10;
+/// The silence of so many different units in a row, at the same step, is the bay's.
+const SILENT_UNITS: usize = 3;
+
+/// What a bay remembers.
+pub(super) struct Memory {
+    limits: LinkLimits,
+    /// What was counted before the port was opened last.
+    before: LinkHealth,
+    attempts: VecDeque<LinkHealth>,
+    /// Who fell silent.
+    pub silences: Silences,
+}
+
+/// The units that fell silent in a row, and at which step.
+#[derive(Default)]
+pub(super) struct Silences {
+    step: &'static str,
+    /// One that never said who it is counts as another one each time: nobody can tell.
+    units: Vec<Option<DeviceId>>,
+}
+
+impl Memory {
+    pub fn new(limits: LinkLimits) -> Self {
+        Self {
+            limits,
+            before: LinkHealth::default(),
+            attempts: VecDeque::new(),
+            silences: Silences::default(),
+        }
+    }
+
+    /// Everything counted, whatever the number of times that the port was opened; `now` is the present session's.
+    pub fn total(&self, now: LinkHealth) -> LinkHealth {
+        self.before.plus(now)
+    }
+
+    /// The port was closed; `last` is what its session counted.
+    pub fn port_closed(&mut self, last: LinkHealth) {
+        self.before = self.before.plus(last);
+    }
+
+    /// An attempt ended.
+    pub fn attempt_over(&mut self, measured: LinkHealth) {
+        self.attempts.push_back(measured);
+        if self.attempts.len() > ATTEMPTS {
+            self.attempts.pop_front();
+        }
+    }
+
+    /// Whether the latest attempts exceeded the limits.
+    pub fn weak(&self) -> bool {
+        let sum = LinkHealth::default();
+        let sum = self.attempts.iter().fold(sum, |sum, one| sum.plus(*one));
+        sum.exceeds(&self.limits)
+    }
+}
+
+impl Silences {
+    /// Whose matter the silence of `unit` at `step` is: `fault`, which blames the unit, or the bay's from the third
+    /// different unit in a row on.
+    pub fn judge(
+        &mut self,
+        bay: &str,
+        step: &'static str,
+        unit: Option<&DeviceId>,
+        fault: Fault,
+    ) -> Fault {
+        if self.step != step {
+            self.step = step;
+            self.units.clear();
+        }
+        let known = unit.is_some_and(|unit| self.units.iter().flatten().any(|one| one == unit));
+        if !known && self.units.len() < SILENT_UNITS {
+            self.units.push(unit.cloned());
+        }
+        if self.units.len() < SILENT_UNITS {
+            return fault;
+        }
+        Fault::station(
+            "bay_silent",
+            format!(
+                "bay {bay}: {SILENT_UNITS} units in a row fell silent at the same step, {step}"
+            ),
+            "check the bay's contacts and cable, then put the unit in again",
+        )
+    }
+
+    /// A unit got through: the bay can talk.
+    pub fn clear(&mut self) {
+        self.units.clear();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_third_different_unit_that_falls_silent_makes_it_the_bays_matter() {
+        let unit = |n: u8| DeviceId::parse(&format!("GW-{n}")).unwrap();
+        let mut silences = Silences::default();
+        let mut code = |step, unit: Option<DeviceId>| {
+            let fault = Fault::device("device_silent", "it fell silent", "try again");
+            silences.judge("1", step, unit.as_ref(), fault).code
+        };
+        for (step, unit, wanted) in [
+            ("writing", Some(unit(1)), "device_silent"),
+            ("writing", Some(unit(1)), "device_silent"),
+            ("writing", Some(unit(2)), "device_silent"),
+            ("sealing", Some(unit(3)), "device_silent"),
+            ("sealing", Some(unit(4)), "device_silent"),
+            ("sealing", Some(unit(3)), "device_silent"),
+            ("sealing", None, "bay_silent"),
+            ("sealing", Some(unit(3)), "bay_silent"),
+        ] {
+            assert_eq!(code(step, unit.clone()), wanted, "{step} {unit:?}");
+        }
+        silences.clear();
+        let fault = Fault::device("device_silent", "it fell silent", "try again");
+        assert_eq!(silences.judge("1", "sealing", None, fault.clone()), fault);
+    }
+
+    #[test]
+    fn a_link_is_weak_until_enough_good_attempts_have_followed() {
+        let mut memory = Memory::new(LinkLimits::default());
+        let attempt = |retries| LinkHealth {
+            round_trips: 40,
+            retries,
+            ..LinkHealth::default()
+        };
+        memory.attempt_over(attempt(5));
+        assert!(memory.weak());
+        for _ in 0..ATTEMPTS {
+            memory.attempt_over(attempt(0));
+        }
+        assert!(!memory.weak());
+    }
+}

@@ -1,0 +1,146 @@
+//! Who is in the bay: its port opened, an arrival noticed, a departure noticed.
+
+use super::memory::Memory;
+use super::{Bay, perform};
+use crate::link::{DeviceLink, LinkError};
+use crate::provision::device::Identification;
+use crate::provision::fault::Fault;
+use crate::provision::floor::Report;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How often an empty bay is asked whether a device has arrived.
+const ARRIVAL_POLL: Duration = Duration::from_millis(200);
+/// How often a bay whose unit is done is asked whether it has left.
+const DEPARTURE_POLL: Duration = Duration::from_millis(300);
+/// How often in a row a unit that is done must not have been heard for it to have left: one answer may be lost.
+const DEPARTURE_LOOKS: u32 = 3;
+/// How long a device may be silent to the arrival and departure questions.
+pub(super) const PRESENCE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often a port that cannot be opened is tried again.
+const REOPEN_POLL: Duration = Duration::from_secs(1);
+/// How often an empty bay says how its link is.
+const LINK_EVERY: Duration = Duration::from_secs(5);
+
+/// What is in the bay.
+pub(super) enum Arrival {
+    /// A device that says who it is.
+    Device(Identification),
+    /// Something that does not, and what is to be said of it.
+    Stranger(Fault),
+}
+
+impl Bay {
+    /// Opens the port, waiting for it where it is not there; the first failure is reported.
+    pub(super) async fn open(&self) -> DeviceLink {
+        let mut said = false;
+        loop {
+            match DeviceLink::open(&self.port, &self.link).await {
+                Ok(link) => {
+                    let port = self.port.display().to_string();
+                    self.report(Report::BayOpened {
+                        at_ms: self.now(),
+                        bay: self.name.clone(),
+                        port,
+                    })
+                    .await;
+                    return link;
+                }
+                Err(LinkError::PortMissing { .. }) if self.hotplug => {
+                    sleep(ARRIVAL_POLL).await;
+                }
+                Err(error) => {
+                    if !said {
+                        let fault = perform::link_fault(&self.name, &error);
+                        self.report(Report::BayOut {
+                            at_ms: self.now(),
+                            bay: self.name.clone(),
+                            fault,
+                        })
+                        .await;
+                        said = true;
+                    }
+                    sleep(REOPEN_POLL).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until something is there; none when the port is gone.
+    ///
+    /// A device is there when it answers. A port that came with its device, or that keeps sending what is no answer,
+    /// has a stranger behind it once the link's patience with arrivals is over.
+    pub(super) async fn arrival(
+        &self,
+        link: &mut DeviceLink,
+        memory: &mut Memory,
+    ) -> Option<Arrival> {
+        let patience = Duration::from_millis(self.link.arrival_ms);
+        let mut there_since = self.hotplug.then(Instant::now);
+        let mut said = Instant::now();
+        loop {
+            let heard_before = link.health().bytes_in;
+            let error = match link.find(PRESENCE_TIMEOUT).await {
+                Ok(found) => return Some(Arrival::Device(found)),
+                Err(error) if error.lost_port() => return None,
+                Err(error) => error,
+            };
+            let heard = link.health().bytes_in > heard_before;
+            match heard || self.hotplug {
+                true => _ = there_since.get_or_insert_with(Instant::now),
+                false => there_since = None,
+            }
+            if there_since.is_some_and(|since| since.elapsed() >= patience) {
+                return Some(Arrival::Stranger(self.stranger(&error, heard, memory)));
+            }
+            if said.elapsed() >= LINK_EVERY {
+                self.report_link(link, memory).await;
+                said = Instant::now();
+            }
+            sleep(ARRIVAL_POLL).await;
+        }
+    }
+
+    /// Waits until what was in the bay has left: silence, another device, a fresh start, or the port gone.
+    pub(super) async fn departure(&self, link: &mut DeviceLink, unit: Option<&Identification>) {
+        let mut unheard = 0;
+        loop {
+            sleep(DEPARTURE_POLL).await;
+            let heard_before = link.health().bytes_in;
+            match (link.find(PRESENCE_TIMEOUT).await, unit) {
+                (Ok(found), Some(unit))
+                    if found.device_id == unit.device_id && found.boots == unit.boots =>
+                {
+                    unheard = 0;
+                }
+                (Ok(_), _) => return,
+                (Err(error), _) if error.lost_port() => return,
+                // A port that comes and goes with its device tells more than an answer.
+                (Err(_), _) if self.hotplug => {}
+                (Err(_), None) if link.health().bytes_in > heard_before => unheard = 0,
+                (Err(_), _) => unheard += 1,
+            }
+            if unheard == DEPARTURE_LOOKS {
+                return;
+            }
+        }
+    }
+
+    fn stranger(&self, error: &LinkError, heard: bool, memory: &mut Memory) -> Fault {
+        match error {
+            LinkError::Silent { .. } if heard => Fault::device(
+                "not_a_device_we_know",
+                format!(
+                    "bay {}: what is plugged in talks, and does not answer as our devices do",
+                    self.name
+                ),
+                "set the unit aside and call the process engineer",
+            ),
+            LinkError::Silent { .. } => {
+                let fault = perform::link_fault(&self.name, error);
+                memory.silences.judge(&self.name, "answering", None, fault)
+            }
+            error => perform::link_fault(&self.name, error),
+        }
+    }
+}
