@@ -109,8 +109,13 @@ impl Bay {
                 for_scan: false,
             })
             .await;
-            while let Some(arrival) = self.arrival(&mut link, &mut memory).await {
-                let unit = self.attempt(&mut link, arrival, &mut memory).await?;
+            loop {
+                let found = match self.arrival(&mut link, &mut memory).await {
+                    Arrival::PortGone => break,
+                    Arrival::Device(found) => Ok(found),
+                    Arrival::Stranger(fault) => Err(fault),
+                };
+                let unit = self.attempt(&mut link, found, &mut memory).await?;
                 self.report_link(&link, &memory).await;
                 self.departure(&mut link, unit.as_ref()).await;
                 let gone = Report::Removed {
@@ -127,7 +132,7 @@ impl Bay {
     async fn attempt(
         &self,
         link: &mut DeviceLink,
-        arrival: Arrival,
+        found: Result<Identification, Fault>,
         memory: &mut Memory,
     ) -> Result<Option<Identification>, StationFault> {
         let now = self.now();
@@ -147,9 +152,9 @@ impl Bay {
             .map_err(StationFault::ledger)?;
         self.report_event(recorded).await;
 
-        let found = match arrival {
-            Arrival::Device(found) => found,
-            Arrival::Stranger(fault) => {
+        let found = match found {
+            Ok(found) => found,
+            Err(fault) => {
                 self.end(attempt, fault).await?;
                 return Ok(None);
             }

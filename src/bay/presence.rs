@@ -28,6 +28,8 @@ pub(super) enum Arrival {
     Device(Identification),
     /// Something that does not, and what is to be said of it.
     Stranger(Fault),
+    /// Nothing: the port went away.
+    PortGone,
 }
 
 impl Bay {
@@ -66,23 +68,19 @@ impl Bay {
         }
     }
 
-    /// Waits until something is there; none when the port is gone.
+    /// Waits until something is there, or the port is gone.
     ///
     /// A device is there when it answers. A port that came with its device, or that keeps sending what is no answer,
     /// has a stranger behind it once the link's patience with arrivals is over.
-    pub(super) async fn arrival(
-        &self,
-        link: &mut DeviceLink,
-        memory: &mut Memory,
-    ) -> Option<Arrival> {
+    pub(super) async fn arrival(&self, link: &mut DeviceLink, memory: &mut Memory) -> Arrival {
         let patience = Duration::from_millis(self.link.arrival_ms);
         let mut there_since = self.hotplug.then(Instant::now);
         let mut said = Instant::now();
         loop {
             let heard_before = link.health().bytes_in;
             let error = match link.find(PRESENCE_TIMEOUT).await {
-                Ok(found) => return Some(Arrival::Device(found)),
-                Err(error) if error.lost_port() => return None,
+                Ok(found) => return Arrival::Device(found),
+                Err(error) if error.lost_port() => return Arrival::PortGone,
                 Err(error) => error,
             };
             let heard = link.health().bytes_in > heard_before;
@@ -91,7 +89,7 @@ impl Bay {
                 false => there_since = None,
             }
             if there_since.is_some_and(|since| since.elapsed() >= patience) {
-                return Some(Arrival::Stranger(self.stranger(&error, heard, memory)));
+                return Arrival::Stranger(self.stranger(&error, heard, memory));
             }
             if said.elapsed() >= LINK_EVERY {
                 self.report_link(link, memory).await;

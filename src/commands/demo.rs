@@ -33,6 +33,9 @@ pub struct DemoArgs {
     /// Where to stop; the same command without it goes on from there.
     #[arg(long, value_enum, default_value_t = Until::Booted)]
     until: Until,
+    /// What goes wrong in the first bay, as a scenario file; only the first run on a folder decides.
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
     /// PKCS#11 module to write into a new station.toml, in place of SoftHSM.
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,

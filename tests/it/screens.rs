@@ -205,6 +205,25 @@ fn an_idle_line_is_quiet() {
 }
 
 #[test]
+fn a_weak_link_is_a_word_and_a_shape() {
+    for bays in [2, 12] {
+        let mut floor = floor();
+        open_bays(&mut floor, bays);
+        floor.fold(&Report::Link {
+            at_ms: NOON,
+            bay: "BAY2".to_owned(),
+            health: LinkHealth::default(),
+            weak: true,
+        });
+        for (width, height) in SIZES {
+            let text = picture_of(&model(floor.clone()), width, height);
+            assert!(text.contains("WEAK LINK"), "{text}");
+            assert_eq!(text.matches('△').count(), 1, "{text}");
+        }
+    }
+}
+
+#[test]
 fn four_bays_show_their_words_and_the_failure_that_waits() {
     let model = model(four_bays());
     snapshots("four_bays", &model);

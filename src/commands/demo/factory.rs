@@ -7,6 +7,7 @@ use crate::fixtures::rig::control::{Ask, Control};
 use crate::fixtures::rig::{
     CLOUD_CA_FILE, CREDENTIAL_FILE, Plan, VENDOR_ROOTS, cloud, write_whole,
 };
+use crate::fixtures::scenario::Scenario;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,11 @@ pub fn lay_out(dir: &Path, args: &DemoArgs) -> Result<PathBuf, Failure> {
         Ok(plan) => plan,
         Err(_) => {
             let port = free_port().map_err(failed)?;
-            let plan = Plan::new(usize::from(args.devices), BAYS, port, !args.headless);
+            let scenario = args.scenario.as_deref().map(Scenario::read).transpose();
+            let plan = Plan {
+                scenario: scenario.map_err(|error| Failure::usage(error.to_string()))?,
+                ..Plan::new(usize::from(args.devices), BAYS, port, !args.headless)
+            };
             plan.write(&dir).map_err(failed)?;
             plan
         }
@@ -78,6 +83,10 @@ fn free_port() -> std::io::Result<u16> {
 
 fn station_toml(dir: &Path, plan: &Plan, module: &Path, softhsm: &Path) -> String {
     let cloud = cloud(dir, plan);
+    let deadline = plan
+        .scenario
+        .as_ref()
+        .and_then(|scenario| scenario.step_deadline_ms);
     let mut text = format!(
         r#"# A simulated line; the same program as on a real one.
 [station]
@@ -112,7 +121,7 @@ attestation = "x509"
 ca = "factory"
 dps = "main"
 initial_desired = {{ telemetryIntervalSeconds = 60 }}
-
+{deadline}
 [[product]]
 name = "sim-tpm"
 model = "SIM-TPM"
@@ -126,11 +135,18 @@ initial_desired = {{ telemetryIntervalSeconds = 60 }}
         softhsm = softhsm.display(),
         scope = cloud.id_scope,
         port = plan.dps_port,
+        deadline = deadline.map_or(String::new(), |ms| format!("step_deadline_ms = {ms}\n")),
     );
-    for bay in &plan.bays {
-        text += &format!("\n[[bay]]\nname = \"{bay}\"\nport = \"rig/bay-{bay}\"\n");
+    for (place, bay) in plan.bays.iter().enumerate() {
+        let scenario = plan.scenario.as_ref().filter(|_| place == 0);
+        text += &bay_toml(bay, scenario.is_some_and(|scenario| scenario.hotplug));
     }
     text
+}
+
+fn bay_toml(name: &str, hotplug: bool) -> String {
+    let hotplug = if hotplug { "hotplug = true\n" } else { "" };
+    format!("\n[[bay]]\nname = \"{name}\"\nport = \"rig/bay-{name}\"\n{hotplug}")
 }
 
 /// Connects to the folder's rig; starts one, as a process of its own that outlives this one, where none lives.

@@ -122,7 +122,7 @@ fn steps(bay: &Bay, steps: &[Step]) -> String {
 fn link(bay: &Bay) -> String {
     let health = &bay.health;
     format!(
-        "link          {} retries, {} CRC errors, {} dropped lines, {} bytes, {} ms at most",
+        "link          {} retries, {} CRC errors, {} dropped lines, {} bytes, {} ms",
         health.retries,
         health.crc_errors,
         health.dropped_lines,

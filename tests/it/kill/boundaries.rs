@@ -6,28 +6,23 @@
 //! user may not, so where the tests are run by root it is walked as both.
 
 use crate::link::bench::{Bench, Plug, spec};
+use crate::plant::{self, Plant, STEP_DEADLINE};
 use crate::support::{Place, entries, run, signed_digests, spy};
-use dps_station::bay::{Bay, Line, LineProduct, Signer};
+use dps_station::bay::{Bay, Line};
 use dps_station::fixtures::device::{Cable, Device};
 use dps_station::fixtures::pki::{find_softhsm, make_token};
-use dps_station::hsm::{Hsm, HsmOptions};
-use dps_station::ledger::{Ledger, Options, ReservationState, Verdict, verify};
-use dps_station::link::{Injection, LinkOptions};
-use dps_station::provision::bytes::{Blob, Digest};
-use dps_station::provision::certificate::{
-    CaProfile, Issuer, Profile, Reserved, assemble, draft_issuing, draft_root,
-};
-use dps_station::provision::device::{Attestation, SerialNumber};
-use dps_station::provision::endorsement::VendorRoots;
-use dps_station::provision::event::{EnrolledIdentity, Event, Purpose, Recorded, Reservation};
+use dps_station::ledger::{Ledger, ReservationState, Verdict, verify};
+use dps_station::link::LinkOptions;
+use dps_station::provision::bytes::Digest;
+use dps_station::provision::event::{EnrolledIdentity, Purpose};
 use dps_station::provision::floor::Report;
-use dps_station::provision::product::{DpsTarget, EndorsementPolicy, Product, SigningCa};
+use dps_station::provision::health::LinkLimits;
 use dps_station::station::close_open_attempts;
 use rusqlite::Connection;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -42,7 +37,7 @@ const ROOM: usize = 1;
 const STOP_MAX: Duration = Duration::from_secs(30);
 
 /// The way of a device that nothing disturbs.
-const WAY: [&str; 13] = [
+const WAY: [&str; 14] = [
     "arrived",
     "identified",
     "accepted",
@@ -55,6 +50,7 @@ const WAY: [&str; 13] = [
     "read_back",
     "proved",
     "sealed",
+    "link_measured",
     "passed",
 ];
 
@@ -152,8 +148,7 @@ async fn walk(factory: Arc<Factory>, first: Stop) {
 
 /// What all units share: the HSM, and the product that they should become.
 struct Factory {
-    signer: Signer,
-    product: Arc<Product>,
+    plant: Plant,
     /// What the HSM may have signed, as digests in hexadecimal.
     reserved: Mutex<BTreeSet<String>>,
 }
@@ -161,34 +156,12 @@ struct Factory {
 impl Factory {
     async fn open(folder: &Path) -> Self {
         make_token(folder, "line", PIN, PIN).unwrap();
-        let options = HsmOptions {
-            module: spy(),
-            token: "line".to_owned(),
-            pin: PIN.to_owned().into(),
-        };
-        let hsm = Hsm::open(options).await.unwrap();
-        let root_key = hsm.find_or_make_key("root").await.unwrap();
-        let key = hsm.find_or_make_key("issuing").await.unwrap();
-        let serial = |number| SerialNumber::from_random([number; SerialNumber::OCTETS]);
-        let profile = CaProfile {
-            common_name: "SIMULATED CA".to_owned(),
-            organization: None,
-            validity_days: 7000,
-        };
-        let root = draft_root("ca", &root_key, &profile, serial(1), clock()).unwrap();
-        let root_der = signed(&hsm, &root).await;
-        let root_issuer = Issuer::parse("ca", &root_der).unwrap();
-        let issuing = draft_issuing(&root_issuer, &key, &profile, serial(2), clock()).unwrap();
-        let issuing_der = signed(&hsm, &issuing).await;
-        let reserved = [&root, &issuing].map(|ca| Digest::of(&ca.tbs.0).to_string());
+        let plant = Plant::open(spy(), "line", PIN, &spec().model).await;
+        let reserved = plant.reserved.iter();
+        let reserved = reserved.map(|ca| Digest::of(&ca.tbs.0).to_string());
         Self {
-            signer: Signer {
-                hsm,
-                label: "issuing".to_owned(),
-                issuer: Arc::new(Issuer::parse("ca", &issuing_der).unwrap()),
-            },
-            product: Arc::new(product(root_der, issuing_der)),
-            reserved: Mutex::new(BTreeSet::from(reserved)),
+            reserved: Mutex::new(reserved.collect()),
+            plant,
         }
     }
 
@@ -200,49 +173,6 @@ impl Factory {
         let reserved = self.reserved.lock().unwrap();
         let stray: Vec<_> = distinct.difference(&reserved).collect();
         assert!(stray.is_empty(), "not reserved: {stray:?}");
-    }
-}
-
-async fn signed(hsm: &Hsm, reservation: &Reservation) -> Vec<u8> {
-    let record = Recorded {
-        seq: 1,
-        at_ms: 0,
-        station: "test".to_owned(),
-        operator: None,
-        attempt: None,
-        device: None,
-        product_digest: None,
-        event: Event::SerialReserved {
-            reservation: reservation.clone(),
-        },
-    };
-    let reserved = Reserved::of_record(&record).unwrap();
-    let signature = hsm.sign("root", reserved).await.unwrap();
-    assemble(&reservation.tbs.0, &signature)
-}
-
-fn product(root: Vec<u8>, issuing: Vec<u8>) -> Product {
-    Product {
-        name: "gateway".to_owned(),
-        model: spec().model,
-        firmware: Vec::new(),
-        attestation: Attestation::X509,
-        ca: Some(SigningCa {
-            name: "ca".to_owned(),
-            issuing: Blob(issuing),
-            root: Blob(root),
-        }),
-        profile: Profile::default(),
-        dps: DpsTarget {
-            name: "main".to_owned(),
-            id_scope: "0ne00112233".to_owned(),
-            global_endpoint: "global.azure-devices-provisioning.net".to_owned(),
-        },
-        initial_desired: None,
-        endorsement: EndorsementPolicy::default(),
-        empty_handle: Default::default(),
-        vendor_roots: Arc::new(VendorRoots::read(&[])),
-        digest: Some(Digest::of(b"product")),
     }
 }
 
@@ -277,21 +207,14 @@ impl Unit {
     }
 
     fn open(&self) -> Ledger {
-        let options = Options {
-            path: self.path(),
-            station: "S1".to_owned(),
-            operator: None,
-            clock,
-            max_pages: None,
-        };
-        Ledger::open(options).unwrap()
+        plant::ledger(&self.path())
     }
 
     /// Starts a station, and stops it there, or when the attempt has ended.
     async fn start(&self, stop: Option<Stop>) -> Reached {
         let ledger = self.open();
         let before = self.kinds().len();
-        let line = Arc::new(self.line(ledger.clone()));
+        let line = Arc::new(self.factory.plant.line(ledger.clone(), STEP_DEADLINE));
         let allowed = match stop {
             None => None,
             Some(Stop::After(events)) => Some(before + events),
@@ -386,21 +309,9 @@ impl Unit {
             port: self.bench.port(),
             hotplug: false,
             link: LinkOptions::default(),
+            limits: LinkLimits::default(),
             line,
             reports,
-        }
-    }
-
-    fn line(&self, ledger: Ledger) -> Line {
-        Line {
-            ledger,
-            products: vec![LineProduct {
-                product: Arc::clone(&self.factory.product),
-                injection: Injection::default(),
-                signer: Some(self.factory.signer.clone()),
-            }],
-            present: Mutex::new(BTreeMap::new()),
-            clock,
         }
     }
 
@@ -462,9 +373,4 @@ impl Unit {
 
 fn ends(kind: &str) -> bool {
     ["passed", "recognised", "failed", "errored", "interrupted"].contains(&kind)
-}
-
-fn clock() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    i64::try_from(now.as_millis()).unwrap()
 }

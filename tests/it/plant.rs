@@ -1,0 +1,139 @@
+//! What lines in a test's own process share: a CA in SoftHSM, a product, and the line that makes it.
+
+use dps_station::bay::{Line, LineProduct, Signer};
+use dps_station::hsm::{Hsm, HsmOptions};
+use dps_station::ledger::{Ledger, Options};
+use dps_station::link::Injection;
+use dps_station::provision::bytes::{Blob, Digest};
+use dps_station::provision::certificate::{
+    CaProfile, Issuer, Profile, Reserved, assemble, draft_issuing, draft_root,
+};
+use dps_station::provision::device::{Attestation, SerialNumber};
+use dps_station::provision::endorsement::VendorRoots;
+use dps_station::provision::event::{Event, Recorded, Reservation};
+use dps_station::provision::product::{DpsTarget, EndorsementPolicy, Product, SigningCa};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The product's limit for one step, unless a test has its own.
+pub const STEP_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A CA, and the product that it signs for.
+pub struct Plant {
+    pub signer: Signer,
+    pub product: Arc<Product>,
+    /// What the CA itself was made from.
+    pub reserved: [Reservation; 2],
+}
+
+impl Plant {
+    /// Makes a CA in a token, for a product of this model.
+    pub async fn open(module: PathBuf, token: &str, pin: &str, model: &str) -> Self {
+        let options = HsmOptions {
+            module,
+            token: token.to_owned(),
+            pin: pin.to_owned().into(),
+        };
+        let hsm = Hsm::open(options).await.unwrap();
+        let root_key = hsm.find_or_make_key("root").await.unwrap();
+        let key = hsm.find_or_make_key("issuing").await.unwrap();
+        let serial = |number| SerialNumber::from_random([number; SerialNumber::OCTETS]);
+        let profile = CaProfile {
+            common_name: "SIMULATED CA".to_owned(),
+            organization: None,
+            validity_days: 7000,
+        };
+        let root = draft_root("ca", &root_key, &profile, serial(1), clock()).unwrap();
+        let root_der = signed(&hsm, &root).await;
+        let root_issuer = Issuer::parse("ca", &root_der).unwrap();
+        let issuing = draft_issuing(&root_issuer, &key, &profile, serial(2), clock()).unwrap();
+        let issuing_der = signed(&hsm, &issuing).await;
+        Self {
+            signer: Signer {
+                hsm,
+                label: "issuing".to_owned(),
+                issuer: Arc::new(Issuer::parse("ca", &issuing_der).unwrap()),
+            },
+            product: Arc::new(product(model, root_der, issuing_der)),
+            reserved: [root, issuing],
+        }
+    }
+
+    /// A line that makes the product.
+    pub fn line(&self, ledger: Ledger, step_deadline: Duration) -> Line {
+        Line {
+            ledger,
+            products: vec![LineProduct {
+                product: Arc::clone(&self.product),
+                injection: Injection::default(),
+                signer: Some(self.signer.clone()),
+                step_deadline,
+            }],
+            present: Mutex::new(BTreeMap::new()),
+            clock,
+        }
+    }
+}
+
+/// A ledger in this file.
+pub fn ledger(path: &Path) -> Ledger {
+    let options = Options {
+        path: path.to_owned(),
+        station: "S1".to_owned(),
+        operator: None,
+        clock,
+        max_pages: None,
+    };
+    Ledger::open(options).unwrap()
+}
+
+/// Milliseconds since 1970.
+pub fn clock() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_millis()).unwrap()
+}
+
+async fn signed(hsm: &Hsm, reservation: &Reservation) -> Vec<u8> {
+    let record = Recorded {
+        seq: 1,
+        at_ms: 0,
+        station: "test".to_owned(),
+        operator: None,
+        attempt: None,
+        device: None,
+        product_digest: None,
+        event: Event::SerialReserved {
+            reservation: reservation.clone(),
+        },
+    };
+    let reserved = Reserved::of_record(&record).unwrap();
+    let signature = hsm.sign("root", reserved).await.unwrap();
+    assemble(&reservation.tbs.0, &signature)
+}
+
+fn product(model: &str, root: Vec<u8>, issuing: Vec<u8>) -> Product {
+    Product {
+        name: "gateway".to_owned(),
+        model: model.to_owned(),
+        firmware: Vec::new(),
+        attestation: Attestation::X509,
+        ca: Some(SigningCa {
+            name: "ca".to_owned(),
+            issuing: Blob(issuing),
+            root: Blob(root),
+        }),
+        profile: Profile::default(),
+        dps: DpsTarget {
+            name: "main".to_owned(),
+            id_scope: "0ne00112233".to_owned(),
+            global_endpoint: "global.azure-devices-provisioning.net".to_owned(),
+        },
+        initial_desired: None,
+        endorsement: EndorsementPolicy::default(),
+        empty_handle: Default::default(),
+        vendor_roots: Arc::new(VendorRoots::read(&[])),
+        digest: Some(Digest::of(b"product")),
+    }
+}
