@@ -3,10 +3,13 @@
 //! Data goes one way: what the device says becomes a fact, the job makes an event of it, the ledger makes that
 //! durable, and only then does the job move and anybody hear of it.
 
+mod loopback;
 mod memory;
 mod perform;
 mod presence;
 mod tpm;
+
+pub use loopback::LOOPBACK_FAILED;
 
 use crate::hsm::Hsm;
 use crate::ledger::{Claim, Ledger, LedgerError};
@@ -19,6 +22,7 @@ use crate::provision::fault::Fault;
 use crate::provision::floor::Report;
 use crate::provision::health::LinkLimits;
 use crate::provision::job::{Disposition, IllegalTransition, Job, Next};
+use crate::provision::loopback::Limits;
 use crate::provision::product::Product;
 use memory::Memory;
 use presence::Arrival;
@@ -26,7 +30,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use ulid::Ulid;
 
 /// One place for one device.
@@ -45,6 +49,8 @@ pub struct Bay {
     pub line: Arc<Line>,
     /// Where its reports go.
     pub reports: mpsc::Sender<Report>,
+    /// Woken to have the port tested as soon as the bay is empty.
+    pub test: Arc<Notify>,
 }
 
 /// What all bays of a line share.
@@ -55,6 +61,8 @@ pub struct Line {
     pub products: Vec<LineProduct>,
     /// The devices that are in a bay now, and in which.
     pub present: Mutex<BTreeMap<DeviceId, String>>,
+    /// What is demanded of a port in a loopback test.
+    pub loopback: Limits,
     /// Milliseconds since 1970.
     pub clock: fn() -> i64,
 }
@@ -102,29 +110,43 @@ impl Bay {
     async fn serve(&self) -> Result<(), StationFault> {
         let mut memory = Memory::new(self.limits);
         loop {
-            let mut link = self.open().await;
+            let mut link = self.open().await?;
             self.report(Report::BayWaiting {
                 at_ms: self.now(),
                 bay: self.name.clone(),
                 for_scan: false,
             })
             .await;
-            loop {
-                let found = match self.arrival(&mut link, &mut memory).await {
-                    Arrival::PortGone => break,
-                    Arrival::Device(found) => Ok(found),
-                    Arrival::Stranger(fault) => Err(fault),
-                };
-                let unit = self.attempt(&mut link, found, &mut memory).await?;
-                self.report_link(&link, &memory).await;
-                self.departure(&mut link, unit.as_ref()).await;
-                let gone = Report::Removed {
-                    at_ms: self.now(),
-                    bay: self.name.clone(),
-                };
-                self.report(gone).await;
-            }
+            let test_wanted = self.serve_port(&mut link, &mut memory).await?;
             memory.port_closed(link.health());
+            drop(link); // a test opens and locks the port itself
+            if test_wanted {
+                self.test_port().await?;
+            }
+        }
+    }
+
+    /// Serves one device after another until the port is gone or is to be tested; says whether it is.
+    async fn serve_port(
+        &self,
+        link: &mut DeviceLink,
+        memory: &mut Memory,
+    ) -> Result<bool, StationFault> {
+        loop {
+            let found = match self.arrival(link, memory).await {
+                Arrival::PortGone => return Ok(false),
+                Arrival::TestWanted => return Ok(true),
+                Arrival::Device(found) => Ok(found),
+                Arrival::Stranger(fault) => Err(fault),
+            };
+            let unit = self.attempt(link, found, memory).await?;
+            self.report_link(link, memory).await;
+            self.departure(link, unit.as_ref()).await;
+            let gone = Report::Removed {
+                at_ms: self.now(),
+                bay: self.name.clone(),
+            };
+            self.report(gone).await;
         }
     }
 

@@ -11,6 +11,7 @@ mod demo;
 mod emulate;
 mod enroll;
 mod ledger;
+mod loopback;
 mod parts;
 mod run;
 mod shift;
@@ -85,6 +86,8 @@ enum Command {
     /// Make the CA in the HSM, or show what it signed.
     #[command(subcommand)]
     Ca(ca::CaCommand),
+    /// Test ports with a loopback plug in the place of the device.
+    Loopback(loopback::LoopbackArgs),
     /// Check everything before the first unit.
     Check(check::CheckArgs),
     /// Run a fixture as a process of its own.
@@ -121,7 +124,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
                 "no threads can be started ({error}): restart the station"
             ))
         })?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         match cli.command {
             Command::Run(args) => run::run(&context, args).await,
             #[cfg(feature = "demo")]
@@ -131,11 +134,15 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
             Command::Shift(command) => shift::run(&context, command).await,
             Command::Ledger(command) => ledger::run(&context, command).await,
             Command::Ca(command) => ca::run(&context, command).await,
+            Command::Loopback(args) => loopback::run(&context, args).await,
             Command::Check(args) => check::run(&context, args).await,
             #[cfg(feature = "demo")]
             Command::Emulate(command) => emulate::run(&context, command).await,
         }
-    })
+    });
+    // A read of stdin cannot be cancelled; waiting for it would keep the program until the next line comes.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Threads that drive bays and cloud; blocking work has its own.
@@ -166,12 +173,11 @@ impl Context {
     /// What must be in the environment before any library is loaded and is not there yet.
     fn environment(&self, command: &Command) -> Result<Option<BTreeMap<String, String>>, Failure> {
         let mut wanted = BTreeMap::from([("TSS2_LOG".to_owned(), "all+NONE".to_owned())]);
-        #[cfg(feature = "demo")]
-        let needs_config = !matches!(command, Command::Emulate(_));
-        #[cfg(not(feature = "demo"))]
-        let needs_config = {
-            let _ = command;
-            true
+        let needs_config = match command {
+            #[cfg(feature = "demo")]
+            Command::Emulate(_) => false,
+            Command::Check(args) => !args.ports,
+            _ => true,
         };
         if needs_config {
             for ca in self.config()?.cas {

@@ -9,6 +9,7 @@ use crate::provision::certificate::Profile;
 use crate::provision::device::Attestation;
 use crate::provision::endorsement::{EmptyHandle, VendorRoots};
 use crate::provision::health::LinkLimits;
+use crate::provision::loopback::Limits;
 use crate::provision::product::{DpsTarget, EndorsementPolicy, Product, SigningCa};
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -27,6 +28,9 @@ pub struct Config {
     /// The shift.
     #[serde(default)]
     pub shift: ShiftConfig,
+    /// What is demanded of a port in a loopback test.
+    #[serde(default)]
+    pub loopback: Limits,
     /// The bays.
     #[serde(default, rename = "bay")]
     pub bays: Vec<BayConfig>,

@@ -231,7 +231,7 @@ impl Ledger {
         Ok(self.write(subject, product_digest, event).await?.recorded)
     }
 
-    /// Records what belongs to no attempt: shifts, charges, enrollment results (their device is looked up), and
+    /// Records what belongs to no attempt: shifts, loopback tests, charges, enrollment results (their device is looked up), and
     /// signatures that are for no device.
     ///
     /// A definite result for a record that waits needs a charge that names it in `sending`. A result that was charged
@@ -298,6 +298,12 @@ impl Ledger {
     /// All units that were ever identified, by device ID.
     pub async fn units(&self) -> Result<Vec<UnitRow>, LedgerError> {
         self.read(read::units).await
+    }
+
+    /// Whether the bay is out of service because its last loopback test failed.
+    pub async fn out_of_service(&self, bay: &str) -> Result<bool, LedgerError> {
+        let bay = bay.to_owned();
+        self.read(move |db| read::out_of_service(db, &bay)).await
     }
 
     /// Operations charged to this station's share of `dps` from `since_ms` (milliseconds since 1970) on.

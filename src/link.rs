@@ -1,6 +1,7 @@
 //! How to talk to a device: everything the bay may ask of what is plugged in.
 
 mod dialogue;
+pub mod loopback;
 pub mod port;
 pub mod session;
 pub mod smp;

@@ -10,4 +10,5 @@ pub mod fault;
 pub mod floor;
 pub mod health;
 pub mod job;
+pub mod loopback;
 pub mod product;

@@ -9,14 +9,14 @@ mod upload;
 pub use recovery::close_open_attempts;
 pub use upload::Uploader;
 
-use crate::bay::{Bay, Line, StationFault};
+use crate::bay::{Bay, LOOPBACK_FAILED, Line, StationFault};
 use crate::provision::event::Event;
 use crate::provision::fault::Fault;
 use crate::provision::floor::{Command, Floor, Report};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Reports that may wait to be folded; a bay that finds the queue full waits for its turn.
@@ -64,9 +64,10 @@ impl Station {
     pub async fn run(mut self, mut watchers: Watchers) -> Result<Floor, StationFault> {
         let mut floor = Floor::new(&self.id, self.simulated, self.now());
         let (stop, stopped) = watch::channel(false);
-        let names: BTreeSet<String> = self.bays.iter().map(|bay| bay.name.clone()).collect();
         let mut bays = JoinSet::new();
+        let mut tests = Tests::new();
         for bay in self.bays.drain(..) {
+            tests.insert(bay.name.clone(), Arc::clone(&bay.test));
             bays.spawn(bay.run(stopped.clone()));
         }
         let mut opened = Opened {
@@ -87,7 +88,7 @@ impl Station {
                 },
                 command = watchers.commands.recv() => match command {
                     Some(Command::Quit) | None => break Ok(()),
-                    Some(command) => match self.obey(command).await? {
+                    Some(command) => match self.obey(command, &tests).await? {
                         Some(report) => report,
                         None => continue,
                     },
@@ -101,7 +102,7 @@ impl Station {
                     continue;
                 }
             };
-            if let Some(fault) = opened.note(&report, &names) {
+            if let Some(fault) = opened.note(&report, tests.len()) {
                 break Err(fault);
             }
             moved |= matches!(report, Report::Event { .. } | Report::Enroller { .. });
@@ -113,7 +114,7 @@ impl Station {
         result.map(|()| floor)
     }
 
-    async fn obey(&self, command: Command) -> Result<Option<Report>, StationFault> {
+    async fn obey(&self, command: Command, tests: &Tests) -> Result<Option<Report>, StationFault> {
         let at_ms = self.now();
         Ok(match command {
             Command::Acknowledge { bay } => Some(Report::Acknowledged { at_ms, bay }),
@@ -121,6 +122,12 @@ impl Station {
             Command::CloseShift => self.close_shift().await?,
             Command::Upload => {
                 self.uploader.start();
+                None
+            }
+            Command::Loopback { bay } => {
+                if let Some(test) = tests.get(&bay) {
+                    test.notify_one();
+                }
                 None
             }
             Command::Quit => None,
@@ -191,6 +198,9 @@ impl Station {
     }
 }
 
+/// What wakes each bay to test its port.
+type Tests = BTreeMap<String, Arc<Notify>>;
+
 /// Which bays could not be opened, and whether any ever could.
 struct Opened {
     out: BTreeSet<String>,
@@ -198,13 +208,14 @@ struct Opened {
 }
 
 impl Opened {
-    /// Takes note of a report; a fault when no bay could be opened at all.
-    fn note(&mut self, report: &Report, names: &BTreeSet<String>) -> Option<StationFault> {
+    /// Takes note of a report; a fault when none of so many bays could be opened at all. A bay that failed its loopback
+    /// test can be tested again from here: that is no reason to end.
+    fn note(&mut self, report: &Report, bays: usize) -> Option<StationFault> {
         match report {
             Report::BayOpened { .. } | Report::BayWaiting { .. } => self.any = true,
-            Report::BayOut { bay, fault, .. } => {
+            Report::BayOut { bay, fault, .. } if fault.code != LOOPBACK_FAILED => {
                 self.out.insert(bay.clone());
-                if !self.any && self.out == *names {
+                if !self.any && self.out.len() == bays {
                     return Some(no_bay(fault));
                 }
             }

@@ -1,7 +1,7 @@
 //! Who is in the bay: its port opened, an arrival noticed, a departure noticed.
 
 use super::memory::Memory;
-use super::{Bay, perform};
+use super::{Bay, StationFault, perform};
 use crate::link::{DeviceLink, LinkError};
 use crate::provision::device::Identification;
 use crate::provision::fault::Fault;
@@ -18,7 +18,7 @@ const DEPARTURE_LOOKS: u32 = 3;
 /// How long a device may be silent to the arrival and departure questions.
 pub(super) const PRESENCE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often a port that cannot be opened is tried again.
-const REOPEN_POLL: Duration = Duration::from_secs(1);
+pub(super) const REOPEN_POLL: Duration = Duration::from_secs(1);
 /// How often an empty bay says how its link is.
 const LINK_EVERY: Duration = Duration::from_secs(5);
 
@@ -30,13 +30,16 @@ pub(super) enum Arrival {
     Stranger(Fault),
     /// Nothing: the port went away.
     PortGone,
+    /// Nothing: the port is to be tested.
+    TestWanted,
 }
 
 impl Bay {
     /// Opens the port, waiting for it where it is not there; the first failure is reported.
-    pub(super) async fn open(&self) -> DeviceLink {
+    pub(super) async fn open(&self) -> Result<DeviceLink, StationFault> {
         let mut said = false;
         loop {
+            self.in_service().await?;
             match DeviceLink::open(&self.port, &self.link).await {
                 Ok(link) => {
                     let port = self.port.display().to_string();
@@ -46,7 +49,7 @@ impl Bay {
                         port,
                     })
                     .await;
-                    return link;
+                    return Ok(link);
                 }
                 Err(LinkError::PortMissing { .. }) if self.hotplug => {
                     sleep(ARRIVAL_POLL).await;
@@ -68,7 +71,7 @@ impl Bay {
         }
     }
 
-    /// Waits until something is there, or the port is gone.
+    /// Waits until something is there, the port is gone, or it is to be tested.
     ///
     /// A device is there when it answers. A port that came with its device, or that keeps sending what is no answer,
     /// has a stranger behind it once the link's patience with arrivals is over.
@@ -76,7 +79,8 @@ impl Bay {
         let patience = Duration::from_millis(self.link.arrival_ms);
         let mut there_since = self.hotplug.then(Instant::now);
         let mut said = Instant::now();
-        loop {
+        let mut pause = Duration::ZERO;
+        while !self.test_wanted(pause).await {
             let heard_before = link.health().bytes_in;
             let error = match link.find(PRESENCE_TIMEOUT).await {
                 Ok(found) => return Arrival::Device(found),
@@ -95,8 +99,9 @@ impl Bay {
                 self.report_link(link, memory).await;
                 said = Instant::now();
             }
-            sleep(ARRIVAL_POLL).await;
+            pause = ARRIVAL_POLL;
         }
+        Arrival::TestWanted
     }
 
     /// Waits until what was in the bay has left: silence, another device, a fresh start, or the port gone.

@@ -13,7 +13,11 @@ const FREE_MIN: u64 = 1 << 30;
 
 /// Options of `station check`.
 #[derive(Args)]
-pub struct CheckArgs {}
+pub struct CheckArgs {
+    /// List the ports of this machine, and suggest bays for them.
+    #[arg(long)]
+    pub ports: bool,
+}
 
 /// One thing that was looked at: what it is, and what is wrong with it.
 struct Finding {
@@ -23,7 +27,10 @@ struct Finding {
 
 /// Checks configuration, ports, ledger, disk, HSM, clock and DPS; prints one line each. The exit code is that of the
 /// worst: a fault of the station before one of the configuration.
-pub(super) async fn run(context: &Context, _args: CheckArgs) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, args: CheckArgs) -> Result<Exit, Failure> {
+    if args.ports {
+        return list_ports(context);
+    }
     let config = context.config()?;
     let mut findings = vec![Finding {
         what: format!("configuration {}", context.config.display()),
@@ -56,6 +63,35 @@ pub(super) async fn run(context: &Context, _args: CheckArgs) -> Result<Exit, Fai
         }
     }
     Ok(exit)
+}
+
+/// Lists the ports. A `station.toml` is not needed yet; where there is one, its bays are not suggested again.
+fn list_ports(context: &Context) -> Result<Exit, Failure> {
+    let taken = if context.config.exists() {
+        let config = Config::read(&context.config)?;
+        let bays = config.bays.iter();
+        bays.map(|bay| (bay.name.get_ref().clone(), config.path(&bay.port)))
+            .collect()
+    } else {
+        Vec::new()
+    };
+    let ports = port::list().map_err(|error| {
+        Failure::station(format!(
+            "the ports cannot be listed ({error}): mount /sys and try again"
+        ))
+    })?;
+    for port in &ports {
+        context.print(&json!(port), &port.to_string());
+    }
+    let suggested = port::suggest(&ports, &taken);
+    if context.json {
+        println!("{}", json!({ "suggested": suggested }));
+    } else if suggested.is_empty() {
+        println!("no port has a by-path name that is not a bay's already");
+    } else {
+        print!("\nfor station.toml:\n\n{suggested}");
+    }
+    Ok(Exit::Done)
 }
 
 fn ports(config: &Config) -> Vec<Finding> {

@@ -86,6 +86,7 @@ pub(super) async fn line(config: &Config, ledger: Ledger) -> Result<Line, Failur
         ledger,
         products,
         present: Mutex::new(BTreeMap::new()),
+        loopback: config.loopback.clone(),
         clock,
     })
 }

@@ -119,6 +119,7 @@ pub(super) async fn assemble(
         limits: config.station.link_amber,
         line: Arc::clone(&line),
         reports: sender.clone(),
+        test: Arc::default(),
     });
     let bays = bays.collect();
     let mut clouds = Vec::new();

@@ -11,7 +11,7 @@ use crate::provision::event::{Event, Purpose, Recorded, Reservation};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// The projections, each with its key columns: what `verify` rebuilds and compares.
-pub const TABLES: [(&str, &str); 8] = [
+pub const TABLES: [(&str, &str); 9] = [
     ("attempt", "attempt"),
     ("unit", "device"),
     ("claim", "device"),
@@ -20,6 +20,7 @@ pub const TABLES: [(&str, &str); 8] = [
     ("outbox", "registration_id"),
     ("charge", "seq"),
     ("shift", "shift"),
+    ("bay", "bay"),
 ];
 
 /// Lets `recorded` take effect, or says why it contradicts what is on record.
@@ -51,12 +52,18 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         Event::Signed { serial, .. } => settle(db, recorded, serial, "signed")?,
         Event::SerialAbandoned { serial, .. } => settle(db, recorded, serial, "abandoned")?,
         Event::Passed { .. } | Event::Failed { .. } => judge(db, recorded)?,
+        Event::LoopbackTested {
+            bay: Some(bay),
+            passed,
+            ..
+        } => test_bay(db, recorded, bay, *passed)?,
         Event::ShiftOpened { shift } => open_shift(db, recorded, shift)?,
         Event::ShiftClosed { shift, .. } => close_shift(db, recorded, shift)?,
         Event::Charged {
             dps, operations, ..
         } => charge(db, recorded, dps, *operations)?,
         Event::LinkMeasured { .. }
+        | Event::LoopbackTested { bay: None, .. }
         | Event::Interrupted { .. }
         | Event::Accepted { .. }
         | Event::Written { .. }
@@ -282,5 +289,14 @@ fn close_shift(db: &Connection, recorded: &Recorded, shift: &str) -> Result<(), 
 fn charge(db: &Connection, recorded: &Recorded, dps: &str, operations: u32) -> Result<(), Failure> {
     db.prepare_cached("INSERT INTO charge (seq, dps, at_ms, operations) VALUES (?, ?, ?, ?)")?
         .execute(params![seq(recorded), dps, recorded.at_ms, operations])?;
+    Ok(())
+}
+
+fn test_bay(db: &Connection, recorded: &Recorded, bay: &str, passed: bool) -> Result<(), Failure> {
+    db.prepare_cached(
+        "INSERT INTO bay (bay, out, tested_seq) VALUES (?, ?, ?)
+         ON CONFLICT DO UPDATE SET out = excluded.out, tested_seq = excluded.tested_seq",
+    )?
+    .execute(params![bay, !passed, seq(recorded)])?;
     Ok(())
 }

@@ -253,6 +253,14 @@ pub fn current_shift(db: &Connection) -> Result<Option<Shift>, Failure> {
     Ok(shift)
 }
 
+/// Whether the bay's last loopback test failed.
+pub fn out_of_service(db: &Connection, bay: &str) -> Result<bool, Failure> {
+    let out = db
+        .query_row("SELECT out FROM bay WHERE bay = ?", [bay], |row| row.get(0))
+        .optional()?;
+    Ok(out.unwrap_or(false))
+}
+
 /// All units, by device ID.
 pub fn units(db: &Connection) -> Result<Vec<UnitRow>, Failure> {
     let sql = "SELECT device, verdict, bay, registration_id, last_seq FROM unit ORDER BY device";

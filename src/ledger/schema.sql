@@ -112,3 +112,10 @@ CREATE TABLE shift (
     closed_seq INTEGER,
     closed_ms INTEGER
 ) STRICT, WITHOUT ROWID;
+
+-- Each bay that was tested with a loopback plug; `out`: its last test failed, and it is out of service.
+CREATE TABLE bay (
+    bay TEXT PRIMARY KEY,
+    out INTEGER NOT NULL CHECK (out IN (0, 1)),
+    tested_seq INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -237,6 +237,7 @@ fn check_claim(db: &Connection, claim: &Claim, event: &Event) -> Result<(), Fail
     match event {
         Event::Arrived { .. }
         | Event::Identified { .. }
+        | Event::LoopbackTested { .. }
         | Event::ShiftOpened { .. }
         | Event::ShiftClosed { .. }
         | Event::Charged { .. }
@@ -275,7 +276,8 @@ fn fence(db: &Connection, device: &DeviceId) -> Result<(String, u32), Failure> {
 /// The device whose enrollment a station's event is about; `None` for events that are about no device.
 fn device_of_enrollment(db: &Connection, event: &Event) -> Result<Option<DeviceId>, Failure> {
     match event {
-        Event::ShiftOpened { .. }
+        Event::LoopbackTested { .. }
+        | Event::ShiftOpened { .. }
         | Event::ShiftClosed { .. }
         | Event::Charged { .. }
         | Event::SerialReserved { .. }

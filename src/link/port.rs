@@ -1,49 +1,29 @@
 //! Serial ports: found, opened, locked and listed by path.
 
+mod list;
+
+pub use list::{Holder, PortInfo, UsbInfo, list, look, suggest};
+
 use super::{LinkError, LinkOptions};
+use crate::provision::loopback::ModemLines;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_serial::{SerialPort, SerialPortBuilderExt, SerialStream};
 
-/// Where udev puts names of ports by the plug that they are in.
-const BY_PATH: &str = "/dev/serial/by-path";
+/// How long a modem line may take to change, a USB adapter's report of it included.
+const LINE_SETTLE: Duration = Duration::from_millis(50);
 
 /// An open port, locked for this process. Dropping it frees it.
 ///
 /// It shows only tokio's traits: `SerialStream` also has the blocking ones, which on it quietly do the wrong thing.
 #[derive(Debug)]
 pub struct Port(SerialStream);
-
-/// A port of this machine, with what is known of it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct PortInfo {
-    /// The kernel's name; it may change at the next plug.
-    pub path: PathBuf,
-    /// The name of the plug that it is in: the one to write into `station.toml`.
-    pub by_path: Option<PathBuf>,
-    /// Present on USB.
-    pub usb: Option<UsbInfo>,
-}
-
-/// What a USB port says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct UsbInfo {
-    /// Vendor ID.
-    pub vendor: u16,
-    /// Product ID.
-    pub product: u16,
-    /// Serial number of the adapter or device.
-    pub serial: Option<String>,
-    /// Name of the maker.
-    pub manufacturer: Option<String>,
-    /// Name of the product.
-    pub name: Option<String>,
-}
 
 impl Port {
     /// Opens and locks the port.
@@ -75,42 +55,61 @@ impl Port {
         }
         Ok(Self(stream))
     }
+
+    /// Changes the rate, in bits per second, while the port stays open and locked.
+    ///
+    /// # Errors
+    ///
+    /// `Io` where the port cannot do it.
+    pub fn set_baud(&mut self, path: &Path, baud: u32) -> Result<(), LinkError> {
+        self.0
+            .set_baud_rate(baud)
+            .map_err(|error| failed(path, error.into()))
+    }
+
+    /// Whether each modem line follows the one that a loopback plug joins it to; leaves DTR and RTS set.
+    pub async fn modem_lines(&mut self) -> ModemLines {
+        ModemLines {
+            rts_cts: self
+                .follows(
+                    SerialStream::write_request_to_send,
+                    SerialStream::read_clear_to_send,
+                )
+                .await,
+            dtr_dsr: self
+                .follows(
+                    SerialStream::write_data_terminal_ready,
+                    SerialStream::read_data_set_ready,
+                )
+                .await,
+            dtr_dcd: self
+                .follows(
+                    SerialStream::write_data_terminal_ready,
+                    SerialStream::read_carrier_detect,
+                )
+                .await,
+        }
+    }
+
+    /// `None` where the port refuses to set or to read the line, as with ENOTTY: it has none.
+    async fn follows(
+        &mut self,
+        set: fn(&mut SerialStream, bool) -> tokio_serial::Result<()>,
+        read: fn(&mut SerialStream) -> tokio_serial::Result<bool>,
+    ) -> Option<bool> {
+        let mut follows = true;
+        for level in [false, true] {
+            set(&mut self.0, level).ok()?;
+            tokio::time::sleep(LINE_SETTLE).await;
+            follows &= read(&mut self.0).ok()? == level;
+        }
+        Some(follows)
+    }
 }
 
 /// Whether something is plugged in at `path`; follows symbolic links.
 pub fn present(path: &Path) -> bool {
     path.exists()
-}
-
-/// The serial ports of this machine, by path. Pseudo-terminals are never among them.
-///
-/// # Errors
-///
-/// What the system says when its list cannot be read.
-pub fn list() -> io::Result<Vec<PortInfo>> {
-    if !Path::new("/sys/class/tty").is_dir() {
-        return Ok(Vec::new()); // a bare container; serialport would panic
-    }
-    let mut ports: Vec<PortInfo> = serialport::available_ports()?
-        .into_iter()
-        .map(|port| {
-            let path = PathBuf::from(port.port_name);
-            let usb = match port.port_type {
-                serialport::SerialPortType::UsbPort(usb) => Some(UsbInfo {
-                    vendor: usb.vid,
-                    product: usb.pid,
-                    serial: usb.serial_number,
-                    manufacturer: usb.manufacturer,
-                    name: usb.product,
-                }),
-                _ => None,
-            };
-            let by_path = plug_of(&path);
-            PortInfo { path, by_path, usb }
-        })
-        .collect();
-    ports.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(ports)
 }
 
 /// Opens the path only to see what the system says; the lock is free again when this returns.
@@ -161,15 +160,6 @@ fn group_of(path: &Path) -> String {
         line.split(':').next().map(str::to_owned)
     };
     name().unwrap_or_else(|| "dialout".to_owned())
-}
-
-/// The by-path name that leads to `path`.
-fn plug_of(path: &Path) -> Option<PathBuf> {
-    let target = path.canonicalize().ok()?;
-    let entries = std::fs::read_dir(BY_PATH).ok()?.flatten();
-    entries
-        .map(|entry| entry.path())
-        .find(|link| link.canonicalize().is_ok_and(|to| to == target))
 }
 
 impl AsyncRead for Port {

@@ -7,6 +7,7 @@ use super::bytes::{Blob, Digest};
 use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId, SerialNumber};
 use super::fault::Fault;
 use super::health::LinkHealth;
+use super::loopback::Loopback;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -129,6 +130,20 @@ pub enum Event {
     Errored {
         /// Why.
         fault: Fault,
+    },
+
+    // --- the station's own ports
+    /// A port was tested with a loopback plug in the place of a device. A bay whose last test failed is out of service.
+    LoopbackTested {
+        /// The bay's name; absent for a port that is no bay's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bay: Option<String>,
+        /// The port's path.
+        port: String,
+        /// What was found.
+        result: Box<Loopback>,
+        /// Whether it was within the limits.
+        passed: bool,
     },
 
     // --- the shift
@@ -388,6 +403,7 @@ impl Event {
             Self::Passed { .. } => "passed",
             Self::Failed { .. } => "failed",
             Self::Errored { .. } => "errored",
+            Self::LoopbackTested { .. } => "loopback_tested",
             Self::ShiftOpened { .. } => "shift_opened",
             Self::ShiftClosed { .. } => "shift_closed",
             Self::Charged { .. } => "charged",

@@ -18,6 +18,9 @@ pub const CLOSE_WORD: &str = "CLOSE";
 /// The word that uploads, typed into the scan field while the shift panel is open.
 pub const UPLOAD_WORD: &str = "UPLOAD";
 
+/// The word that tests the port of the bay in the open detail, typed into the scan field.
+pub const LOOPBACK_WORD: &str = "LOOPBACK";
+
 /// What happens to a screen.
 #[derive(Clone, Debug)]
 pub enum Msg {
@@ -106,7 +109,24 @@ fn enter(model: &mut Model) -> Option<Command> {
             return Some(Command::Upload);
         }
     }
+    if model.panel == Panel::Detail && text.eq_ignore_ascii_case(LOOPBACK_WORD) {
+        return test_port(model);
+    }
     scan(model, text)
+}
+
+/// The bay whose detail is open tests its port as soon as it is empty.
+fn test_port(model: &mut Model) -> Option<Command> {
+    let bays = &model.floor.bays;
+    let bay = bays
+        .get(model.detail.min(bays.len().saturating_sub(1)))?
+        .name
+        .clone();
+    say(
+        model,
+        &format!("{bay}: loopback test asked for; it begins when the bay is empty"),
+    );
+    Some(Command::Loopback { bay })
 }
 
 fn acknowledge(model: &mut Model) -> Option<Command> {

@@ -72,6 +72,7 @@ impl Plant {
                 step_deadline,
             }],
             present: Mutex::new(BTreeMap::new()),
+            loopback: Default::default(),
             clock,
         }
     }

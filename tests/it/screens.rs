@@ -502,6 +502,22 @@ fn the_shift_closes_only_by_a_typed_word_in_the_shift_panel() {
 }
 
 #[test]
+fn a_port_is_tested_only_by_a_typed_word_in_the_detail_of_its_bay() {
+    let mut floor = floor();
+    open_bays(&mut floor, 2);
+    let mut model = model(floor);
+    assert_eq!(enter(&mut model, "LOOPBACK"), None);
+    press(&mut model, KeyCode::F(2));
+    press(&mut model, KeyCode::Down);
+    let bay = "BAY2".to_owned();
+    assert_eq!(
+        enter(&mut model, "loopback"),
+        Some(Command::Loopback { bay })
+    );
+    assert!(picture_of(&model, 80, 24).contains("BAY2: loopback test asked for"));
+}
+
+#[test]
 fn a_scan_is_for_the_bay_that_waits_or_the_one_whose_label_was_scanned() {
     let mut floor = floor();
     open_bays(&mut floor, 3);

@@ -152,6 +152,11 @@ pub enum Command {
         /// The bay it is for.
         bay: String,
     },
+    /// Test the bay's port with a loopback plug as soon as the bay is empty.
+    Loopback {
+        /// The bay's name.
+        bay: String,
+    },
     /// Close the open shift.
     CloseShift,
     /// Upload what is pending.

@@ -312,6 +312,7 @@ impl Unit {
             limits: LinkLimits::default(),
             line,
             reports,
+            test: Arc::default(),
         }
     }
 
