@@ -7,7 +7,10 @@ mod factory;
 mod operator;
 mod summary;
 
+pub(super) use factory::{Layout, lay_out};
+
 use super::{Context, Exit, Failure, ca, parts, run as line, shift};
+use crate::fixtures::rig;
 use crate::fixtures::rig::control::{Answer, Ask};
 use crate::provision::floor::{Command, Report};
 use crate::station::REPORTS_MAX;
@@ -54,7 +57,14 @@ enum Until {
 
 /// Lays the factory folder out before anything else runs; gives the path of its `station.toml`.
 pub(super) fn prepare(args: &DemoArgs) -> Result<PathBuf, Failure> {
-    factory::lay_out(&folder(args), args)
+    let layout = Layout {
+        devices: args.devices,
+        flaws: !args.headless,
+        operator: rig::Operator::Asked,
+        scenario: args.scenario.as_deref(),
+        module: args.module.as_deref(),
+    };
+    lay_out(&folder(args), &layout)
 }
 
 /// The folder: the same for this process before and after it starts itself anew.

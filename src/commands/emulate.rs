@@ -1,8 +1,14 @@
 //! `station emulate`: the fixtures as processes of their own.
+//!
+//! A build without fixtures runs a simulated line so: `station emulate line --dir D --devices N --auto` of a build with
+//! them lays `D` out and stays; then `station ca init --config D/station.toml` and
+//! `station run --config D/station.toml` of the other build. The two share the folder, the ports in `D/rig/`, and
+//! nothing else.
 
+use super::demo::{Layout, lay_out};
 use super::{Context, Exit, Failure};
 use crate::fixtures::dps::{Emulator, EmulatorOptions};
-use crate::fixtures::rig;
+use crate::fixtures::rig::{self, Operator};
 use clap::Subcommand;
 use serde_json::json;
 use std::path::PathBuf;
@@ -15,6 +21,12 @@ pub enum EmulateCommand {
         /// The folder.
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
+        /// Lay the folder out if it is not, for so many devices; its station.toml is for any build of the station.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=9999))]
+        devices: Option<u16>,
+        /// In a folder laid out so, units leave the bays by themselves.
+        #[arg(long, requires = "devices")]
+        auto: bool,
     },
     /// The cloud alone: DPS and two hubs behind one TLS listener.
     Dps {
@@ -35,7 +47,22 @@ pub(super) async fn run(context: &Context, command: EmulateCommand) -> Result<Ex
         ))
     };
     match command {
-        EmulateCommand::Line { dir } => {
+        EmulateCommand::Line { dir, devices, auto } => {
+            if let Some(devices) = devices {
+                let operator = match auto {
+                    true => Operator::Auto,
+                    false => Operator::Asked,
+                };
+                let layout = Layout {
+                    devices,
+                    flaws: false,
+                    operator,
+                    scenario: None,
+                    module: None,
+                };
+                let path = lay_out(&dir, &layout)?;
+                context.print(&json!({ "config": path }), &path.display().to_string());
+            }
             rig::run(&dir)
                 .await
                 .map_err(|error| failed("the simulated line", error))?;

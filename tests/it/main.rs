@@ -5,6 +5,7 @@
 mod certificate;
 mod emulator;
 mod enroll;
+mod headless;
 mod hsm;
 mod kill;
 mod ledger;

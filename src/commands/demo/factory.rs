@@ -1,11 +1,11 @@
 //! The factory folder of a demo: laid out once, its rig attached or restarted, summed up at the end.
 
-use super::{DemoArgs, rig_failed};
+use super::rig_failed;
 use crate::commands::Failure;
 use crate::fixtures::pki;
 use crate::fixtures::rig::control::{Ask, Control};
 use crate::fixtures::rig::{
-    CLOUD_CA_FILE, CREDENTIAL_FILE, Plan, VENDOR_ROOTS, cloud, write_whole,
+    CLOUD_CA_FILE, CREDENTIAL_FILE, Operator, Plan, VENDOR_ROOTS, cloud, write_whole,
 };
 use crate::fixtures::scenario::Scenario;
 use std::fs::{self, File};
@@ -21,8 +21,22 @@ const RIG_START_MAX: Duration = Duration::from_secs(30);
 /// How often a starting rig is tried.
 const RIG_POLL: Duration = Duration::from_millis(50);
 
+/// What decides how a new factory folder looks.
+pub struct Layout<'a> {
+    /// How many devices come.
+    pub devices: u16,
+    /// Whether some of them are not genuine.
+    pub flaws: bool,
+    /// Who takes them out of the bays.
+    pub operator: Operator,
+    /// What goes wrong in the first bay.
+    pub scenario: Option<&'a Path>,
+    /// PKCS#11 module in place of SoftHSM.
+    pub module: Option<&'a Path>,
+}
+
 /// Lays out what is not there yet; a run that was killed here is finished by the next.
-pub fn lay_out(dir: &Path, args: &DemoArgs) -> Result<PathBuf, Failure> {
+pub fn lay_out(dir: &Path, layout: &Layout<'_>) -> Result<PathBuf, Failure> {
     let failed = |error: std::io::Error| {
         Failure::station(format!(
             "{} cannot be laid out ({error}): make room or give the right",
@@ -39,10 +53,12 @@ pub fn lay_out(dir: &Path, args: &DemoArgs) -> Result<PathBuf, Failure> {
         Ok(plan) => plan,
         Err(_) => {
             let port = free_port().map_err(failed)?;
-            let scenario = args.scenario.as_deref().map(Scenario::read).transpose();
+            let devices = usize::from(layout.devices);
+            let scenario = layout.scenario.map(Scenario::read).transpose();
             let plan = Plan {
                 scenario: scenario.map_err(|error| Failure::usage(error.to_string()))?,
-                ..Plan::new(usize::from(args.devices), BAYS, port, !args.headless)
+                operator: layout.operator,
+                ..Plan::new(devices, BAYS, port, layout.flaws)
             };
             plan.write(&dir).map_err(failed)?;
             plan
@@ -51,7 +67,7 @@ pub fn lay_out(dir: &Path, args: &DemoArgs) -> Result<PathBuf, Failure> {
     let softhsm = pki::find_softhsm().map_err(no_token)?;
     let pin = pin(&dir.join("rig/hsm/pin")).map_err(failed)?;
     pki::make_token(&dir.join("rig/hsm"), TOKEN, &pin, &pin).map_err(no_token)?;
-    let module = args.module.as_deref().unwrap_or(&softhsm);
+    let module = layout.module.unwrap_or(&softhsm);
     let text = station_toml(&dir, &plan, module, &softhsm);
     write_whole(&path, text.as_bytes()).map_err(failed)?;
     Ok(path)

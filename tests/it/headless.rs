@@ -1,0 +1,151 @@
+//! `station run --headless` on a simulated line in another process that knows nothing of it: commands in, reports out.
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// Devices that come; more than there are bays, so that units have to leave.
+const DEVICES: usize = 6;
+/// How long the whole line may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often another process is looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A process that is ended with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts `station`, and gives its stdout line by line as JSON.
+fn start(args: &[&str]) -> (Running, ChildStdin, Receiver<Value>) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_station"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdin = child.stdin.take().unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in stdout.lines().map_while(Result::ok) {
+            let line = serde_json::from_str(&line).expect("stdout has JSON lines and nothing else");
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    (Running(child), stdin, lines)
+}
+
+/// Takes reports until `wanted` says that it is enough.
+fn watch(reports: &Receiver<Value>, mut wanted: impl FnMut(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let report = reports.recv_timeout(left).expect("a report in time");
+        if wanted(&report) {
+            return report;
+        }
+    }
+}
+
+fn say(stdin: &mut ChildStdin, command: &str) {
+    writeln!(stdin, "{command}").unwrap();
+}
+
+fn is_event(report: &Value, kind: &str) -> bool {
+    report["recorded"]["event"]["kind"] == kind
+}
+
+#[test]
+fn a_headless_station_obeys_json_lines_on_a_line_that_moves_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let devices = DEVICES.to_string();
+    let (_line, _, laid_out) = start(&[
+        "emulate",
+        "line",
+        "--json",
+        "--dir",
+        folder,
+        "--devices",
+        &devices,
+        "--auto",
+    ]);
+    let config = PathBuf::from(
+        watch(&laid_out, |line| line["config"].is_string())["config"]
+            .as_str()
+            .unwrap(),
+    );
+    let config = config.to_str().unwrap();
+    until_there(&dir.path().join("rig/socket"));
+    let made = Command::new(env!("CARGO_BIN_EXE_station"))
+        .args(["ca", "init", "--config", config])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+
+    let (mut station, mut stdin, reports) = start(&["run", "--headless", "--config", config]);
+    let mut passed = 0;
+    let last = watch(&reports, |report| {
+        passed += usize::from(is_event(report, "passed"));
+        assert!(!is_event(report, "failed"), "{report}");
+        passed == DEVICES
+    });
+    let bay = last["bay"].as_str().unwrap();
+    watch(&reports, |report| {
+        report["report"] == "removed" && report["bay"] == bay
+    });
+
+    say(&mut stdin, "not a command");
+    say(
+        &mut stdin,
+        &format!(r#"{{"command":"acknowledge","bay":"{bay}"}}"#),
+    );
+    watch(&reports, |report| {
+        report["report"] == "acknowledged" && report["bay"] == bay
+    });
+    say(&mut stdin, r#"{"command":"loopback","bay":"1"}"#);
+    let told = watch(&reports, |report| {
+        report["report"] == "note"
+            && report["lines"][0]
+                .as_str()
+                .is_some_and(|l| l.contains("plug"))
+    });
+    assert_eq!(told["title"], "Loopback test of bay 1");
+    say(&mut stdin, r#"{"command":"close_shift"}"#);
+    let closed = watch(&reports, |report| {
+        report["report"] == "shift_state" && report["open"] == false
+    });
+    assert_eq!(closed["report"], "shift_state");
+    say(&mut stdin, r#"{"command":"quit"}"#);
+    // Its stdin is still open: that must not keep it.
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = station.0.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "the station ends in time");
+        std::thread::sleep(POLL);
+    };
+    assert!(status.success());
+}
+
+/// Waits until the rig of another process listens.
+fn until_there(path: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    while !path.exists() {
+        assert!(Instant::now() < deadline, "{} in time", path.display());
+        std::thread::sleep(POLL);
+    }
+}
