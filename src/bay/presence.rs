@@ -30,7 +30,7 @@ pub(super) enum Arrival {
     Stranger(Fault),
     /// Nothing: the port went away.
     PortGone,
-    /// Nothing: the port is to be tested.
+    /// Nothing, and the port is to be tested.
     TestWanted,
 }
 
@@ -81,6 +81,7 @@ impl Bay {
         let mut said = Instant::now();
         let mut pause = Duration::ZERO;
         while !self.test_wanted(pause).await {
+            pause = ARRIVAL_POLL;
             let heard_before = link.health().bytes_in;
             let error = match link.find(PRESENCE_TIMEOUT).await {
                 Ok(found) => return Arrival::Device(found),
@@ -99,7 +100,6 @@ impl Bay {
                 self.report_link(link, memory).await;
                 said = Instant::now();
             }
-            pause = ARRIVAL_POLL;
         }
         Arrival::TestWanted
     }
@@ -108,7 +108,12 @@ impl Bay {
     pub(super) async fn departure(&self, link: &mut DeviceLink, unit: Option<&Identification>) {
         let mut unheard = 0;
         loop {
-            sleep(DEPARTURE_POLL).await;
+            match unit {
+                Some(_) => sleep(DEPARTURE_POLL).await,
+                // What never said who it is may be the loopback plug itself.
+                None if self.test_wanted(DEPARTURE_POLL).await => return self.test.notify_one(),
+                None => {}
+            }
             let heard_before = link.health().bytes_in;
             match (link.find(PRESENCE_TIMEOUT).await, unit) {
                 (Ok(found), Some(unit))

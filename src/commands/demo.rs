@@ -60,8 +60,8 @@ pub(super) fn prepare(args: &DemoArgs) -> Result<PathBuf, Failure> {
     let layout = Layout {
         devices: args.devices,
         flaws: !args.headless,
-        operator: rig::Operator::Asked,
         scenario: args.scenario.as_deref(),
+        operator: rig::Operator::Asked,
         module: args.module.as_deref(),
     };
     lay_out(&folder(args), &layout)

@@ -24,6 +24,9 @@ pub enum EmulateCommand {
         /// Lay the folder out if it is not, for so many devices; its station.toml is for any build of the station.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=9999))]
         devices: Option<u16>,
+        /// What goes wrong in the first bay of a folder laid out so, as a scenario file.
+        #[arg(long, value_name = "FILE", requires = "devices")]
+        scenario: Option<PathBuf>,
         /// In a folder laid out so, units leave the bays by themselves.
         #[arg(long, requires = "devices")]
         auto: bool,
@@ -47,7 +50,12 @@ pub(super) async fn run(context: &Context, command: EmulateCommand) -> Result<Ex
         ))
     };
     match command {
-        EmulateCommand::Line { dir, devices, auto } => {
+        EmulateCommand::Line {
+            dir,
+            devices,
+            scenario,
+            auto,
+        } => {
             if let Some(devices) = devices {
                 let operator = match auto {
                     true => Operator::Auto,
@@ -56,8 +64,8 @@ pub(super) async fn run(context: &Context, command: EmulateCommand) -> Result<Ex
                 let layout = Layout {
                     devices,
                     flaws: false,
+                    scenario: scenario.as_deref(),
                     operator,
-                    scenario: None,
                     module: None,
                 };
                 let path = lay_out(&dir, &layout)?;

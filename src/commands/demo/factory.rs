@@ -27,10 +27,10 @@ pub struct Layout<'a> {
     pub devices: u16,
     /// Whether some of them are not genuine.
     pub flaws: bool,
-    /// Who takes them out of the bays.
-    pub operator: Operator,
     /// What goes wrong in the first bay.
     pub scenario: Option<&'a Path>,
+    /// Who takes them out of the bays.
+    pub operator: Operator,
     /// PKCS#11 module in place of SoftHSM.
     pub module: Option<&'a Path>,
 }
@@ -53,12 +53,11 @@ pub fn lay_out(dir: &Path, layout: &Layout<'_>) -> Result<PathBuf, Failure> {
         Ok(plan) => plan,
         Err(_) => {
             let port = free_port().map_err(failed)?;
-            let devices = usize::from(layout.devices);
             let scenario = layout.scenario.map(Scenario::read).transpose();
             let plan = Plan {
                 scenario: scenario.map_err(|error| Failure::usage(error.to_string()))?,
                 operator: layout.operator,
-                ..Plan::new(devices, BAYS, port, layout.flaws)
+                ..Plan::new(usize::from(layout.devices), BAYS, port, layout.flaws)
             };
             plan.write(&dir).map_err(failed)?;
             plan
