@@ -407,11 +407,7 @@ fn refusal(device: &DeviceId, error: LedgerError) -> Result<Fault, StationFault>
 impl StationFault {
     /// The ledger failed.
     pub fn ledger(error: LedgerError) -> Self {
-        Self(Fault::station(
-            "ledger",
-            error.to_string(),
-            "put it right, then start the station again",
-        ))
+        Self(error.fault())
     }
 
     /// The record of a device does not hang together.

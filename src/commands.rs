@@ -18,6 +18,7 @@ mod shift;
 mod signing;
 
 use crate::config::{Config, ConfigError};
+use crate::hsm;
 use crate::provision::fault::Fault;
 use clap::{Parser, Subcommand};
 use std::collections::BTreeMap;
@@ -140,8 +141,8 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
             Command::Emulate(command) => emulate::run(&context, command).await,
         }
     });
-    // A read of stdin cannot be cancelled; waiting for it would keep the program until the next line comes.
-    runtime.shutdown_background();
+    drop(runtime);
+    hsm::settle();
     ended
 }
 

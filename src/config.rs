@@ -240,15 +240,20 @@ pub enum ConfigError {
 impl Config {
     /// Reads and checks a `station.toml`; every name in it is resolved, no file that it names is opened.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|reason| ConfigError::Unreadable {
+        let bytes = fs::read(path).map_err(|reason| ConfigError::Unreadable {
             path: path.to_owned(),
             reason,
+        })?;
+        let text = std::str::from_utf8(&bytes).map_err(|error| ConfigError::Wrong {
+            path: path.to_owned(),
+            line: bytes[..error.valid_up_to()].split(|&b| b == b'\n').count(),
+            what: "it is not UTF-8".to_owned(),
         })?;
         let folder = path
             .parent()
             .filter(|p| !p.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
-        Self::parse(&text, path, folder)
+        Self::parse(text, path, folder)
     }
 
     fn parse(text: &str, path: &Path, folder: &Path) -> Result<Self, ConfigError> {

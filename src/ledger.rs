@@ -25,6 +25,7 @@ use crate::provision::bytes::Digest;
 use crate::provision::certificate::Reserved;
 use crate::provision::device::DeviceId;
 use crate::provision::event::{Balance, Event, Recorded, Reservation};
+use crate::provision::fault::Fault;
 use rusqlite::Connection;
 use rusqlite::backup::Progress;
 use serde::Serialize;
@@ -157,6 +158,15 @@ pub enum LedgerError {
     /// The event contradicts what is on record.
     #[error("the ledger refuses an event that contradicts what is on record: {0}")]
     Illegal(String),
+}
+
+impl LedgerError {
+    /// The error as a fault of the station. Its text ends with the next step, after the last colon.
+    pub fn fault(&self) -> Fault {
+        let text = self.to_string();
+        let (what, next) = text.rsplit_once(": ").unwrap_or((&text, "look into it"));
+        Fault::station("ledger", what, next)
+    }
 }
 
 /// A handle on an open ledger; clones share its writer.

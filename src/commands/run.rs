@@ -9,8 +9,8 @@ use crate::station::{self, COMMANDS_MAX, REPORTS_MAX, Station, Uploader, Watcher
 use crate::ui;
 use clap::Args;
 use std::fs::File;
+use std::io::{BufRead, Read};
 use std::sync::Arc;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -33,7 +33,8 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<Exit, Failur
     let station = tokio::spawn(station.run(watchers));
     let onlooker = async {
         if args.headless {
-            tokio::spawn(obey_stdin(commands.clone()));
+            let commands = commands.clone();
+            std::thread::spawn(move || obey_stdin(&commands));
             while let Some(report) = watched.recv().await {
                 print_report(&report);
             }
@@ -182,25 +183,34 @@ async fn quit_on_signal(commands: mpsc::Sender<Command>) -> Failure {
     }
 }
 
-/// Takes commands as JSON lines from stdin; what is none is named on stderr and passed over.
-async fn obey_stdin(commands: mpsc::Sender<Command>) {
+/// Takes commands as JSON lines from stdin; what is none is named on stderr and passed over. For a thread that nobody
+/// waits for: no read from stdin can be cancelled.
+fn obey_stdin(commands: &mpsc::Sender<Command>) {
     /// The longest line that can be a command, in bytes.
     const LINE_MAX: u64 = 4096;
-    use tokio::io::AsyncReadExt;
-    let mut stdin = BufReader::new(tokio::io::stdin());
+    let mut stdin = std::io::stdin().lock();
+    let mut line = Vec::new();
+    let mut within_long_line = false;
     loop {
-        let mut line = String::new();
-        match (&mut stdin).take(LINE_MAX).read_line(&mut line).await {
+        line.clear();
+        match stdin.by_ref().take(LINE_MAX).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return,
-            Ok(_) if line.trim().is_empty() => {}
-            Ok(_) => match serde_json::from_str(&line) {
-                Ok(command) => {
-                    let _ = commands.send(command).await;
+            Ok(_) => {}
+        }
+        let rest_of_long_line = within_long_line;
+        within_long_line = !line.ends_with(b"\n");
+        if rest_of_long_line || line.trim_ascii().is_empty() {
+            continue;
+        }
+        match serde_json::from_slice(&line) {
+            Ok(command) => {
+                if commands.blocking_send(command).is_err() {
+                    return;
                 }
-                Err(error) => eprintln!(
-                    "station: a line on stdin is no command ({error}): send one JSON object a line"
-                ),
-            },
+            }
+            Err(error) => eprintln!(
+                "station: a line on stdin is no command ({error}): send one JSON object a line"
+            ),
         }
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod certificate;
+mod cli;
 mod emulator;
 mod enroll;
 mod headless;

@@ -10,12 +10,13 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// How long a program may take to its end, on a machine that does much else.
-const RUN_MAX: Duration = Duration::from_secs(300);
+/// How long a program may be silent, on a machine that does much else.
+const RUN_MAX: Duration = Duration::from_secs(120);
 
 /// The user and group whom nobody gave anything, as numbers.
 const NOBODY: u32 = 65534;
@@ -46,41 +47,71 @@ impl Ended {
 
 /// Runs a program to its end; one that takes too long is killed and fails the test.
 pub fn run(command: &mut Command) -> Ended {
-    Running::start(command).end()
+    let mut running = Running::start(command);
+    running.stdin = None;
+    running.end()
 }
 
-/// A program under way, whose output is kept.
+/// A program under way.
 pub struct Running {
     child: Child,
-    output: Receiver<(String, String)>,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    stderr: JoinHandle<String>,
+    heard: String,
 }
 
 impl Running {
-    /// Starts a program; its stdin is empty.
+    /// Starts a program.
     pub fn start(command: &mut Command) -> Self {
-        let (child, running) = Self::start_with_stdin(command);
-        drop(child);
-        running
-    }
-
-    /// Starts a program that is going to be written to.
-    pub fn start_with_stdin(command: &mut Command) -> (ChildStdin, Self) {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}; scripts/setup installs it"));
-        let (said, output) = channel();
-        let stdin = child.stdin.take().expect("piped");
-        let mut stdout = child.stdout.take().expect("piped");
-        let mut stderr = child.stderr.take().expect("piped");
+        let (line, lines) = channel();
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         std::thread::spawn(move || {
-            let errors = std::thread::spawn(move || text(&mut stderr));
-            let output = text(&mut stdout);
-            let _ = said.send((output, errors.join().unwrap_or_default()));
+            let mut bytes = Vec::new();
+            while let Ok(1..) = stdout.read_until(b'\n', &mut bytes) {
+                let _ = line.send(String::from_utf8_lossy(&bytes).into_owned());
+                bytes.clear();
+            }
         });
-        (stdin, Self { child, output })
+        let mut stderr = child.stderr.take().expect("piped");
+        let stderr = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = stderr.read_to_end(&mut bytes);
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
+        Self {
+            stdin: child.stdin.take(),
+            child,
+            lines,
+            stderr,
+            heard: String::new(),
+        }
+    }
+
+    /// The next line of its stdout; none when it has closed that.
+    pub fn line(&mut self) -> Option<String> {
+        let line = match self.lines.recv_timeout(RUN_MAX) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {
+                let _ = self.child.kill();
+                panic!("silent for {RUN_MAX:?} after {:?}", self.heard);
+            }
+        };
+        self.heard += &line;
+        Some(line)
+    }
+
+    /// Writes to its stdin, which stays open.
+    pub fn say(&mut self, bytes: &[u8]) {
+        let stdin = self.stdin.as_mut().expect("open until the end");
+        stdin.write_all(bytes).unwrap();
     }
 
     /// Whether it has ended.
@@ -94,26 +125,15 @@ impl Running {
         self.end()
     }
 
-    /// Waits for its end, which comes when it closes its output.
+    /// Waits for its end.
     pub fn end(mut self) -> Ended {
-        let heard = self.output.recv_timeout(RUN_MAX);
-        if heard.is_err() {
-            let _ = self.child.kill();
-        }
-        let status = self.child.wait().unwrap();
-        let (stdout, stderr) = heard.unwrap_or_else(|_| panic!("it took longer than {RUN_MAX:?}"));
+        while self.line().is_some() {}
         Ended {
-            status,
-            stdout,
-            stderr,
+            status: self.child.wait().unwrap(),
+            stdout: self.heard,
+            stderr: self.stderr.join().unwrap(),
         }
     }
-}
-
-fn text(from: &mut impl Read) -> String {
-    let mut bytes = Vec::new();
-    let _ = from.read_to_end(&mut bytes);
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// What `openssl` says to these arguments, which it must find right.
@@ -257,6 +277,22 @@ impl Factory {
             .arg("--dir")
             .arg(self.dir());
         command
+    }
+
+    /// Lays the folder out, and does no more: its HSM's module is not there. Then it is, and spied on.
+    pub fn lay_out(&self) {
+        let nothing = "/no/such/module.so";
+        let mut command = self.program();
+        command.args(["demo", "--headless", "--devices", &self.devices.to_string()]);
+        command.args(["--module", nothing, "--dir"]).arg(self.dir());
+        let ended = run(&mut command);
+        assert_eq!(ended.code(), Some(3), "{ended:?}");
+        assert!(ended.stderr.contains(nothing), "{ended:?}");
+        let path = self.dir().join("station.toml");
+        let text = self
+            .text("station.toml")
+            .replace(nothing, spy().to_str().unwrap());
+        fs::write(path, text).unwrap();
     }
 
     fn program(&self) -> Command {
