@@ -52,11 +52,16 @@ fn verified_request(request: &[u8], name: &str) -> Vec<u8> {
     info.subject_pki.subject_public_key.data.to_vec()
 }
 
-async fn whole_dialogue(cable: impl Fn(&Path) -> Cable) {
+async fn simulated(cable: impl Fn(&Path) -> Cable) {
     let bench = Bench::new();
     let _plug = bench.plug_in(cable(&bench.port())).await;
+    whole_dialogue(&bench.port()).await;
+}
+
+/// Everything that a station does to a device with a key of its own: GW-0001, at its first start.
+pub async fn whole_dialogue(port: &Path) {
     let keys = Injection::default();
-    let mut link = DeviceLink::open(&bench.port(), &quick()).await.unwrap();
+    let mut link = DeviceLink::open(port, &quick()).await.unwrap();
 
     let device = link.identify().await.unwrap();
     assert_eq!(device.device_id, spec().device_id);
@@ -111,12 +116,12 @@ async fn whole_dialogue(cable: impl Fn(&Path) -> Cable) {
 #[tokio::test]
 async fn a_device_is_provisioned_over_a_port_that_stays() {
     // Spawned, because a bay is a task of its own.
-    tokio::spawn(whole_dialogue(Cable::uart)).await.unwrap();
+    tokio::spawn(simulated(Cable::uart)).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_device_is_provisioned_over_a_port_that_leaves_at_reset() {
-    whole_dialogue(|port| Cable {
+    simulated(|port| Cable {
         port_leaves_at_reset: true,
         ..Cable::uart(port)
     })

@@ -7,6 +7,7 @@ mod cli;
 mod emulator;
 mod enroll;
 mod headless;
+mod firmware;
 mod hsm;
 mod kill;
 mod ledger;

@@ -2,8 +2,12 @@
 //!
 //! This page is the whole specification. It stands on SMP (Zephyr, `doc/services/device_mgmt/smp_protocol.rst`) over
 //! the console framing; *read* and *write* are SMP's operations. The group's number is [`GROUP`] unless the product
-//! says otherwise. Every body, both ways, is a CBOR map with text keys; either length form is accepted; unknown keys
-//! are ignored. The station has one request in flight.
+//! says otherwise. Every body, both ways, is a CBOR map with text keys, of definite or indefinite length, in any order;
+//! the keys and strings themselves are of definite length; unknown keys are ignored. The station has one request in
+//! flight.
+//!
+//! `fixtures/firmware/` is this page in portable C, and `fixtures/vectors/group.txt` has the bytes of a whole
+//! conversation.
 //!
 //! # Commands
 //!
@@ -41,7 +45,8 @@
 //!
 //! **Objects.** 0, the request, and 2, the last TPM response, live in RAM and can be read only. 1, the certificate
 //! chain, is DER certificates one after the other, the device's own first; it is read as it is held in flash. An
-//! empty object is `len` 0. Reading past the end gives empty `data`. At most [`MAX_OBJECT`] bytes.
+//! empty object is `len` 0. Reading past the end gives empty `data`. At most [`MAX_OBJECT`] bytes; a device with less
+//! room says *too long*.
 //!
 //! **Writing an object.** Offset 0 begins it and drops what was begun before; each further part must begin where the
 //! last one ended (`off` of the last reply), or lie wholly within what has arrived, where it changes nothing: so a
@@ -58,25 +63,33 @@
 //!
 //! **Seal.** If `holds` is the digest of what the device holds, everything in the group but *identify*, and *seal*
 //! with the same digest, is refused from now on, for good: only fresh firmware clears it. A sealed device also
-//! refuses to write, delete or save the three settings. Saved before the reply.
+//! refuses to write or delete the three settings, as a Zephyr handler that refuses does: code 3 of the settings group.
+//! A save it answers as ever, and saves nothing. Saved before the reply.
 //!
 //! # What the device holds
 //!
 //! Four values: ID scope, global endpoint and registration ID, which come in through the standard settings group
 //! (write, save; keys as the product names them), and SHA-256 of the first certificate in object 1. `holds` is
 //! SHA-256 over each of the four, in this order, as a 4-byte big-endian length and the bytes; a value that is not
-//! there has length 0.
+//! there has length 0, and so has the last one where object 1 is not DER certificates from end to end. What counts is
+//! what is in flash: a setting that was written and not saved is not held yet.
+//!
+//! The settings group must take and give values of up to 253 bytes whole, the longest host name: in Zephyr,
+//! `CONFIG_MCUMGR_GRP_SETTINGS_VALUE_LEN`, which is 32 by default.
 //!
 //! # Doing things once
 //!
 //! The station sends a request again when no reply came. So the device keeps its *last* reply to a command with a
 //! `rid`, in RAM, with command and `rid`. If command and `rid` are those of the last one, that reply is sent again and
-//! nothing is done. A command that was refused is not kept. The station never uses one `rid` for two requests.
+//! nothing is done, whatever else is in the request. The parts of a TPM command before its last are not kept: they
+//! are taken again like those of an object. A command that was refused is not kept. The station never uses one `rid`
+//! for two requests.
 //!
 //! # Errors
 //!
 //! In version 2 of SMP `{"err": {"group": 64, "rc": code}}`, in version 1 `{"rc": 256 + code}`; see [`Code`]. A refused
-//! request changes nothing, except that *bad digest* drops the parts that arrived.
+//! request changes nothing, except that *bad digest* and *TPM failed* drop the parts that arrived. A command that is
+//! not in the table, or comes with the other operation, is refused with SMP's own `{"rc": 8}` in either version.
 
 /// The group's number unless the product says otherwise: the first that SMP leaves to users.
 pub const GROUP: u16 = 64;
