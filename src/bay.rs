@@ -247,6 +247,7 @@ impl Bay {
         let mut work = perform::Work {
             bay: &self.name,
             link,
+            tpm_limit: Duration::from_millis(self.link.tpm_ms),
             made,
             clock: self.line.clock,
             silences: &mut memory.silences,

@@ -18,7 +18,6 @@ mod shift;
 mod signing;
 
 use crate::config::{Config, ConfigError};
-use crate::hsm;
 use crate::provision::fault::Fault;
 use clap::{Parser, Subcommand};
 use std::collections::BTreeMap;
@@ -125,7 +124,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
                 "no threads can be started ({error}): restart the station"
             ))
         })?;
-    let ended = runtime.block_on(async {
+    runtime.block_on(async {
         match cli.command {
             Command::Run(args) => run::run(&context, args).await,
             #[cfg(feature = "demo")]
@@ -140,10 +139,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
             #[cfg(feature = "demo")]
             Command::Emulate(command) => emulate::run(&context, command).await,
         }
-    });
-    drop(runtime);
-    hsm::settle();
-    ended
+    })
 }
 
 /// Threads that drive bays and cloud; blocking work has its own.

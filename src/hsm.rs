@@ -26,8 +26,6 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(30);
 const MAKE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long finding a key or signing may take, the wait for calls before it included.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
-/// How long each module may take to close when the process ends.
-const SETTLE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long the end of a token's last use may block the thread that ends it.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
@@ -186,14 +184,6 @@ pub enum HsmError {
         /// Path of the module.
         module: String,
     },
-}
-
-/// Waits until every module is through with what was asked of it, its closing included; gives up on one that hangs.
-///
-/// To be called when all tokens are dropped and the process is about to end: a module that is at work while its own exit
-/// handlers run may never let the process end (SoftHSM 2.6.1 waits for a lock for ever).
-pub fn settle() {
-    signer::settle(SETTLE_DEADLINE);
 }
 
 impl Hsm {

@@ -35,6 +35,9 @@ pub struct LinkOptions {
     pub answer_ms: u64,
     /// How long to wait in all for a key to be made or a TPM to work, in milliseconds.
     pub slow_answer_ms: u64,
+    /// How long all commands to a device's TPM in one step may take, in milliseconds: the slowest TPM known makes an
+    /// RSA key in 7.5 s, and two may have to be made.
+    pub tpm_ms: u64,
     /// How long a device may take to start anew, in milliseconds.
     pub restart_ms: u64,
     /// How long what has appeared in the bay may take to say who it is, in milliseconds.
@@ -171,6 +174,7 @@ impl Default for LinkOptions {
             line_pause_ms: 0,
             answer_ms: 1_000,
             slow_answer_ms: 15_000,
+            tpm_ms: 25_000,
             restart_ms: 15_000,
             arrival_ms: 5_000,
             tries: 4,

@@ -95,6 +95,11 @@ pub enum TpmError {
         /// Its handle.
         handle: u32,
     },
+    /// The TPM cannot open a credential that was made for the endorsement key that it showed.
+    #[error(
+        "the TPM cannot use the endorsement key that it showed, which may be another TPM's ({0})"
+    )]
+    NotActivated(tss_esapi::Error),
     /// The text to sign is longer than one TPM command takes.
     #[error("a text of {found} bytes cannot be signed: {max} is the most")]
     TooLong {

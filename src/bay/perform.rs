@@ -11,6 +11,7 @@ use crate::provision::device::{Identification, SerialNumber};
 use crate::provision::event::Event;
 use crate::provision::fault::Fault;
 use crate::provision::job::{Effect, Fact};
+use std::time::Duration;
 
 /// What an attempt works with.
 pub(super) struct Work<'a> {
@@ -18,6 +19,8 @@ pub(super) struct Work<'a> {
     pub bay: &'a str,
     /// The device.
     pub link: &'a mut DeviceLink,
+    /// The longest that all TPM commands of one step may take.
+    pub tpm_limit: Duration,
     /// What it should become.
     pub made: &'a LineProduct,
     /// Milliseconds since 1970.

@@ -11,11 +11,7 @@ use crate::provision::event::EndorsementRecord;
 use crate::provision::fault::Fault;
 use crate::provision::job::Fact;
 use crate::tpm::{self, CommandRecord, Relay, TpmError, jobs};
-use std::time::Duration;
 
-/// The longest that all TPM commands of one step may take: the slowest TPM known makes an RSA key in 7.5 s, and two
-/// may have to be made.
-const TPM_DEADLINE: Duration = Duration::from_secs(25);
 /// How long the token of a rehearsal would be valid, in seconds; nobody ever gets it.
 const REHEARSAL_LIFETIME: i64 = 300;
 
@@ -94,9 +90,12 @@ impl Work<'_> {
             fault: None,
         };
         let mut log: Vec<CommandRecord> = Vec::new();
-        match tpm::run(&mut relay, &mut log, TPM_DEADLINE, job).await {
+        match tpm::run(&mut relay, &mut log, self.tpm_limit, job).await {
             Ok(done) => Ok(done),
             Err(error) => Err(match relay.fault {
+                Some(silent @ LinkError::Silent { .. }) => {
+                    Fact::Fault(stalled(format!("bay {}: {silent}", self.bay)))
+                }
                 Some(fault) => self.link_fact(&fault, step),
                 None => Fact::Fault(tpm_fault(self.bay, &error)),
             }),
@@ -126,14 +125,22 @@ fn no_challenge(why: &str) -> Fault {
     Fault::station("no_challenge", what, "run `station ledger verify`")
 }
 
+/// Nothing comes back from the TPM, and nothing tells it from a device that went silent just then.
+fn stalled(what: String) -> Fault {
+    let next =
+        "check plug and power, then put the unit in again; set it aside if that does not help";
+    Fault::device("tpm_stalled", what, next)
+}
+
 /// Whose matter a fault of the TPM is.
 fn tpm_fault(bay: &str, error: &TpmError) -> Fault {
     let what = format!("bay {bay}: {error}");
     let set_aside = "set the unit aside and call the process engineer";
     match error {
-        TpmError::Deadline { .. } => Fault::device("tpm_stalled", what, set_aside),
+        TpmError::Deadline { .. } => stalled(what),
         TpmError::Template { .. } => Fault::device("ek_template", what, set_aside),
         TpmError::AnotherKey { .. } => Fault::device("other_tpm", what, set_aside),
+        TpmError::NotActivated(_) => Fault::device("ek_not_proved", what, set_aside),
         TpmError::Name { .. } | TpmError::Malformed { .. } => Fault::device(
             "tpm_garbled",
             what,

@@ -22,18 +22,6 @@ const QUEUE: usize = 64;
 /// A module is initialized once in a process, so each has one signer thread, kept for the life of the process.
 static SIGNERS: Mutex<BTreeMap<PathBuf, Arc<Signer>>> = Mutex::new(BTreeMap::new());
 
-/// Waits until every signer thread has done what is queued, for at most `limit` each.
-pub(super) fn settle(limit: Duration) {
-    let signers = SIGNERS.lock().unwrap_or_else(PoisonError::into_inner);
-    for signer in signers.values() {
-        let (done, wait) = sync_channel(1);
-        signer.tell(move |_| {
-            let _ = done.send(());
-        });
-        let _ = wait.recv_timeout(limit);
-    }
-}
-
 type Task = Box<dyn FnOnce(&mut Module) + Send>;
 
 /// The way to the thread that owns a module.

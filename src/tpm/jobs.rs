@@ -11,7 +11,7 @@ use crate::provision::endorsement::credential::{ChallengeItems, Credential};
 use crate::provision::endorsement::template::{
     EK_TEMPLATE, EndorsementKey, MODULUS_OCTETS, SRK_TEMPLATE, StorageKey, TemplateFault,
 };
-use tss_esapi::constants::{PropertyTag, SessionType, Tss2ResponseCodeKind};
+use tss_esapi::constants::{PropertyTag, SessionType, Tss2ResponseCode, Tss2ResponseCodeKind};
 use tss_esapi::handles::{
     AuthHandle, KeyHandle, NvIndexHandle, NvIndexTpmHandle, ObjectHandle, PersistentTpmHandle,
     SessionHandle, TpmHandle,
@@ -344,7 +344,11 @@ fn activate_with(
             let secret = EncryptedSecret::try_from(content(&credential.encrypted_secret))?;
             tpm.activate_credential(srk.handle, ek.handle, id_object, secret)
         })
-        .map_err(failed("ActivateCredential"))?;
+        .map_err(|error| match error {
+            // What the TPM itself says of a handle, a session or a parameter; all else has another cause.
+            Error::Tss2Error(Tss2ResponseCode::FormatOne(_)) => TpmError::NotActivated(error),
+            error => failed("ActivateCredential")(error),
+        })?;
     tpm.flush_context(SessionHandle::from(session).into())
         .map_err(failed("ending the policy session"))?;
     Ok(secret.value().to_vec())

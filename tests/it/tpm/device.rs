@@ -116,7 +116,7 @@ impl Relay for Line<'_> {
 pub struct Device {
     pub tpm: SwTpm,
     pub log: Vec<CommandRecord>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Device {
@@ -133,8 +133,13 @@ impl Device {
         Self {
             tpm: SwTpm::start(dir.path()).unwrap(),
             log: Vec::new(),
-            _dir: dir,
+            dir,
         }
+    }
+
+    /// The TPM, and the folder that it lives in.
+    pub fn into_parts(self) -> (SwTpm, tempfile::TempDir) {
+        (self.tpm, self.dir)
     }
 
     pub async fn run<T: Send + 'static>(

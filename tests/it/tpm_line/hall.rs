@@ -1,0 +1,298 @@
+//! A hall with one bay and no HSM: a real bay and ledger, and simulated devices with software TPMs on its cable.
+
+use dps_station::bay::{Bay, Line, LineProduct};
+use dps_station::fixtures::device::{Device, DeviceSpec, Tpm};
+use dps_station::fixtures::pty::Pty;
+use dps_station::fixtures::tpm::SwTpm;
+use dps_station::ledger::{Ledger, Options};
+use dps_station::link::{Injection, LinkOptions};
+use dps_station::provision::bytes::Digest;
+use dps_station::provision::certificate::Profile;
+use dps_station::provision::device::{Attestation, DeviceId};
+use dps_station::provision::endorsement::{EmptyHandle, VendorRoots};
+use dps_station::provision::event::{EndorsementRecord, Event};
+use dps_station::provision::fault::Fault;
+use dps_station::provision::floor::Report;
+use dps_station::provision::product::{DpsTarget, EndorsementPolicy, Product};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// How long one stay in the bay may take, on a machine that does much else.
+const STAY_MAX: Duration = Duration::from_secs(60);
+/// Reports that may wait.
+const REPORTS: usize = 64;
+/// How long a device takes from reset until it listens again.
+const START_TIME: Duration = Duration::from_millis(20);
+
+/// One bay, and the ledger behind it.
+pub struct Hall {
+    dir: TempDir,
+    pub link: LinkOptions,
+    line: Arc<Line>,
+}
+
+impl Hall {
+    /// A hall for TPM devices whose makers are `roots`; `change` says in what its product differs from the ordinary.
+    pub fn new(roots: VendorRoots, change: impl FnOnce(&mut Product)) -> Self {
+        let dir = TempDir::new().unwrap();
+        let ledger = Ledger::open(Options {
+            path: dir.path().join("ledger.sqlite"),
+            station: "S1".to_owned(),
+            operator: None,
+            clock,
+            max_pages: None,
+        });
+        let mut product = product(roots);
+        change(&mut product);
+        let made = LineProduct {
+            product: Arc::new(product),
+            injection: Injection::default(),
+            signer: None,
+            step_deadline: std::time::Duration::from_secs(30),
+        };
+        let line = Line {
+            ledger: ledger.unwrap(),
+            products: vec![made],
+            present: Mutex::new(BTreeMap::new()),
+            loopback: Default::default(),
+            clock,
+        };
+        Self {
+            dir,
+            link: LinkOptions::default(),
+            line: Arc::new(line),
+        }
+    }
+
+    /// A device as it comes from its first firmware, with this TPM in it.
+    pub fn device(&self, name: &str, tpm: impl Tpm + 'static) -> Device {
+        let spec = DeviceSpec {
+            device_id: DeviceId::parse(name).unwrap(),
+            model: "SIM-TPM".to_owned(),
+            firmware: "1.0".to_owned(),
+            uid: name.as_bytes().to_vec(),
+            kind: Attestation::Tpm,
+        };
+        let flash = self.dir.path().join(format!("{name}.json"));
+        let device = Device::load_or_make(&flash, spec).unwrap();
+        device.with_tpm(Box::new(tpm))
+    }
+
+    /// Opens the bay.
+    pub fn open(&self) -> OpenBay {
+        let (reports, said) = mpsc::channel(REPORTS);
+        let (stop, stopped) = watch::channel(false);
+        let bay = Bay {
+            name: "1".to_owned(),
+            port: self.port(),
+            hotplug: true,
+            link: self.link.clone(),
+            limits: Default::default(),
+            line: Arc::clone(&self.line),
+            reports,
+            test: Arc::default(),
+        };
+        OpenBay {
+            said,
+            stop,
+            task: tokio::spawn(async move { bay.run(stopped).await.map_err(|e| e.to_string()) }),
+        }
+    }
+
+    /// One stay of one device.
+    pub async fn stay(&self, name: &str, tpm: impl Tpm + 'static) -> Stay {
+        let mut bay = self.open();
+        let plug = self.plug_in(self.device(name, tpm));
+        let stay = bay.stay().await;
+        let bytes = plug.pull();
+        bay.close().await;
+        Stay { bytes, ..stay }
+    }
+
+    /// Hangs a device on the bay's cable.
+    pub fn plug_in(&self, device: Device) -> Plug {
+        let pty = Pty::open(&self.port()).unwrap();
+        let bytes = Arc::new(Mutex::new(Bytes::default()));
+        let task = tokio::spawn(run(device, pty, Arc::clone(&bytes)));
+        Plug { task, bytes }
+    }
+
+    fn port(&self) -> PathBuf {
+        self.dir.path().join("bay")
+    }
+}
+
+/// A bay that serves.
+pub struct OpenBay {
+    said: mpsc::Receiver<Report>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Result<(), String>>,
+}
+
+impl OpenBay {
+    /// Waits until the device that is in the bay, or comes next, has its verdict.
+    pub async fn stay(&mut self) -> Stay {
+        let mut events = Vec::new();
+        let started = Instant::now();
+        loop {
+            let report = tokio::time::timeout(STAY_MAX, self.said.recv()).await;
+            let report = report.unwrap_or_else(|_| panic!("no verdict after {events:?}"));
+            let Report::Event { recorded, .. } = report.expect("the bay runs") else {
+                continue;
+            };
+            events.push(recorded.event);
+            if let Some(Event::Passed { .. } | Event::Failed { .. } | Event::Errored { .. }) =
+                events.last()
+            {
+                break;
+            }
+        }
+        Stay {
+            events,
+            took: started.elapsed(),
+            bytes: Bytes::default(),
+        }
+    }
+
+    pub async fn close(self) {
+        self.stop.send(true).unwrap();
+        drop(self.said);
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// Bytes that went over the cable.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bytes {
+    pub to_device: usize,
+    pub to_bay: usize,
+}
+
+/// A device that hangs on the cable.
+pub struct Plug {
+    task: JoinHandle<io::Result<()>>,
+    bytes: Arc<Mutex<Bytes>>,
+}
+
+impl Plug {
+    /// Unplugs the device.
+    pub fn pull(self) -> Bytes {
+        self.task.abort();
+        *self.bytes.lock().unwrap()
+    }
+}
+
+/// Runs a device, and counts.
+async fn run(device: Device, mut pty: Pty, bytes: Arc<Mutex<Bytes>>) -> io::Result<()> {
+    let device = Arc::new(Mutex::new(device));
+    let mut buffer = [0; 1024];
+    loop {
+        let count = pty.read(&mut buffer).await?;
+        bytes.lock().unwrap().to_device += count;
+        let (input, worker) = (buffer[..count].to_vec(), Arc::clone(&device));
+        let work = move || worker.lock().unwrap().handle(&input);
+        let output = tokio::task::spawn_blocking(work).await?;
+        bytes.lock().unwrap().to_bay += output.len();
+        pty.write_all(&output).await?;
+        let restart = device.lock().unwrap().wants_restart();
+        if restart {
+            tokio::time::sleep(START_TIME).await;
+            pty.discard_input()?;
+            device.lock().unwrap().restart()?;
+            pty.write_all(b"*** Booting ***\r\n").await?;
+        }
+    }
+}
+
+/// What is on record of one stay.
+#[derive(Debug)]
+pub struct Stay {
+    pub events: Vec<Event>,
+    pub took: Duration,
+    pub bytes: Bytes,
+}
+
+impl Stay {
+    pub fn kinds(&self) -> Vec<&'static str> {
+        self.events.iter().map(Event::kind).collect()
+    }
+
+    pub fn passed(&self) -> bool {
+        matches!(self.events.last(), Some(Event::Passed { .. }))
+    }
+
+    /// The fault of a unit that failed.
+    pub fn failed(&self) -> &Fault {
+        match self.events.last() {
+            Some(Event::Failed { fault, .. }) => fault,
+            other => panic!("no FAIL: {other:?}"),
+        }
+    }
+
+    pub fn endorsement(&self) -> &EndorsementRecord {
+        let record = self.events.iter().find_map(|event| match event {
+            Event::EndorsementRead(record) => Some(record),
+            _ => None,
+        });
+        record.expect("an endorsement key is on record")
+    }
+}
+
+/// A TPM that the test can still reach when it is in a device.
+#[derive(Clone)]
+pub struct Chip {
+    tpm: Arc<Mutex<SwTpm>>,
+    _dir: Arc<TempDir>,
+}
+
+impl Chip {
+    pub fn new((tpm, dir): (SwTpm, TempDir)) -> Self {
+        Self {
+            tpm: Arc::new(Mutex::new(tpm)),
+            _dir: Arc::new(dir),
+        }
+    }
+}
+
+impl Tpm for Chip {
+    fn transact(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        self.tpm.lock().unwrap().transact(command)
+    }
+
+    fn restart(&mut self) -> io::Result<()> {
+        self.tpm.lock().unwrap().power_cycle()
+    }
+}
+
+/// A minute from now, when everything that a test makes has been made: milliseconds since 1970.
+fn clock() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    i64::try_from(now.unwrap().as_millis()).unwrap() + 60_000
+}
+
+fn product(roots: VendorRoots) -> Product {
+    Product {
+        name: "sim-tpm".to_owned(),
+        model: "SIM-TPM".to_owned(),
+        firmware: Vec::new(),
+        attestation: Attestation::Tpm,
+        ca: None,
+        profile: Profile::default(),
+        dps: DpsTarget {
+            name: "main".to_owned(),
+            id_scope: "0ne00112233".to_owned(),
+            global_endpoint: "global.azure-devices-provisioning.net".to_owned(),
+        },
+        initial_desired: None,
+        endorsement: EndorsementPolicy::Required,
+        empty_handle: EmptyHandle::Persist,
+        vendor_roots: Arc::new(roots),
+        digest: Some(Digest::of(b"product")),
+    }
+}
