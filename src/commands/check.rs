@@ -1,12 +1,14 @@
 //! `station check`: everything that can be found wrong before the first unit.
 
+mod vendor_roots;
+
 use super::signing::self_test;
 use super::{Context, Exit, Failure, parts};
 use crate::config::Config;
 use crate::link::port;
 use crate::provision::certificate::Issuer;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Free space below which a shift should not begin, in bytes: a million events.
 const FREE_MIN: u64 = 1 << 30;
@@ -19,10 +21,42 @@ pub struct CheckArgs {
     pub ports: bool,
 }
 
-/// One thing that was looked at: what it is, and what is wrong with it.
+/// One thing that was looked at: what it is, what is wrong with it, and what else there is to say.
 struct Finding {
     what: String,
     wrong: Option<Failure>,
+    /// What is said where nothing is wrong.
+    said: String,
+    /// What a person should know, a line each.
+    notes: Vec<String>,
+    /// The same for programs: an object, or null.
+    details: Value,
+}
+
+impl Finding {
+    fn new(what: String, wrong: Option<Failure>) -> Self {
+        Self {
+            what,
+            wrong,
+            said: "ok".to_owned(),
+            notes: Vec::new(),
+            details: Value::Null,
+        }
+    }
+
+    fn print(&self, context: &Context) {
+        let said = match &self.wrong {
+            None => self.said.clone(),
+            Some(failure) => failure.to_string(),
+        };
+        let mut object = json!({"check": self.what, "ok": self.wrong.is_none(), "said": said});
+        if let (Some(object), Value::Object(details)) = (object.as_object_mut(), &self.details) {
+            object.extend(details.clone());
+        }
+        let notes = self.notes.iter().map(|note| format!("\n  {note}"));
+        let text = format!("{}: {said}{}", self.what, notes.collect::<String>());
+        context.print(&object, &text);
+    }
 }
 
 /// Checks configuration, ports, ledger, disk, HSM, clock and DPS; prints one line each. The exit code is that of the
@@ -32,28 +66,20 @@ pub(super) async fn run(context: &Context, args: CheckArgs) -> Result<Exit, Fail
         return list_ports(context);
     }
     let config = context.config()?;
-    let mut findings = vec![Finding {
-        what: format!("configuration {}", context.config.display()),
-        wrong: None,
-    }];
+    let what = format!("configuration {}", context.config.display());
+    let mut findings = vec![Finding::new(what, None)];
     findings.extend(ports(&config));
     findings.push(disk(&config));
+    findings.extend(vendor_roots::check(&config));
     findings.extend(ledger_and_hsm(&config).await);
     for entry in &config.dps {
         let what = format!("dps {}", entry.name.get_ref());
         let wrong = dps(&config, entry).await.err();
-        findings.push(Finding { what, wrong });
+        findings.push(Finding::new(what, wrong));
     }
     let mut exit = Exit::Done;
     for finding in findings {
-        let (ok, said) = match &finding.wrong {
-            None => (true, "ok".to_owned()),
-            Some(failure) => (false, failure.to_string()),
-        };
-        context.print(
-            &json!({"check": finding.what, "ok": ok, "said": said}),
-            &format!("{}: {said}", finding.what),
-        );
+        finding.print(context);
         if let Some(failure) = finding.wrong {
             exit = if exit == Exit::Station {
                 exit
@@ -104,10 +130,8 @@ fn ports(config: &Config) -> Vec<Finding> {
                 path.display()
             ))
         });
-        Finding {
-            what: format!("bay {} at {}", bay.name.get_ref(), path.display()),
-            wrong,
-        }
+        let what = format!("bay {} at {}", bay.name.get_ref(), path.display());
+        Finding::new(what, wrong)
     };
     config.bays.iter().map(check).collect()
 }
@@ -126,10 +150,7 @@ fn disk(config: &Config) -> Finding {
             folder.display()
         ))),
     };
-    Finding {
-        what: format!("disk of {}", path.display()),
-        wrong,
-    }
+    Finding::new(format!("disk of {}", path.display()), wrong)
 }
 
 async fn ledger_and_hsm(config: &Config) -> Vec<Finding> {
@@ -138,13 +159,10 @@ async fn ledger_and_hsm(config: &Config) -> Vec<Finding> {
     let ledger = match parts::ledger(config) {
         Ok(ledger) => ledger,
         Err(failure) => {
-            return vec![Finding {
-                what,
-                wrong: Some(failure),
-            }];
+            return vec![Finding::new(what, Some(failure))];
         }
     };
-    let mut findings = vec![Finding { what, wrong: None }];
+    let mut findings = vec![Finding::new(what, None)];
     for entry in &config.cas {
         let what = format!(
             "ca {}: module, token, PIN, key and a signature",
@@ -157,13 +175,11 @@ async fn ledger_and_hsm(config: &Config) -> Vec<Finding> {
             self_test(&hsm, &entry.label, &issuer, &ledger).await
         };
         let wrong = test.await.err();
-        findings.push(Finding { what, wrong });
+        findings.push(Finding::new(what, wrong));
     }
     if let Err(error) = ledger.close().await {
-        findings.push(Finding {
-            what: "ledger, closing".to_owned(),
-            wrong: Some(error.into()),
-        });
+        let what = "ledger, closing".to_owned();
+        findings.push(Finding::new(what, Some(error.into())));
     }
     findings
 }

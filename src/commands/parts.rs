@@ -91,18 +91,25 @@ pub(super) async fn line(config: &Config, ledger: Ledger) -> Result<Line, Failur
     })
 }
 
-/// The TPM makers that a product trusts; none for a product that names none.
+/// The TPM makers that a product trusts; none for a product that names none. A set that trusts nobody is a mistake.
 pub(super) fn roots(config: &Config, product: &ProductConfig) -> Result<Arc<VendorRoots>, Failure> {
     let Some(path) = &product.vendor_roots else {
         return Ok(Arc::new(VendorRoots::read(&[])));
     };
     let path = config.path(path);
-    tpm::roots::load(&path).map(Arc::new).map_err(|error| {
-        Failure::usage(format!(
-            "{error}: correct vendor_roots of product {}",
-            product.name.get_ref()
-        ))
-    })
+    let wrong = |what: String| {
+        let product = product.name.get_ref();
+        Failure::usage(format!("{what}: correct vendor_roots of product {product}"))
+    };
+    let roots = tpm::roots::load(&path).map_err(|error| wrong(error.to_string()))?;
+    if roots.anchors() == 0 {
+        let refused = roots.refused().len();
+        return Err(wrong(format!(
+            "vendor roots: {} has no trust anchor ({refused} entries were refused)",
+            path.display()
+        )));
+    }
+    Ok(Arc::new(roots))
 }
 
 /// The signer of a CA, after its start-up self-test: the key in the HSM is the one in the certificate.

@@ -38,12 +38,15 @@ async fn a_good_tpm_is_genuine() {
 async fn the_endorsement_key_is_what_tpm2_tools_read() {
     let mut device = Device::new(None);
     let found = device.extract(EmptyHandle::Persist).await;
+    let read = tpm2_readpublic(device.tpm.dir());
+    assert_eq!(read, found.endorsement_key.tpm2b().0);
+}
+
+/// What tpm2-tools read at the endorsement key's handle, from a copy of a TPM's state.
+pub fn tpm2_readpublic(state: &Path) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::copy(
-        device.tpm.dir().join("tpm2-00.permall"),
-        dir.path().join("tpm2-00.permall"),
-    )
-    .unwrap();
+    let file = "tpm2-00.permall";
+    std::fs::copy(state.join(file), dir.path().join(file)).unwrap();
     let socket = dir.path().join("tpm");
     let say = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output();
@@ -52,7 +55,7 @@ async fn the_endorsement_key_is_what_tpm2_tools_read() {
     };
     let path = |p: &Path| p.to_str().unwrap().to_owned();
     let control = format!("{}.ctrl", path(&socket));
-    let state = format!("dir={}", path(dir.path()));
+    let copy = format!("dir={}", path(dir.path()));
     let server = format!("type=unixio,path={}", path(&socket));
     let ctrl = format!("type=unixio,path={control}");
     let flags = "not-need-init,startup-clear";
@@ -63,7 +66,7 @@ async fn the_endorsement_key_is_what_tpm2_tools_read() {
             "--tpm2",
             "--daemon",
             "--tpmstate",
-            &state,
+            &copy,
             "--server",
             &server,
             "--ctrl",
@@ -79,7 +82,7 @@ async fn the_endorsement_key_is_what_tpm2_tools_read() {
         &["-T", &tcti, "-c", "0x81010001", "-f", "tss", "-o", &out],
     );
     say("swtpm_ioctl", &["--unix", &control, "-s"]);
-    assert_eq!(std::fs::read(out).unwrap(), found.endorsement_key.tpm2b().0);
+    std::fs::read(out).unwrap()
 }
 
 #[tokio::test]
@@ -226,7 +229,8 @@ async fn a_run_can_be_spawned_on_any_thread() {
     spawned.await.unwrap();
 }
 
-fn vendor_bundles() -> PathBuf {
+/// The published bundles, which lie beside the checkout.
+pub fn vendor_bundles() -> PathBuf {
     let places = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
     let mut places = places.map(|dir| dir.join("shared/data/tpm-vendor-roots"));
     let found = places.find(|dir| dir.is_dir());

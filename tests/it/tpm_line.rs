@@ -1,7 +1,8 @@
 //! TPM devices through the real bay: what each kind of bad one is told, and what each policy makes of it.
 
 mod chips;
-pub mod hall;
+mod hall;
+mod program;
 
 use crate::emulator::support::Cloud;
 use crate::tpm::device::{Device, READ_PUBLIC_EK, trusted};
