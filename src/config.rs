@@ -604,4 +604,26 @@ dps = "main"
             .replace("file:pin", "1234");
         assert!(parse(&text).is_ok());
     }
+
+    #[test]
+    fn the_template_parses_and_is_of_a_real_line() {
+        let text = include_str!("../station.toml");
+        let config = parse(text).expect("parses");
+        assert!(!config.station.simulated && !config.shift.auto);
+        assert_eq!((config.bays.len(), config.products.len()), (2, 1));
+        assert!(config.bays[1].hotplug && config.bays[1].link.dtr == Some(true));
+        let simulated = text.replace("# simulated = true ", "simulated = true ");
+        assert!(parse(&simulated).expect("parses").station.simulated);
+        for secret in [
+            "file:/etc/station/hsm-pin",
+            "file:/etc/station/dps-connection-string",
+        ] {
+            let plain = text.replace(secret, "0815");
+            let error = parse(&plain).expect_err("a secret in plain text");
+            assert!(
+                error.contains("plain text") && !error.contains("0815"),
+                "{error}"
+            );
+        }
+    }
 }

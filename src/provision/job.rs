@@ -89,6 +89,10 @@ impl Job {
         for recorded in events {
             job.apply(recorded)?;
         }
+        // Whoever recorded it may have had it signed: a reservation that is found is only ever given up.
+        if let Stage::Reserved(token) = &mut job.stage {
+            *token = None;
+        }
         Ok(job)
     }
 

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use crate::support::{self, signed_digests, spy};
 use dps_station::fixtures::pki::{find_softhsm, make_token};
 use dps_station::hsm::{Hsm, HsmError, HsmOptions};
 use dps_station::provision::certificate::{
@@ -55,17 +56,6 @@ fn alone<F: Future<Output = ()>>(test: &str, tokens: &[&str], check: impl FnOnce
     assert!(said.contains("1 passed"), "{said}");
 }
 
-fn spy() -> PathBuf {
-    let places = [
-        "/usr/lib/x86_64-linux-gnu/pkcs11-spy.so",
-        "/usr/lib/x86_64-linux-gnu/pkcs11/pkcs11-spy.so",
-    ];
-    let found = places.iter().map(Path::new).find(|path| path.exists());
-    found
-        .expect("pkcs11-spy.so (opensc) is not installed: run scripts/setup")
-        .to_owned()
-}
-
 fn options(module: PathBuf, token: &str, pin: &str) -> HsmOptions {
     HsmOptions {
         module,
@@ -96,18 +86,16 @@ fn self_test(number: u8) -> Reservation {
 
 /// How often the spy saw a function called.
 fn calls(directory: &Path, function: &str) -> usize {
-    let log = std::fs::read_to_string(directory.join("spy.log")).unwrap();
-    let name = format!(": {function}");
-    log.lines().filter(|line| line.ends_with(&name)).count()
+    support::calls(&spy_log(directory), function)
 }
 
-/// How often the spy saw a signature returned; a question for its length returns a null pointer instead.
+/// How often the spy saw a signature returned.
 fn signatures(directory: &Path) -> usize {
-    let log = std::fs::read_to_string(directory.join("spy.log")).unwrap();
-    log.lines()
-        .filter(|line| line.starts_with("[out] pSignature[*pulSignatureLen]"))
-        .filter(|line| !line.contains("NULL"))
-        .count()
+    signed_digests(&spy_log(directory)).len()
+}
+
+fn spy_log(directory: &Path) -> String {
+    std::fs::read_to_string(directory.join("spy.log")).unwrap()
 }
 
 /// A session of the test's own, beside the station's, in the same process.

@@ -18,6 +18,7 @@ mod plant;
 mod ports;
 mod readme;
 mod scenarios;
+mod model;
 mod screens;
 mod support;
 mod tidy;

@@ -1,12 +1,11 @@
 //! What a killed station leaves behind on a port.
 
 use super::bench::quick;
+use crate::support::{Place, run};
 use dps_station::fixtures::pty::Pty;
 use dps_station::link::LinkError;
 use dps_station::link::port::Port;
-use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -16,34 +15,14 @@ const PORT_TO_HOLD: &str = "STATION_TEST_PORT";
 #[test]
 fn a_killed_station_leaves_the_port_to_the_next_one() {
     // Root may open a terminal that is in exclusive mode, so only an ordinary user can tell.
-    let dir = tempfile::TempDir::new().unwrap();
-    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-    let program = dir.path().join("it");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-    let mut command = match rustix::process::getuid().is_root() {
-        true => {
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-            command.arg(&program);
-            command
-        }
-        false => Command::new(&program),
-    };
-    let output = command
-        .args([
-            "--ignored",
-            "--exact",
-            "link::killed::kill_a_holder_and_reopen",
-        ])
-        .current_dir("/")
-        .output()
-        .expect("setpriv is there; scripts/setup installs it");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}"
-    );
+    let place = Place::ordinary();
+    let ended = run(place.command(&std::env::current_exe().unwrap()).args([
+        "--ignored",
+        "--exact",
+        "link::killed::kill_a_holder_and_reopen",
+    ]));
+    let passed = ended.status.success() && ended.stdout.contains("1 passed");
+    assert!(passed, "{ended:?}");
 }
 
 #[tokio::test]
