@@ -9,6 +9,7 @@ use dps_station::provision::certificate::{
 use dps_station::provision::device::{
     Attestation, DeviceId, Holding, Identification, SerialNumber, proof_message,
 };
+use dps_station::provision::endorsement::VendorRoots;
 use dps_station::provision::event::{Event, Recorded, Reservation};
 use dps_station::provision::fault::Fault;
 use dps_station::provision::job::{Disposition, Effect, Fact, IllegalTransition, Job, Next};
@@ -463,6 +464,8 @@ fn product(root: Vec<u8>, issuing: Vec<u8>) -> Product {
         },
         initial_desired: None,
         endorsement: EndorsementPolicy::default(),
+        empty_handle: Default::default(),
+        vendor_roots: Arc::new(VendorRoots::read(&[])),
         digest: Some(Digest::of(b"product")),
     }
 }
