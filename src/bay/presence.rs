@@ -19,7 +19,7 @@ const DEPARTURE_LOOKS: u32 = 3;
 pub(super) const PRESENCE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often a port that cannot be opened is tried again.
 pub(super) const REOPEN_POLL: Duration = Duration::from_secs(1);
-/// How often an empty bay says how its link is.
+/// How often an empty bay says how its link is, where something more went wrong on it.
 const LINK_EVERY: Duration = Duration::from_secs(5);
 
 /// What is in the bay.
@@ -78,7 +78,7 @@ impl Bay {
     pub(super) async fn arrival(&self, link: &mut DeviceLink, memory: &mut Memory) -> Arrival {
         let patience = Duration::from_millis(self.link.arrival_ms);
         let mut there_since = self.hotplug.then(Instant::now);
-        let mut said = Instant::now();
+        let mut said = (Instant::now(), link.health().wrong());
         let mut pause = Duration::ZERO;
         while !self.test_wanted(pause).await {
             pause = ARRIVAL_POLL;
@@ -96,9 +96,10 @@ impl Bay {
             if there_since.is_some_and(|since| since.elapsed() >= patience) {
                 return Arrival::Stranger(self.stranger(&error, heard, memory));
             }
-            if said.elapsed() >= LINK_EVERY {
+            let wrong = link.health().wrong();
+            if said.0.elapsed() >= LINK_EVERY && wrong > said.1 {
                 self.report_link(link, memory).await;
-                said = Instant::now();
+                said = (Instant::now(), wrong);
             }
         }
         Arrival::TestWanted

@@ -69,6 +69,11 @@ impl LinkHealth {
         }
     }
 
+    /// How often something went wrong, whatever it was.
+    pub fn wrong(&self) -> u64 {
+        self.retries + self.crc_errors + self.dropped_lines
+    }
+
     /// Whether that is more than the limits allow.
     pub fn exceeds(&self, limits: &LinkLimits) -> bool {
         let allowed = self.round_trips.saturating_mul(limits.retries_per_1000);

@@ -179,9 +179,7 @@ async fn play(path: &Path, faulty: bool, plant: &Plant) {
 fn measured(reports: &[Report]) -> u64 {
     let wrong = reports.iter().map(|report| match report {
         Report::Event { recorded, .. } => match recorded.event {
-            Event::LinkMeasured { health } => {
-                health.retries + health.crc_errors + health.dropped_lines
-            }
+            Event::LinkMeasured { health } => health.wrong(),
             _ => 0,
         },
         _ => 0,

@@ -33,6 +33,8 @@ const PIN: &str = "4711";
 const AT_A_TIME: usize = 12;
 /// Reports that a bay gets rid of while nobody hears them.
 const ROOM: usize = 1;
+/// How often the ledger is looked at while a station is on its way.
+const LOOK: Duration = Duration::from_millis(5);
 /// How long a station may take to where it is stopped.
 const STOP_MAX: Duration = Duration::from_secs(30);
 
@@ -299,7 +301,7 @@ impl Unit {
             if kinds.len() >= before + events {
                 return Reached::Stop;
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 
