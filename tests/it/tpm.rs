@@ -165,7 +165,7 @@ async fn the_rehearsal_leaves_the_device_as_it_was() {
 
 /// What is necessary for one device, and what for. A device that has been used before has a persistent storage root key, and then needs
 /// neither the CreatePrimary nor its FlushContext.
-const NECESSARY: [&str; 24] = [
+pub const NECESSARY: [&str; 24] = [
     "GetCapability", // transient objects left behind by a cut run
     "GetCapability", // loaded sessions
     "GetCapability", // saved sessions

@@ -138,7 +138,7 @@ pub struct OpenBay {
 impl OpenBay {
     /// Waits until the device that is in the bay, or comes next, has its verdict.
     pub async fn stay(&mut self) -> Stay {
-        let mut events = Vec::new();
+        let (mut events, mut heard) = (Vec::new(), Vec::new());
         let started = Instant::now();
         loop {
             let report = tokio::time::timeout(STAY_MAX, self.said.recv()).await;
@@ -147,6 +147,7 @@ impl OpenBay {
                 continue;
             };
             events.push(recorded.event);
+            heard.push(started.elapsed());
             if let Some(Event::Passed { .. } | Event::Failed { .. } | Event::Errored { .. }) =
                 events.last()
             {
@@ -155,7 +156,7 @@ impl OpenBay {
         }
         Stay {
             events,
-            took: started.elapsed(),
+            heard,
             bytes: Bytes::default(),
         }
     }
@@ -214,13 +215,21 @@ async fn run(device: Device, mut pty: Pty, bytes: Arc<Mutex<Bytes>>) -> io::Resu
 #[derive(Debug)]
 pub struct Stay {
     pub events: Vec<Event>,
-    pub took: Duration,
+    /// When each was heard of, since the test began to listen.
+    pub heard: Vec<Duration>,
     pub bytes: Bytes,
 }
 
 impl Stay {
     pub fn kinds(&self) -> Vec<&'static str> {
         self.events.iter().map(Event::kind).collect()
+    }
+
+    /// How long the step took that ended with this event.
+    pub fn step(&self, kind: &str) -> Duration {
+        let at = self.kinds().iter().position(|found| *found == kind);
+        let at = at.unwrap_or_else(|| panic!("no {kind}: {self:?}"));
+        self.heard[at] - self.heard[at - 1]
     }
 
     pub fn passed(&self) -> bool {
@@ -267,6 +276,56 @@ impl Tpm for Chip {
 
     fn restart(&mut self) -> io::Result<()> {
         self.tpm.lock().unwrap().power_cycle()
+    }
+}
+
+/// One command as the TPM itself saw it.
+#[derive(Clone, Copy, Debug)]
+pub struct Command {
+    pub code: u32,
+    /// Bytes of the command.
+    pub asked: usize,
+    /// Bytes of the response.
+    pub answered: usize,
+    /// The TPM's own time.
+    pub took: Duration,
+}
+
+/// A TPM that is watched.
+#[derive(Clone)]
+pub struct Watched {
+    chip: Chip,
+    log: Arc<Mutex<Vec<Command>>>,
+}
+
+impl Watched {
+    pub fn new(chip: Chip) -> Self {
+        let log = Arc::default();
+        Self { chip, log }
+    }
+
+    pub fn commands(&self) -> Vec<Command> {
+        self.log.lock().unwrap().clone()
+    }
+}
+
+impl Tpm for Watched {
+    fn transact(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        let started = Instant::now();
+        let response = self.chip.transact(command)?;
+        let took = started.elapsed();
+        let code = command[6..10].try_into().map(u32::from_be_bytes);
+        self.log.lock().unwrap().push(Command {
+            code: code.unwrap(),
+            asked: command.len(),
+            answered: response.len(),
+            took,
+        });
+        Ok(response)
+    }
+
+    fn restart(&mut self) -> io::Result<()> {
+        self.chip.restart()
     }
 }
 
