@@ -11,6 +11,7 @@ use crate::provision::event::EndorsementRecord;
 use crate::provision::fault::Fault;
 use crate::provision::job::Fact;
 use crate::tpm::{self, CommandRecord, Relay, TpmError, jobs};
+use std::fmt::Display;
 
 /// How long the token of a rehearsal would be valid, in seconds; nobody ever gets it.
 const REHEARSAL_LIFETIME: i64 = 300;
@@ -93,13 +94,23 @@ impl Work<'_> {
         match tpm::run(&mut relay, &mut log, self.tpm_limit, job).await {
             Ok(done) => Ok(done),
             Err(error) => Err(match relay.fault {
-                Some(silent @ LinkError::Silent { .. }) => {
-                    Fact::Fault(stalled(format!("bay {}: {silent}", self.bay)))
-                }
+                Some(silent @ LinkError::Silent { .. }) => self.stalled(&silent, step),
                 Some(fault) => self.link_fact(&fault, step),
+                None if matches!(error, TpmError::Deadline { .. }) => self.stalled(&error, step),
                 None => Fact::Fault(tpm_fault(self.bay, &error)),
             }),
         }
+    }
+
+    /// Nothing came back from the TPM, and nothing tells it from a device that went silent just then: several units in
+    /// a row make it the bay's matter.
+    fn stalled(&mut self, how: &impl Display, step: &'static str) -> Fact {
+        let what = format!("bay {}: {how}", self.bay);
+        let next =
+            "check plug and power, then put the unit in again; set it aside if that does not help";
+        let fault = Fault::device("tpm_stalled", what, next);
+        let unit = Some(&self.last.device_id);
+        Fact::Fault(self.silences.judge(self.bay, step, unit, fault))
     }
 }
 
@@ -125,19 +136,11 @@ fn no_challenge(why: &str) -> Fault {
     Fault::station("no_challenge", what, "run `station ledger verify`")
 }
 
-/// Nothing comes back from the TPM, and nothing tells it from a device that went silent just then.
-fn stalled(what: String) -> Fault {
-    let next =
-        "check plug and power, then put the unit in again; set it aside if that does not help";
-    Fault::device("tpm_stalled", what, next)
-}
-
 /// Whose matter a fault of the TPM is.
 fn tpm_fault(bay: &str, error: &TpmError) -> Fault {
     let what = format!("bay {bay}: {error}");
     let set_aside = "set the unit aside and call the process engineer";
     match error {
-        TpmError::Deadline { .. } => stalled(what),
         TpmError::Template { .. } => Fault::device("ek_template", what, set_aside),
         TpmError::AnotherKey { .. } => Fault::device("other_tpm", what, set_aside),
         TpmError::NotActivated(_) => Fault::device("ek_not_proved", what, set_aside),
@@ -146,9 +149,10 @@ fn tpm_fault(bay: &str, error: &TpmError) -> Fault {
             what,
             "put the unit in again; set it aside if that does not help",
         ),
-        TpmError::Command { .. } | TpmError::Raw { .. } | TpmError::Link { .. } => {
-            Fault::device("tpm_failed", what, set_aside)
-        }
+        TpmError::Command { .. }
+        | TpmError::Raw { .. }
+        | TpmError::Link { .. }
+        | TpmError::Deadline { .. } => Fault::device("tpm_failed", what, set_aside),
         TpmError::NotAllowed(_)
         | TpmError::TooMany(_)
         | TpmError::TooLong { .. }

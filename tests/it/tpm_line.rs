@@ -40,7 +40,13 @@ fn chip(defect: Option<Defect>) -> Chip {
 /// Why this TPM fails on an ordinary line, and that nothing was written to its device.
 async fn refused(tpm: impl Tpm + 'static) -> Fault {
     let stay = ordinary().stay("sim-1", tpm).await;
-    let expected = ["arrived", "identified", "accepted", "failed"];
+    let expected = [
+        "arrived",
+        "identified",
+        "accepted",
+        "link_measured",
+        "failed",
+    ];
     assert_eq!(stay.kinds(), expected);
     stay.failed().clone()
 }

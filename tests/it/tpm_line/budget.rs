@@ -8,6 +8,7 @@ use dps_station::link::LinkOptions;
 use dps_station::link::smp::{self, Header, Map, Op, Packet, Version, frame};
 use dps_station::provision::event::Event;
 use dps_station::tpm::command_name;
+use std::time::Duration;
 
 /// Bytes that the body of a simulated device's reply may have: Zephyr's buffer of 384, less length, checksum, header.
 const REPLY_ROOM: usize = 372;
@@ -30,7 +31,12 @@ async fn a_whole_job_stays_within_its_budget_of_commands_and_bytes() {
         .iter()
         .map(|c| command_name(c.code).unwrap())
         .collect();
-    println!("{} commands, {} necessary", names.len(), NECESSARY.len());
+    let took: Duration = commands.iter().map(|command| command.took).sum();
+    println!(
+        "{} commands, {} necessary, {took:?} in the TPM",
+        names.len(),
+        NECESSARY.len()
+    );
     assert!(within_budget(names.len(), NECESSARY.len()), "{names:?}");
 
     let spent = stay.bytes.to_device + stay.bytes.to_bay;

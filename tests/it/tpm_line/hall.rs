@@ -54,7 +54,7 @@ impl Hall {
             product: Arc::new(product),
             injection: Injection::default(),
             signer: None,
-            step_deadline: std::time::Duration::from_secs(30),
+            step_deadline: Duration::from_secs(30),
         };
         let line = Line {
             ledger: ledger.unwrap(),
