@@ -3,18 +3,25 @@
 #![allow(clippy::unwrap_used)]
 
 use super::link::whole_dialogue;
+use super::plant::{self, STEP_DEADLINE};
+use super::scenarios::line::{self, MODEL, in_a_process_with_an_hsm};
+use dps_station::bay::Bay;
 use dps_station::fixtures::device::{Device, DeviceSpec, Tpm};
 use dps_station::fixtures::pty::Pty;
 use dps_station::link::smp::Packet;
 use dps_station::link::smp::frame::{self, Decoder};
 use dps_station::link::{DeviceLink, LinkOptions};
 use dps_station::provision::device::{Attestation, DeviceId};
+use dps_station::provision::floor::Report;
+use dps_station::provision::health::LinkLimits;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 fn sources() -> PathBuf {
@@ -67,7 +74,7 @@ impl Plugged {
         let (console, far_end) = UnixStream::pair().unwrap();
         let device = Command::new(program)
             .arg(flash)
-            .arg("GW-0001")
+            .args(["GW-0001", MODEL])
             .args(more)
             .stdin(OwnedFd::from(far_end.try_clone().unwrap()))
             .stdout(OwnedFd::from(far_end))
@@ -110,6 +117,43 @@ async fn the_station_provisions_through_the_reference_in_c() {
     let port = dir.path().join("bay");
     let _device = Plugged::new(&program, dir.path(), &port, &[]);
     whole_dialogue(&port).await;
+}
+
+#[test]
+fn a_bay_passes_the_reference_in_c() {
+    in_a_process_with_an_hsm(
+        "firmware::a_bay_passes_the_reference_in_c",
+        |plant| async move {
+            let dir = TempDir::new().unwrap();
+            let program = compiled(dir.path());
+            let port = dir.path().join("bay");
+            let _device = Plugged::new(&program, dir.path(), &port, &[]);
+            let ledger = plant::ledger(&dir.path().join("ledger.sqlite"));
+            let (sender, mut reports) = mpsc::channel(64);
+            let (_stop, stopped) = watch::channel(false);
+            let bay = Bay {
+                name: "1".to_owned(),
+                port,
+                hotplug: false,
+                link: line::options(),
+                limits: LinkLimits::default(),
+                line: Arc::new(plant.line(ledger, STEP_DEADLINE)),
+                reports: sender,
+                test: Arc::default(),
+            };
+            let bay = tokio::spawn(bay.run(stopped));
+            let ended = loop {
+                match reports.recv().await.expect("the bay runs") {
+                    Report::Event { recorded, .. } if recorded.event.ends_attempt() => {
+                        break recorded;
+                    }
+                    _ => {}
+                }
+            };
+            assert_eq!(ended.event.kind(), "passed", "{:?}", ended.event);
+            bay.abort();
+        },
+    );
 }
 
 #[tokio::test]

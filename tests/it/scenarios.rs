@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod line;
+pub mod line;
 mod noise;
 mod wire;
 

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 const PIN: &str = "user-4711";
 const TOKEN: &str = "factory";
 const DIRECTORY: &str = "STATION_TEST_SCENARIO_DIRECTORY";
-const MODEL: &str = "SIM-X509";
+pub const MODEL: &str = "SIM-X509";
 
 /// A bay, as the rig's side of it is to be.
 pub struct RigBay {
