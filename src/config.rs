@@ -3,16 +3,20 @@
 //! Paths in the file are relative to the file. Secrets are never in it: it says where they lie
 //! (`file:PATH` or `env:NAME`); only a simulated line may spell them out.
 
-use crate::link::{Injection, LinkOptions};
+mod secret;
+
+pub use secret::Secret;
+
+use crate::link::{Injection, LinkOptions, Readback};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::Profile;
-use crate::provision::device::Attestation;
+use crate::provision::device::{Attestation, Holding};
 use crate::provision::endorsement::{EmptyHandle, VendorRoots};
 use crate::provision::health::LinkLimits;
 use crate::provision::loopback::Limits;
 use crate::provision::product::{DpsTarget, EndorsementPolicy, Product, SigningCa};
 use secrecy::SecretString;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -195,17 +199,6 @@ pub struct DpsConfig {
     pub share: u32,
 }
 
-/// Where a secret lies.
-#[derive(Clone)]
-pub enum Secret {
-    /// The first line of this file.
-    File(PathBuf),
-    /// This environment variable.
-    Environment(String),
-    /// Here, in plain sight: only on a simulated line.
-    Plain(SecretString),
-}
-
 /// What is wrong with a configuration; the sentence names the file, the line, the thing and the next step.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -382,12 +375,21 @@ impl Config {
 
     fn check_product(&self, product: &ProductConfig) -> Result<(), (usize, String)> {
         let name = product.name.get_ref();
-        if self.dps(product.dps.get_ref()).is_none() {
+        let Some(dps) = self.dps(product.dps.get_ref()) else {
             let what = format!(
                 "product {name} names dps {:?}, and there is none",
                 product.dps.get_ref()
             );
             return Err((product.dps.span().start, what));
+        };
+        let holding = Holding {
+            id_scope: dps.id_scope.clone(),
+            global_endpoint: dps.global_endpoint.clone(),
+            registration_id: String::new(), // each device's own
+            certificate_sha256: None,
+        };
+        if let Err(why) = product.inject.fits(&holding, Readback::Whole) {
+            return Err((product.name.span().start, format!("product {name}: {why}")));
         }
         match (&product.ca, product.attestation) {
             (Some(ca), _) if self.ca(ca.get_ref()).is_none() => Err((
@@ -409,27 +411,6 @@ impl Config {
                 Err((product.name.span().start, what))
             }
             _ => Ok(()),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Ok(match text.split_once(':') {
-            Some(("file", path)) => Self::File(PathBuf::from(path)),
-            Some(("env", name)) => Self::Environment(name.to_owned()),
-            _ => Self::Plain(SecretString::from(text)),
-        })
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "file:{}", path.display()),
-            Self::Environment(name) => write!(f, "env:{name}"),
-            Self::Plain(_) => f.write_str("plain"),
         }
     }
 }
@@ -555,6 +536,11 @@ dps = "main"
                 LINE.replace("[station]\nid = \"line-1\"\n", "[station]\n"),
                 "line 2: ",
                 "missing field `id`",
+            ),
+            (
+                format!("{LINE}inject = {{ value_limit = 32 }}\n"),
+                "line 21: ",
+                "has 37 bytes, and the device gives back no more than 32",
             ),
             (
                 LINE.replace("dps = \"main\"", "dps = \"other\""),

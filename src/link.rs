@@ -5,6 +5,7 @@ pub mod loopback;
 pub mod port;
 pub mod session;
 pub mod smp;
+pub mod stock;
 
 use crate::provision::device::{DeviceId, Holding};
 pub use crate::provision::health::LinkHealth;
@@ -12,6 +13,11 @@ use serde::{Deserialize, Serialize};
 use smp::{Refusal, frame, group};
 use std::io;
 use std::time::Duration;
+
+/// The longest settings key, in bytes (Zephyr, `MCUMGR_GRP_SETTINGS_NAME_LEN`, less its terminating zero).
+const LONGEST_KEY: usize = 31;
+/// The longest host name, in bytes (RFC 1035, section 2.3.4, as text).
+const LONGEST_HOST: usize = 253;
 
 /// A session with the device in a bay.
 pub type DeviceLink = session::Session<port::Port>;
@@ -64,6 +70,9 @@ pub struct Injection {
     pub registration_id: String,
     /// How values are sent.
     pub value: ValueType,
+    /// The longest value that the device gives back whole, in bytes. Zephyr's own limit is 32
+    /// (`MCUMGR_GRP_SETTINGS_VALUE_LEN`); firmware with the provisioning group has 253.
+    pub value_limit: usize,
 }
 
 /// The CBOR type of a setting's value.
@@ -75,6 +84,17 @@ pub enum ValueType {
     Bytes,
     /// A text, as Apache Mynewt has it (`sys/config/src/config_mgmt.c`).
     Text,
+}
+
+/// How much of a value must come back before it is believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Readback {
+    /// All of it.
+    #[default]
+    Whole,
+    /// As much as the device gives of any value, which must be the beginning of it.
+    Prefix,
 }
 
 /// What a device was found to hold.
@@ -202,7 +222,47 @@ impl Default for Injection {
             endpoint: "dps/endpoint".to_owned(),
             registration_id: "dps/reg_id".to_owned(),
             value: ValueType::default(),
+            value_limit: LONGEST_HOST,
         }
+    }
+}
+
+impl Injection {
+    /// Whether a device can hold these values under these keys, and give them back; if not, why. Only the endpoint
+    /// may be longer than what comes back, where the policy says so.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the key or the value.
+    pub fn fits(&self, holding: &Holding, endpoint: Readback) -> Result<(), String> {
+        let values = [
+            (&self.id_scope, "ID scope", &holding.id_scope),
+            (&self.endpoint, "global endpoint", &holding.global_endpoint),
+            (
+                &self.registration_id,
+                "registration ID",
+                &holding.registration_id,
+            ),
+        ];
+        for (key, name, value) in values {
+            if key.is_empty() || key.len() > LONGEST_KEY {
+                return Err(format!(
+                    "the settings key {key:?} must have 1 to {LONGEST_KEY} characters"
+                ));
+            }
+            if values.iter().filter(|(other, ..)| *other == key).count() > 1 {
+                return Err(format!("two values have the settings key {key:?}"));
+            }
+            let whole = name != "global endpoint" || endpoint == Readback::Whole;
+            if whole && value.len() > self.value_limit {
+                return Err(format!(
+                    "the {name} {value:?} has {} bytes, and the device gives back no more than {}",
+                    value.len(),
+                    self.value_limit
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -217,6 +277,15 @@ impl LinkError {
             } => code_of(refusal, *user_group),
             _ => None,
         }
+    }
+
+    /// Whether the device answered that it does not know the command: as stock firmware does to *identify*.
+    pub fn is_unknown_command(&self) -> bool {
+        let unknown = Refusal {
+            group: None,
+            code: smp::COMMON_NOT_SUPPORTED,
+        };
+        matches!(self, Self::Refused { refusal, .. } if *refusal == unknown)
     }
 
     /// Whether the port itself is lost, so that going on needs it to be opened again.
@@ -274,6 +343,37 @@ mod tests {
         let injection: Injection = toml::from_str("value = \"text\"").unwrap();
         assert_eq!(injection.value, ValueType::Text);
         assert_eq!(injection.id_scope, "dps/id_scope");
+    }
+
+    #[test]
+    fn values_that_cannot_be_read_back_whole_are_refused() {
+        let holding = Holding {
+            id_scope: "0ne00112233".to_owned(),
+            global_endpoint: "global.azure-devices-provisioning.net".to_owned(),
+            registration_id: "gw-0001".to_owned(),
+            certificate_sha256: None,
+        };
+        let keys: Injection = toml::from_str("value_limit = 32").unwrap();
+        let why = keys.fits(&holding, Readback::Whole).unwrap_err();
+        assert_eq!(
+            why,
+            "the global endpoint \"global.azure-devices-provisioning.net\" has 37 bytes, and the device gives back no \
+             more than 32"
+        );
+        assert_eq!(keys.fits(&holding, Readback::Prefix), Ok(()));
+        let long = Holding {
+            registration_id: "x".repeat(33),
+            ..holding.clone()
+        };
+        assert!(keys.fits(&long, Readback::Prefix).is_err());
+        assert_eq!(Injection::default().fits(&long, Readback::Whole), Ok(()));
+        for id_scope in ["", "a/key/of/thirty-two/characters!!", "dps/endpoint"] {
+            let keys = Injection {
+                id_scope: id_scope.to_owned(),
+                ..Injection::default()
+            };
+            assert!(keys.fits(&holding, Readback::Whole).is_err(), "{id_scope}");
+        }
     }
 
     #[test]

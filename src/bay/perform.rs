@@ -4,7 +4,7 @@ use super::memory::Silences;
 use super::presence::PRESENCE_TIMEOUT;
 use super::{LineProduct, Signer};
 use crate::link::smp::group::Code;
-use crate::link::{DeviceLink, LinkError, LinkHealth};
+use crate::link::{DeviceLink, LinkError, LinkHealth, Readback};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::{Csr, Reserved, draft_leaf};
 use crate::provision::device::{Identification, SerialNumber};
@@ -62,6 +62,9 @@ impl Work<'_> {
                 Fact::Request(self.link.make_key(&common_name).await?)
             }
             Effect::Write { holding, chain } => {
+                if let Err(why) = self.made.injection.fits(&holding, Readback::Whole) {
+                    return Ok(Fact::Fault(cannot_be_read_back(why)));
+                }
                 let chain: Vec<Vec<u8>> = chain.into_iter().map(|der| der.0).collect();
                 if !chain.is_empty() {
                     self.link.install(&chain).await?;
@@ -269,6 +272,11 @@ fn step_name(effect: &Effect) -> &'static str {
         Effect::Rehearse { .. } => "rehearsing with its TPM",
         Effect::Seal { .. } => "sealing it",
     }
+}
+
+fn cannot_be_read_back(why: String) -> Fault {
+    let next = "correct the product's keys and limits in station.toml";
+    Fault::station("cannot_be_read_back", why, next)
 }
 
 fn no_ca(product: &str) -> Fault {

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 /// How often an object is read, or sent, that did not arrive whole.
 const OBJECT_TRIES: u32 = 3;
 /// The longest value of a setting that is looked at, in characters.
-const MAX_SETTING: usize = 256;
+pub(super) const MAX_SETTING: usize = 256;
 /// The longest DER ECDSA signature with P-256, in bytes.
 const MAX_SIGNATURE: usize = 72;
 
@@ -87,13 +87,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             ),
         ];
         for (what, key, value) in values {
-            let body = Map::new().text("name", key);
-            let body = match keys.value {
-                ValueType::Bytes => body.bytes("val", value.as_bytes()),
-                ValueType::Text => body.text("val", value),
-            };
-            let question = settings(what, Op::Write, smp::SETTING);
-            self.ask(question, |_| body.clone()).await?;
+            self.write_setting(what, key, value, keys.value).await?;
         }
         let question = settings("save its settings", Op::Write, smp::SETTINGS_SAVE);
         self.ask(question, |_| Map::new()).await?;
@@ -187,20 +181,52 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
     }
 
+    /// Writes one setting; it is in the device's RAM then.
+    pub(super) async fn write_setting(
+        &mut self,
+        what: &'static str,
+        key: &str,
+        value: &str,
+        value_type: ValueType,
+    ) -> Result<(), LinkError> {
+        let body = Map::new().text("name", key);
+        let body = match value_type {
+            ValueType::Bytes => body.bytes("val", value.as_bytes()),
+            ValueType::Text => body.text("val", value),
+        };
+        let question = settings(what, Op::Write, smp::SETTING);
+        self.ask(question, |_| body.clone()).await?;
+        Ok(())
+    }
+
     /// The value of one setting, made harmless; empty if the device does not have it.
     async fn read_setting(&mut self, what: &'static str, key: &str) -> Result<String, LinkError> {
         let question = settings(what, Op::Read, smp::SETTING);
-        let reply = match self.ask(question, |_| Map::new().text("name", key)).await {
+        let (value, _) = self
+            .ask_setting(question, Map::new().text("name", key))
+            .await?;
+        Ok(value)
+    }
+
+    /// The same, and the most bytes that the device gives of any value, where it says so because it was asked for
+    /// more.
+    pub(super) async fn ask_setting(
+        &mut self,
+        question: Question,
+        body: Map,
+    ) -> Result<(String, Option<usize>), LinkError> {
+        let reply = match self.ask(question, |_| body.clone()).await {
             Ok(reply) => reply,
             Err(LinkError::Refused { refusal, .. }) if is_no_such_key(refusal) => {
-                return Ok(String::new());
+                return Ok((String::new(), None));
             }
             Err(error) => return Err(error),
         };
         let value = reply.get_bytes("val");
         let value = value.or_else(|_| reply.get_text("val").map(str::as_bytes));
         let value = self.field(question.what, value)?;
-        Ok(harmless(&String::from_utf8_lossy(value), MAX_SETTING))
+        let text = harmless(&String::from_utf8_lossy(value), MAX_SETTING);
+        Ok((text, reply.get_size("max_size").ok()))
     }
 
     /// Reads one object whole, as its digest says; begins again when it does not fit.
@@ -338,7 +364,7 @@ impl Part {
     }
 }
 
-fn settings(what: &'static str, op: Op, command: u8) -> Question {
+pub(super) fn settings(what: &'static str, op: Op, command: u8) -> Question {
     Question {
         what,
         op,

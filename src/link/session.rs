@@ -28,7 +28,7 @@ const RESET_DELAY: Duration = Duration::from_millis(300);
 /// Pause between two looks at a port or a device that is to come back.
 const RESTART_POLL: Duration = Duration::from_millis(20);
 /// How long a device that is starting anew gets for one answer.
-const RESTART_ANSWER: Duration = Duration::from_millis(250);
+pub(super) const RESTART_ANSWER: Duration = Duration::from_millis(250);
 /// A device that still counts as before so long after a reset request never got it.
 const RESET_LOST: Duration = Duration::from_secs(2);
 
@@ -105,6 +105,14 @@ impl Session<Port> {
         &mut self,
         before: &Identification,
     ) -> Result<Identification, LinkError> {
+        self.restart_watching(before).await
+    }
+
+    /// Resets the device and watches for the sign that it has started anew.
+    pub(super) async fn restart_watching<T: StartSign>(
+        &mut self,
+        sign: &T,
+    ) -> Result<T::Device, LinkError> {
         let deadline = Instant::now() + Duration::from_millis(self.options.restart_ms);
         let reset = Question {
             what: RESTART,
@@ -120,7 +128,7 @@ impl Session<Port> {
                 Err(error) if error.lost_port() => {}
                 Err(error) => return Err(error),
             }
-            if let Some(device) = self.watch_restart(before, deadline).await? {
+            if let Some(device) = self.watch_restart(sign, deadline).await? {
                 return Ok(device);
             }
             self.health.retries += 1;
@@ -129,37 +137,31 @@ impl Session<Port> {
     }
 
     /// The device, started anew, or nothing if the device still answers with the old one long after the request.
-    async fn watch_restart(
+    async fn watch_restart<T: StartSign>(
         &mut self,
-        before: &Identification,
+        sign: &T,
         deadline: Instant,
-    ) -> Result<Option<Identification>, LinkError> {
+    ) -> Result<Option<T::Device>, LinkError> {
         let asked = Instant::now();
         // Most devices say something when they start, or their port goes: no need to ask before.
         let mut buffer = [0; READ_SIZE];
-        let mut sign = self
+        let mut heard = self
             .receive(&mut buffer, asked + RESET_DELAY)
             .await
             .map(|_| ());
         while Instant::now() < deadline {
-            if sign.is_ok() {
-                sign = self.settle().await;
+            if heard.is_ok() {
+                heard = self.settle().await;
             }
-            let answer = match sign {
-                Ok(()) => self.identify_with(Patience::Once(RESTART_ANSWER)).await,
+            let answer = match heard {
+                Ok(()) => sign.look(self).await,
                 Err(error) => Err(error),
             };
-            sign = Ok(());
+            heard = Ok(());
             match answer {
-                Ok(now) if (&now.device_id, &now.uid) != (&before.device_id, &before.uid) => {
-                    return Err(LinkError::Swapped {
-                        port: self.port(),
-                        found: now.device_id,
-                    });
-                }
-                Ok(now) if now.boots > before.boots => return Ok(Some(now)),
-                Ok(_) if asked.elapsed() > RESET_LOST => return Ok(None),
-                Ok(_) | Err(LinkError::Silent { .. } | LinkError::Malformed { .. }) => {}
+                Ok(Some(device)) => return Ok(Some(device)),
+                Ok(None) if asked.elapsed() > RESET_LOST => return Ok(None),
+                Ok(None) | Err(LinkError::Silent { .. } | LinkError::Malformed { .. }) => {}
                 Err(error) if error.lost_port() => self.reopen(deadline).await?,
                 Err(error) => return Err(error),
             }
@@ -182,6 +184,36 @@ impl Session<Port> {
                 Err(_) => sleep(RESTART_POLL).await,
             }
         }
+    }
+}
+
+/// How to tell that a device has started anew.
+pub(super) trait StartSign: Sync {
+    /// What is known of the device then.
+    type Device: Send;
+
+    /// One look at the device: nothing as long as it has not started anew; `Swapped` where it is another one.
+    fn look(
+        &self,
+        session: &mut Session<Port>,
+    ) -> impl Future<Output = Result<Option<Self::Device>, LinkError>> + Send;
+}
+
+/// What a device with a start counter said of itself before.
+impl StartSign for Identification {
+    type Device = Self;
+
+    async fn look(&self, session: &mut Session<Port>) -> Result<Option<Self>, LinkError> {
+        let now = session
+            .identify_with(Patience::Once(RESTART_ANSWER))
+            .await?;
+        if (&now.device_id, &now.uid) != (&self.device_id, &self.uid) {
+            return Err(LinkError::Swapped {
+                port: session.port(),
+                found: now.device_id,
+            });
+        }
+        Ok((now.boots > self.boots).then_some(now))
     }
 }
 
@@ -444,7 +476,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         LinkError::Io { port, source }
     }
 
-    fn port(&self) -> String {
+    pub(super) fn port(&self) -> String {
         self.path.display().to_string()
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod bench;
 mod killed;
+mod stock;
 
 use bench::{Bench, identify_lines, over, quick, say, session, spec, wanted, wire};
 use dps_station::fixtures::device::{Cable, Device, Tpm};
