@@ -19,6 +19,9 @@ use tss_esapi::Context;
 /// For a whole run; swtpm needs a tenth of a second.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
+/// What a changed byte is changed by: turns success into "no such handle" where it can.
+pub const CHANGE: u8 = 0x8b;
+
 pub const READ_PUBLIC_EK: [u8; 14] = [
     0x80, 0x01, 0, 0, 0, 14, 0, 0, 0x01, 0x73, 0x81, 0x01, 0x00, 0x01,
 ];
@@ -100,9 +103,8 @@ impl Relay for Line<'_> {
             Wrong::Stall(n) if *n == nth => pending().await,
             Wrong::Break(n) if *n == nth => Err(std::io::Error::other("the cable was pulled")),
             Wrong::Change(n, at) if *n == nth => {
-                // Turns success into "no such handle" where it can.
                 if let Some(byte) = answer.get_mut(*at) {
-                    *byte ^= 0x8b;
+                    *byte ^= CHANGE;
                 }
                 Ok(answer)
             }
