@@ -3,6 +3,7 @@
 use super::perform::{Work, random};
 use crate::link::{DeviceLink, LinkError};
 use crate::provision::device::RegistrationId;
+use crate::provision::endorsement;
 use crate::provision::endorsement::credential::{
     Challenge, ChallengeItems, ChallengeSeeds, sas_to_sign,
 };
@@ -12,6 +13,7 @@ use crate::provision::fault::Fault;
 use crate::provision::job::Fact;
 use crate::tpm::{self, CommandRecord, Relay, TpmError, jobs};
 use std::fmt::Display;
+use std::sync::Arc;
 
 /// How long the token of a rehearsal would be valid, in seconds; nobody ever gets it.
 const REHEARSAL_LIFETIME: i64 = 300;
@@ -37,20 +39,34 @@ impl Relay for OverLink<'_> {
 impl Work<'_> {
     /// Reads endorsement key, storage root key and EK certificate.
     pub(super) async fn read_endorsement(&mut self, step: &'static str) -> Fact {
-        let empty = self.made.product.empty_handle;
-        match self
-            .on_tpm(step, move |context| jobs::extract(context, empty))
-            .await
-        {
-            Ok(found) => Fact::Endorsement {
-                endorsement_key: Box::new(found.endorsement_key),
-                storage_root_key: Box::new(found.storage_root_key),
-                certificate: found.certificate,
-                persisted: found.persisted,
-                at_ms: (self.clock)(),
-            },
-            Err(fact) => fact,
-        }
+        self.endorsement(step).await.unwrap_or_else(|fact| fact)
+    }
+
+    async fn endorsement(&mut self, step: &'static str) -> Result<Fact, Fact> {
+        let product = Arc::clone(&self.made.product);
+        let empty = product.empty_handle;
+        let read = move |context: &mut _| jobs::extract(context, empty);
+        let found = self.on_tpm(step, read).await?;
+        let at_ms = (self.clock)();
+        let wants_chain = endorsement::depends_on_chain(
+            &found.endorsement_key,
+            found.certificate.as_deref(),
+            &product.endorsement,
+            &product.vendor_roots,
+            at_ms / 1000,
+        );
+        let chain = match wants_chain {
+            true => self.on_tpm(step, jobs::read_chain).await?,
+            false => Vec::new(),
+        };
+        Ok(Fact::Endorsement {
+            endorsement_key: Box::new(found.endorsement_key),
+            storage_root_key: Box::new(found.storage_root_key),
+            certificate: found.certificate,
+            chain,
+            persisted: found.persisted,
+            at_ms,
+        })
     }
 
     /// Plays DPS's nonce challenge against the TPM, as the device will meet it at its first boot.

@@ -79,15 +79,17 @@ pub enum Refusal {
 }
 
 /// Judges an endorsement key by its certificate (the content of the NV index, padding included) at the time `now`,
-/// in seconds since 1970.
+/// in seconds since 1970. `chain` is what the TPM carries of its maker's intermediates, one after the other; it may be
+/// empty, and nothing in it is trusted.
 pub fn judge(
     key: &EndorsementKey,
     certificate: Option<&[u8]>,
+    chain: &[u8],
     policy: &EndorsementPolicy,
     roots: &VendorRoots,
     now: i64,
 ) -> Result<EndorsementVerdict, Refusal> {
-    let found = examine(key, certificate, roots, now);
+    let found = examine(key, certificate, chain, roots, now);
     let waived = |reason: String| Ok(EndorsementVerdict::Waived { reason });
     match (policy, found) {
         (EndorsementPolicy::Waived { reason }, Ok(_)) => waived(reason.clone()),
@@ -101,15 +103,30 @@ pub fn judge(
     }
 }
 
+/// Whether the verdict depends on the intermediates that the TPM may carry: the vendor roots do not reach the
+/// certificate, and the policy asks for it.
+pub fn depends_on_chain(
+    key: &EndorsementKey,
+    certificate: Option<&[u8]>,
+    policy: &EndorsementPolicy,
+    roots: &VendorRoots,
+    now: i64,
+) -> bool {
+    let judged = judge(key, certificate, &[], policy, roots, now);
+    matches!(judged, Err(Refusal::UnknownMaker { .. }))
+}
+
 fn examine(
     key: &EndorsementKey,
     certificate: Option<&[u8]>,
+    chain: &[u8],
     roots: &VendorRoots,
     now: i64,
 ) -> Result<EndorsementVerdict, Refusal> {
     let certificate = EkCertificate::parse(certificate.ok_or(Refusal::Missing)?)?;
     certificate.check(key, now)?;
-    let anchor = roots.anchor_of(&certificate.link, now)?;
+    let carried = roots::carried(chain);
+    let anchor = roots.anchor_of(&certificate.link, &carried, now)?;
     Ok(EndorsementVerdict::Genuine {
         manufacturer: certificate.manufacturer,
         model: certificate.model,
@@ -278,7 +295,14 @@ mod tests {
     }
 
     fn required(nv: &[u8], roots: &VendorRoots) -> Result<EndorsementVerdict, Refusal> {
-        judge(&ek(), Some(nv), &EndorsementPolicy::Required, roots, NOW)
+        judge(
+            &ek(),
+            Some(nv),
+            &[],
+            &EndorsementPolicy::Required,
+            roots,
+            NOW,
+        )
     }
 
     #[test]
@@ -383,7 +407,7 @@ mod tests {
         let nothing = roots(&[], &[]);
         let good = issue(ek_params(), &ek(), &maker);
         let judge = |nv: Option<&[u8]>, policy: &EndorsementPolicy, roots| {
-            judge(&ek(), nv, policy, roots, NOW)
+            judge(&ek(), nv, &[], policy, roots, NOW)
         };
         let reason = |verdict: Result<_, _>| match verdict {
             Ok(EndorsementVerdict::Waived { reason }) => reason,

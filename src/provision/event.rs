@@ -241,6 +241,10 @@ pub struct EndorsementRecord {
     /// The EK certificate from the TPM's NV memory, in DER; absent where the policy allows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Blob>,
+    /// What the TPM carries of its maker's intermediate certificates, in DER, one after the other; absent where the
+    /// vendor roots alone complete the chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Blob>,
     /// Whether the station made the key persistent at its handle, where none was.
     #[serde(default)]
     pub persisted: bool,

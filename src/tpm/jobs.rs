@@ -11,7 +11,9 @@ use crate::provision::endorsement::credential::{ChallengeItems, Credential};
 use crate::provision::endorsement::template::{
     EK_TEMPLATE, EndorsementKey, MODULUS_OCTETS, SRK_TEMPLATE, StorageKey, TemplateFault,
 };
-use tss_esapi::constants::{PropertyTag, SessionType, Tss2ResponseCode, Tss2ResponseCodeKind};
+use tss_esapi::constants::{
+    CapabilityType, PropertyTag, SessionType, Tss2ResponseCode, Tss2ResponseCodeKind,
+};
 use tss_esapi::handles::{
     AuthHandle, KeyHandle, NvIndexHandle, NvIndexTpmHandle, ObjectHandle, PersistentTpmHandle,
     SessionHandle, TpmHandle,
@@ -21,8 +23,8 @@ use tss_esapi::interface_types::dynamic_handles::Persistent;
 use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth, Provision};
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
-    Data, EncryptedSecret, IdObject, MaxBuffer, Private, Public, PublicBuffer, SymmetricDefinition,
-    SymmetricDefinitionObject,
+    CapabilityData, Data, EncryptedSecret, IdObject, MaxBuffer, Private, Public, PublicBuffer,
+    SymmetricDefinition, SymmetricDefinitionObject,
 };
 use tss_esapi::traits::{Marshall, UnMarshall};
 use tss_esapi::{Context, Error};
@@ -35,6 +37,13 @@ pub const SRK_HANDLE: u32 = 0x8100_0001;
 
 /// The NV index of the RSA-2048 EK certificate (TCG EK Credential Profile, section 2.2.1.4).
 pub const EK_CERTIFICATE_INDEX: u32 = 0x01c0_0002;
+
+/// The NV indices of a maker's intermediate certificates (TCG EK Credential Profile, section 2.2.1.5.2).
+pub const CHAIN_INDICES: std::ops::RangeInclusive<u32> = 0x01c0_0100..=0x01c0_01ff;
+
+/// Most of these indices read, and most bytes in all.
+const CHAIN_INDICES_MAX: u32 = 16;
+const CHAIN_MAX: usize = 16 << 10;
 
 /// Longest text signed, in bytes: one `TPM2B_MAX_BUFFER`.
 pub const SIGNED_MAX: usize = 1024;
@@ -77,7 +86,8 @@ pub fn extract(tpm: &mut Context, empty: EmptyHandle) -> Result<Extracted, TpmEr
     };
     let endorsement_key = parsed(EK_HANDLE, EndorsementKey::parse(&ek.public))?;
     ek.close(tpm)?;
-    let certificate = read_certificate(tpm)?;
+    // Not the padding behind it.
+    let certificate = read_index(tpm, EK_CERTIFICATE_INDEX, sequence_length)?;
     let srk = open_srk(tpm)?;
     let storage_root_key = parsed(SRK_HANDLE, StorageKey::parse(&srk.public))?;
     srk.close(tpm)?;
@@ -87,6 +97,29 @@ pub fn extract(tpm: &mut Context, empty: EmptyHandle) -> Result<Extracted, TpmEr
         certificate,
         persisted,
     })
+}
+
+/// Reads the intermediate certificates that the TPM carries: the content of their NV indices one after the other, as
+/// a certificate may go on in the next. Empty where there are none.
+pub fn read_chain(tpm: &mut Context) -> Result<Vec<u8>, TpmError> {
+    let first = *CHAIN_INDICES.start();
+    let (listed, _) = tpm
+        .get_capability(CapabilityType::Handles, first, CHAIN_INDICES_MAX)
+        .map_err(failed("looking for intermediate certificates"))?;
+    let CapabilityData::Handles(listed) = listed else {
+        return Ok(Vec::new());
+    };
+    let listed = listed.as_ref().iter().map(|&handle| u32::from(handle));
+    let mut chain = Vec::new();
+    for index in listed.filter(|index| CHAIN_INDICES.contains(index)) {
+        let content = read_index(tpm, index, |_| None)?;
+        chain.extend(content.unwrap_or_default());
+        if chain.len() > CHAIN_MAX {
+            break;
+        }
+    }
+    chain.truncate(CHAIN_MAX);
+    Ok(chain)
 }
 
 /// Opens a credential that was made for these two keys.
@@ -262,10 +295,15 @@ fn opened(
     })
 }
 
-/// Reads the EK certificate in as few pieces as the TPM allows, and not the padding behind it.
-fn read_certificate(tpm: &mut Context) -> Result<Option<Vec<u8>>, TpmError> {
-    let reading = "reading the EK certificate";
-    let index = NvIndexTpmHandle::new(EK_CERTIFICATE_INDEX).map_err(failed(reading))?;
+/// Reads an NV index in as few pieces as the TPM allows, as far as `enough` says by its beginning; absent where there
+/// is no such index.
+fn read_index(
+    tpm: &mut Context,
+    index: u32,
+    enough: fn(&[u8]) -> Option<usize>,
+) -> Result<Option<Vec<u8>>, TpmError> {
+    let reading = "reading a certificate from NV memory";
+    let index = NvIndexTpmHandle::new(index).map_err(failed(reading))?;
     let object = match tpm.tr_from_tpm_public(TpmHandle::NvIndex(index)) {
         Ok(object) => object,
         Err(error) if is_empty_handle(error) => return Ok(None),
@@ -298,7 +336,7 @@ fn read_certificate(tpm: &mut Context) -> Result<Option<Vec<u8>>, TpmError> {
             });
         }
         content.extend_from_slice(read.value());
-        wanted = sequence_length(&content).map_or(wanted, |length| length.min(wanted));
+        wanted = enough(&content).map_or(wanted, |length| length.min(wanted));
     }
     content.truncate(wanted);
     Ok(Some(content))

@@ -292,6 +292,7 @@ fn whole_job(number: u8) -> Vec<Event> {
             endorsement_key: Blob(vec![number; 11]),
             storage_root_key: Blob(vec![4; 4]),
             certificate: None,
+            chain: None,
             persisted: false,
             verdict: EndorsementVerdict::Waived {
                 reason: "test".to_owned(),

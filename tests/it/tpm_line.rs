@@ -6,13 +6,13 @@ mod hall;
 mod program;
 
 use crate::emulator::support::Cloud;
-use crate::tpm::device::{Device, READ_PUBLIC_EK, trusted};
+use crate::tpm::device::{Device, READ_PUBLIC_EK, factory, trusted};
 use chips::{Impostor, Stalling, Swapped};
 use dps_station::fixtures::device::Tpm;
 use dps_station::fixtures::first_boot::{FirstBoot, first_boot_tpm};
 use dps_station::fixtures::tpm::{Defect, Maker, manufacture};
 use dps_station::provision::device::RegistrationId;
-use dps_station::provision::endorsement::EmptyHandle;
+use dps_station::provision::endorsement::{EmptyHandle, RootFile, VendorRoots};
 use dps_station::provision::event::EndorsementVerdict;
 use dps_station::provision::fault::Fault;
 use dps_station::provision::product::{EndorsementPolicy, Product};
@@ -99,6 +99,62 @@ async fn a_certificate_from_an_unknown_maker_fails() {
         fault.next,
         "set the unit aside; if its maker is to be trusted, the vendor roots need it"
     );
+}
+
+/// The line trusts a root above the maker. The maker's own certificate stands in no vendor folder, only in the TPM.
+#[tokio::test]
+async fn intermediates_that_the_tpm_carries_complete_a_chain_and_prove_nothing_by_themselves() {
+    let (root, intermediate) = above_the_maker();
+    let trusting = |der: &[u8]| {
+        let bytes = der.to_vec();
+        let name = "root.der".to_owned();
+        Hall::new(VendorRoots::read(&[RootFile { name, bytes }]), |_| ())
+    };
+    let stay = trusting(&root).stay("sim-1", chip(None)).await;
+    assert_eq!(stay.failed().code, "ek_certificate_unknown_maker");
+
+    let (mut tpm, dir) = Device::new(None).into_parts();
+    // As some makers do: padded, and over two indices.
+    let (one, two) = intermediate.split_at(200);
+    tpm.write_nv(0x01c0_0100, &[&[0xff; 7], one].concat())
+        .unwrap();
+    tpm.write_nv(0x01c0_0101, two).unwrap();
+    let tpm = Chip::new((tpm, dir));
+    let stay = trusting(&root).stay("sim-1", tpm.clone()).await;
+    assert!(stay.passed(), "{stay:?}");
+    let record = stay.endorsement();
+    assert!(
+        matches!(&record.verdict, EndorsementVerdict::Genuine { anchor, .. } if anchor == "CN=above")
+    );
+    assert!(record.chain.as_ref().unwrap().0.ends_with(&intermediate));
+
+    // Another root of the same name.
+    let (namesake, _) = above_the_maker();
+    let stay = trusting(&namesake).stay("sim-1", tpm).await;
+    assert_eq!(stay.failed().code, "ek_certificate_bad_signature");
+}
+
+/// A new root, and a certificate from it for the maker of good TPMs.
+fn above_the_maker() -> (Vec<u8>, Vec<u8>) {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    let common_name = |params: &mut rcgen::CertificateParams, name: &str| {
+        let kind = rcgen::DnType::CommonName;
+        params.distinguished_name.push(kind, name);
+    };
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    let mut below = params.clone();
+    common_name(&mut params, "above");
+    common_name(&mut below, "SIMULATED TPM maker A");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let root = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
+    let pem = fs::read(factory().maker.roots().join("maker.pem")).unwrap();
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).unwrap();
+    let maker = pem.parse_x509().unwrap();
+    let key = rcgen::SubjectPublicKeyInfo::from_der(maker.public_key().raw).unwrap();
+    let intermediate = below.signed_by(&key, &root).unwrap();
+    (root.der().to_vec(), intermediate.der().to_vec())
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! Invariant: a path that is found was checked link by link: names, signature, validity, the right to issue.
 
 use super::Refusal;
+use super::certificate::sequence_length;
 use super::link::Link;
 use crate::provision::bytes::Digest;
 use crate::provision::fault::harmless;
@@ -13,6 +14,9 @@ const INTERMEDIATES_MAX: u32 = 4;
 
 /// Most signatures checked for one EK certificate; bundles have a few CAs of one name, never dozens.
 const SIGNATURES_MAX: u32 = 64;
+
+/// Most intermediates taken from one TPM.
+const CARRIED_MAX: usize = 8;
 
 /// Most certificates taken from one set of files.
 const CERTIFICATES_MAX: usize = 10_000;
@@ -138,14 +142,21 @@ impl VendorRoots {
     pub fn dangling(&self, now: i64) -> Vec<(&str, Refusal)> {
         let paths = self.intermediates.iter();
         paths
-            .filter_map(|link| Some((link.name.as_str(), self.anchor_of(link, now).err()?)))
+            .filter_map(|link| Some((link.name.as_str(), self.anchor_of(link, &[], now).err()?)))
             .collect()
     }
 
-    /// Finds a path from `leaf` to an anchor and gives the anchor's name; else the most telling reason.
-    pub(super) fn anchor_of(&self, leaf: &Link, now: i64) -> Result<&str, Refusal> {
+    /// Finds a path from `leaf` to an anchor, over the intermediates here and those `carried`, which nothing is
+    /// trusted for; gives the anchor's name, else the most telling reason.
+    pub(super) fn anchor_of<'a>(
+        &'a self,
+        leaf: &Link,
+        carried: &'a [Link],
+        now: i64,
+    ) -> Result<&'a str, Refusal> {
         let mut search = Search {
             roots: self,
+            carried,
             now,
             signatures_left: SIGNATURES_MAX,
             refusal: None,
@@ -187,6 +198,7 @@ impl VendorRoots {
 /// One search for a path, with its bounds and the most telling reason so far.
 struct Search<'a> {
     roots: &'a VendorRoots,
+    carried: &'a [Link],
     now: i64,
     signatures_left: u32,
     refusal: Option<Refusal>,
@@ -204,7 +216,7 @@ impl<'a> Search<'a> {
         if below == INTERMEDIATES_MAX {
             return None;
         }
-        for intermediate in &roots.intermediates {
+        for intermediate in roots.intermediates.iter().chain(self.carried) {
             let room = intermediate
                 .authority
                 .is_some_and(|right| right.path_length.is_none_or(|most| below <= most));
@@ -240,6 +252,25 @@ impl<'a> Search<'a> {
             }
         }
     }
+}
+
+/// The intermediates that a TPM carries: DER certificates one after the other, with padding between. What is none is
+/// passed over: it could only have helped.
+pub(super) fn carried(chain: &[u8]) -> Vec<Link> {
+    let mut links = Vec::new();
+    let mut rest = chain;
+    while links.len() < CARRIED_MAX {
+        let padding = rest.iter().take_while(|&&byte| byte == 0 || byte == 0xff);
+        rest = &rest[padding.count()..];
+        let Some((der, behind)) =
+            sequence_length(rest).and_then(|length| rest.split_at_checked(length))
+        else {
+            break;
+        };
+        links.extend(usable(Role::Intermediate, der));
+        rest = behind;
+    }
+    links
 }
 
 const PEM_BEGIN: &str = "-----BEGIN CERTIFICATE-----";

@@ -83,6 +83,8 @@ pub enum Fact {
         storage_root_key: Box<StorageKey>,
         /// The EK certificate from NV memory, if there is one.
         certificate: Option<Vec<u8>>,
+        /// The intermediate certificates that the TPM carries, if the verdict depends on them.
+        chain: Vec<u8>,
         /// Whether the station made the key persistent.
         persisted: bool,
         /// Now.

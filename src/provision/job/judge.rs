@@ -16,6 +16,7 @@ struct Found {
     endorsement_key: Box<EndorsementKey>,
     storage_root_key: Box<StorageKey>,
     certificate: Option<Vec<u8>>,
+    chain: Vec<u8>,
     persisted: bool,
 }
 
@@ -32,6 +33,7 @@ impl Job {
                 endorsement_key,
                 storage_root_key,
                 certificate,
+                chain,
                 persisted,
                 at_ms,
             } => {
@@ -39,6 +41,7 @@ impl Job {
                     endorsement_key,
                     storage_root_key,
                     certificate,
+                    chain,
                     persisted,
                 };
                 self.judge_endorsement(found, at_ms)
@@ -135,6 +138,7 @@ impl Job {
         let verdict = endorsement::judge(
             &found.endorsement_key,
             found.certificate.as_deref(),
+            &found.chain,
             &self.product.endorsement,
             &self.product.vendor_roots,
             at_ms / 1000,
@@ -144,6 +148,7 @@ impl Job {
                 endorsement_key: key,
                 storage_root_key: found.storage_root_key.tpm2b().clone(),
                 certificate: found.certificate.map(Blob),
+                chain: Some(Blob(found.chain)).filter(|chain| !chain.0.is_empty()),
                 persisted: found.persisted,
                 verdict,
             })),

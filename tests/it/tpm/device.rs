@@ -224,5 +224,12 @@ pub fn rehearsal(
 pub fn verdict(found: &Extracted, roots: &VendorRoots) -> Result<EndorsementVerdict, Refusal> {
     let certificate = found.certificate.as_deref();
     let policy = EndorsementPolicy::Required;
-    judge(&found.endorsement_key, certificate, &policy, roots, now())
+    judge(
+        &found.endorsement_key,
+        certificate,
+        &[],
+        &policy,
+        roots,
+        now(),
+    )
 }
