@@ -16,13 +16,15 @@ const LATER_MAX_US: u64 = 4_000;
 /// Devices of each factory: two a bay.
 const DEVICES: u16 = 8;
 
-/// Every kind of event of a line that makes devices with certificates and is disturbed by nothing but kills.
-const KINDS: [&str; 18] = [
+/// Every kind of event of a line that makes devices of both kinds and is disturbed by nothing but kills.
+const KINDS: [&str; 20] = [
     "arrived",
     "identified",
     "interrupted",
     "accepted",
+    "link_measured",
     "key_read",
+    "endorsement_read",
     "registration_id_derived",
     "serial_reserved",
     "signed",
@@ -68,6 +70,7 @@ const FACTORIES: [Moments; 3] = [
         ("identified", Device, StationAndRig),
         ("accepted", Device, Station),
         ("key_read", Device, StationAndRig),
+        ("endorsement_read", Device, Station),
         ("enrolled", Device, Station),
     ],
     &[
@@ -81,6 +84,7 @@ const FACTORIES: [Moments; 3] = [
         ("charged", Line, StationAndRig),
     ],
     &[
+        ("link_measured", Device, StationAndRig),
         ("read_back", Device, Station),
         ("proved", Device, StationAndRig),
         ("sealed", Device, Station),

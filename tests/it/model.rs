@@ -1,19 +1,19 @@
 //! The pure job against a world of bytes: whatever happens in whatever order, what the record says is true.
 
+use crate::plant::product;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::certificate::{
-    CaProfile, Csr, Issuer, KeyPolicy, Profile, assemble, draft_issuing, draft_leaf, draft_root,
+    CaProfile, Csr, Issuer, KeyPolicy, assemble, draft_issuing, draft_leaf, draft_root,
 };
 use dps_station::provision::device::{
-    Attestation, DeviceId, Holding, Identification, SerialNumber, proof_message,
+    DeviceId, Holding, Identification, SerialNumber, proof_message,
 };
-use dps_station::provision::endorsement::VendorRoots;
 use dps_station::provision::event::{Event, Recorded, Reservation};
 use dps_station::provision::fault::Fault;
 use dps_station::provision::job::{Disposition, Effect, Fact, IllegalTransition, Job, Next};
-use dps_station::provision::product::{DpsTarget, EndorsementPolicy, Product, SigningCa};
+use dps_station::provision::product::Product;
 use proptest::prelude::*;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData};
 use std::collections::BTreeSet;
@@ -430,7 +430,7 @@ impl Factory {
             issuing,
             device,
             request: request.der().to_vec(),
-            product: Arc::new(product(root_der, issuing_der)),
+            product: Arc::new(product("M", root_der, issuing_der)),
         }
     }
 
@@ -443,29 +443,4 @@ impl Factory {
 
 fn serial(number: u8) -> SerialNumber {
     SerialNumber::from_random([number; SerialNumber::OCTETS])
-}
-
-fn product(root: Vec<u8>, issuing: Vec<u8>) -> Product {
-    Product {
-        name: "gateway".to_owned(),
-        model: "M".to_owned(),
-        firmware: Vec::new(),
-        attestation: Attestation::X509,
-        ca: Some(SigningCa {
-            name: "ca".to_owned(),
-            issuing: Blob(issuing),
-            root: Blob(root),
-        }),
-        profile: Profile::default(),
-        dps: DpsTarget {
-            name: "main".to_owned(),
-            id_scope: "0ne00112233".to_owned(),
-            global_endpoint: "global.azure-devices-provisioning.net".to_owned(),
-        },
-        initial_desired: None,
-        endorsement: EndorsementPolicy::default(),
-        empty_handle: Default::default(),
-        vendor_roots: Arc::new(VendorRoots::read(&[])),
-        digest: Some(Digest::of(b"product")),
-    }
 }

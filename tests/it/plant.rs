@@ -114,7 +114,8 @@ async fn signed(hsm: &Hsm, reservation: &Reservation) -> Vec<u8> {
     assemble(&reservation.tbs.0, &signature)
 }
 
-fn product(model: &str, root: Vec<u8>, issuing: Vec<u8>) -> Product {
+/// A product of devices with certificates.
+pub fn product(model: &str, root: Vec<u8>, issuing: Vec<u8>) -> Product {
     Product {
         name: "gateway".to_owned(),
         model: model.to_owned(),
