@@ -370,6 +370,10 @@ fn a_token_left_half_made_is_made_anew_and_a_finished_one_kept() {
     let before = std::fs::read(&object).unwrap();
     make_token(directory.path(), "line", SO_PIN, PIN).unwrap();
     assert_eq!(std::fs::read(&object).unwrap(), before);
+    // What a kill leaves behind while SoftHSM logs in.
+    std::fs::write(&object, b"").unwrap();
+    make_token(directory.path(), "line", SO_PIN, PIN).unwrap();
+    assert_eq!(std::fs::read(&object).unwrap(), before);
     let left: Vec<_> = std::fs::read_dir(directory.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name())

@@ -139,7 +139,14 @@ fn soak_killed_at_random_moments() {
         let factory = Factory::new(Place::ordinary(), DEVICES);
         loop {
             let whom = [Station, StationAndRig][random.below(2) as usize];
-            let kind = KINDS[random.below(KINDS.len() as u64) as usize];
+            // One of those that have been struck least.
+            let count = |kind| struck.get(kind).copied().unwrap_or(0);
+            let least = KINDS.map(count).into_iter().min();
+            let rare: Vec<_> = KINDS
+                .into_iter()
+                .filter(|kind| Some(count(kind)) == least)
+                .collect();
+            let kind = rare[random.below(rare.len() as u64) as usize];
             let fits = |entry: &Entry| entry.kind == kind;
             if kills == KILLS || !strike_once(&factory, whom, random, |seen| seen.iter().any(fits))
             {

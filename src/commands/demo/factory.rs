@@ -45,6 +45,9 @@ pub fn lay_out(dir: &Path, layout: &Layout<'_>) -> Result<PathBuf, Failure> {
     };
     fs::create_dir_all(dir.join("rig")).map_err(failed)?;
     let dir = fs::canonicalize(dir).map_err(failed)?;
+    let softhsm = pki::find_softhsm().map_err(no_token)?;
+    let pin = pin(&dir.join("rig/hsm/pin")).map_err(failed)?;
+    pki::make_token(&dir.join("rig/hsm"), TOKEN, &pin, &pin).map_err(no_token)?;
     let path = dir.join("station.toml");
     if path.exists() {
         return Ok(path);
@@ -63,9 +66,6 @@ pub fn lay_out(dir: &Path, layout: &Layout<'_>) -> Result<PathBuf, Failure> {
             plan
         }
     };
-    let softhsm = pki::find_softhsm().map_err(no_token)?;
-    let pin = pin(&dir.join("rig/hsm/pin")).map_err(failed)?;
-    pki::make_token(&dir.join("rig/hsm"), TOKEN, &pin, &pin).map_err(no_token)?;
     let module = layout.module.unwrap_or(&softhsm);
     let text = station_toml(&dir, &plan, module, &softhsm);
     write_whole(&path, text.as_bytes()).map_err(failed)?;

@@ -198,7 +198,9 @@ impl Unit {
 
     /// As when the rig is killed too.
     async fn lose_power(&mut self) {
-        self.plug = None;
+        if let Some(plug) = self.plug.take() {
+            plug.pull().await;
+        }
         let flash = self.bench.dir.path().join("flash.json");
         *self.bench.device.lock().unwrap() = Device::load_or_make(&flash, spec()).unwrap();
         self.plug = Some(self.bench.plug_in(Cable::uart(&self.bench.port())).await);

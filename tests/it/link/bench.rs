@@ -54,6 +54,14 @@ impl Bench {
 /// A plugged cable; dropping it unplugs.
 pub struct Plug(JoinHandle<std::io::Result<()>>);
 
+impl Plug {
+    /// Unplugs, and waits until the port is gone: what is plugged in next has one of its own.
+    pub async fn pull(mut self) {
+        self.0.abort();
+        let _ = (&mut self.0).await;
+    }
+}
+
 impl Drop for Plug {
     fn drop(&mut self) {
         self.0.abort();
