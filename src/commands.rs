@@ -104,14 +104,14 @@ pub(crate) struct Context {
 
 /// Runs the command that `cli` names, and says how the program should end.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
-    let mut context = Context {
-        config: cli.config,
+    let context = Context {
+        config: match &cli.command {
+            #[cfg(feature = "demo")]
+            Command::Demo(args) => demo::prepare(args)?,
+            _ => cli.config,
+        },
         json: cli.json,
     };
-    #[cfg(feature = "demo")]
-    if let Command::Demo(args) = &cli.command {
-        context.config = demo::prepare(args)?;
-    }
     if let Some(environment) = context.environment(&cli.command)? {
         return Err(restart_with(&environment));
     }
