@@ -115,7 +115,7 @@ fn strike(place: Place, moments: Moments, random: &mut Random) {
         let fits =
             |entry: &Entry| entry.kind == *kind && (*about == Line || entry.device.is_some());
         let struck = strike_once(&factory, *whom, random, |seen| seen.iter().any(fits));
-        assert!(struck, "the line ended before {kind}: seed {}", random.0);
+        assert!(struck, "the line ended before {kind} could be struck");
     }
     ends_as_if_nothing_had_been(&factory);
 }
