@@ -27,8 +27,13 @@ const RESTART: &str = "start anew";
 const RESET_DELAY: Duration = Duration::from_millis(300);
 /// Pause between two looks at a port or a device that is to come back.
 const RESTART_POLL: Duration = Duration::from_millis(20);
-/// How long a device that is starting anew gets for one answer.
-pub(super) const RESTART_ANSWER: Duration = Duration::from_millis(250);
+/// How long a device that is starting anew gets for one answer, beside what the line takes for it.
+const RESTART_ANSWER: Duration = Duration::from_millis(250);
+/// The same for the first question, which follows the first sign of life at once. One that comes too early is lost.
+const EAGER_ANSWER: Duration = Duration::from_millis(40);
+/// Bytes on the line for one question and its answer then, at most, and the bits of each.
+const LOOK_BYTES: u32 = 600;
+const BITS_PER_BYTE: u32 = 10;
 /// A device that still counts as before so long after a reset request never got it.
 const RESET_LOST: Duration = Duration::from_secs(2);
 
@@ -149,15 +154,15 @@ impl Session<Port> {
             .receive(&mut buffer, asked + RESET_DELAY)
             .await
             .map(|_| ());
+        let on_line =
+            Duration::from_secs(1) * LOOK_BYTES * BITS_PER_BYTE / self.options.baud.max(1);
+        let mut wait = EAGER_ANSWER + on_line;
         while Instant::now() < deadline {
-            if heard.is_ok() {
-                heard = self.settle().await;
-            }
             let answer = match heard {
-                Ok(()) => sign.look(self).await,
+                Ok(()) => sign.look(self, Patience::Once(wait)).await,
                 Err(error) => Err(error),
             };
-            heard = Ok(());
+            wait = RESTART_ANSWER + on_line;
             match answer {
                 Ok(Some(device)) => return Ok(Some(device)),
                 Ok(None) if asked.elapsed() > RESET_LOST => return Ok(None),
@@ -166,6 +171,7 @@ impl Session<Port> {
                 Err(error) => return Err(error),
             }
             sleep(RESTART_POLL).await;
+            heard = self.settle().await;
         }
         Err(self.silent(RESTART))
     }
@@ -192,10 +198,12 @@ pub(super) trait StartSign: Sync {
     /// What is known of the device then.
     type Device: Send;
 
-    /// One look at the device: nothing as long as it has not started anew; `Swapped` where it is another one.
+    /// One look at the device, which gets `patience` for each answer: nothing as long as it has not started anew;
+    /// `Swapped` where it is another one.
     fn look(
         &self,
         session: &mut Session<Port>,
+        patience: Patience,
     ) -> impl Future<Output = Result<Option<Self::Device>, LinkError>> + Send;
 }
 
@@ -203,10 +211,12 @@ pub(super) trait StartSign: Sync {
 impl StartSign for Identification {
     type Device = Self;
 
-    async fn look(&self, session: &mut Session<Port>) -> Result<Option<Self>, LinkError> {
-        let now = session
-            .identify_with(Patience::Once(RESTART_ANSWER))
-            .await?;
+    async fn look(
+        &self,
+        session: &mut Session<Port>,
+        patience: Patience,
+    ) -> Result<Option<Self>, LinkError> {
+        let now = session.identify_with(patience).await?;
         if (&now.device_id, &now.uid) != (&self.device_id, &self.uid) {
             return Err(LinkError::Swapped {
                 port: session.port(),

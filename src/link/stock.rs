@@ -7,7 +7,7 @@
 
 use super::dialogue::{MAX_SETTING, settings};
 use super::port::Port;
-use super::session::{Patience, Question, RESTART_ANSWER, Session, StartSign};
+use super::session::{Patience, Question, Session, StartSign};
 use super::smp::{self, Map, Op};
 use super::{Injection, LinkError, Readback};
 use crate::provision::device::{DeviceId, Holding};
@@ -175,8 +175,11 @@ struct Mark {
 impl StartSign for Mark {
     type Device = DeviceId;
 
-    async fn look(&self, session: &mut Session<Port>) -> Result<Option<DeviceId>, LinkError> {
-        let patience = Patience::Once(RESTART_ANSWER);
+    async fn look(
+        &self,
+        session: &mut Session<Port>,
+        patience: Patience,
+    ) -> Result<Option<DeviceId>, LinkError> {
         let text = session
             .stock_setting("show whether it has started anew", &self.key, patience)
             .await?;
