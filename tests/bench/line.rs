@@ -2,8 +2,8 @@
 //! which is the necessary bytes at that rate and the device's own time.
 //!
 //! The station is the real program, a process of its own, with its ledger on disk and SoftHSM; the devices are
-//! simulated, behind pseudo-terminals, in this process. `cargo bench --bench line`; `-- --short` for two rounds at 1
-//! and 4 bays.
+//! simulated, behind pseudo-terminals, in this process. `cargo bench --bench line`; `-- --short` for three rounds at
+//! 1 and 4 bays.
 
 #![allow(clippy::unwrap_used)]
 
@@ -58,7 +58,7 @@ async fn main() {
     // Cargo adds `--bench`.
     let short = std::env::args().any(|argument| argument == "--short");
     let (sizes, rounds) = match short {
-        true => (&[1, 4][..], 2),
+        true => (&[1, 4][..], 3),
         false => (&[1, 4, 16, 64][..], ROUNDS),
     };
     check_pace().await;
