@@ -200,6 +200,7 @@ pub(super) fn public_key(
 
 /// Makes a P-256 pair that signs, stays, and cannot be read. Its `CKA_ID` is derived from the label.
 pub(super) fn make_key(session: &Session, names: &Names, label: &str) -> Result<(), HsmError> {
+    remove_orphans(session, names, label)?;
     let id = Digest::of(label.as_bytes()).0[..20].to_vec();
     let label = label.as_bytes().to_vec();
     let public = [
@@ -225,6 +226,24 @@ pub(super) fn make_key(session: &Session, names: &Names, label: &str) -> Result<
     session
         .generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)
         .map_err(|error| names.failed(error))?;
+    Ok(())
+}
+
+/// Destroys public keys that a process left which was killed while the pair was made: without the private half, which
+/// nobody ever had, nothing can have been signed for them.
+fn remove_orphans(session: &Session, names: &Names, label: &str) -> Result<(), HsmError> {
+    let template = [
+        Attribute::Class(ObjectClass::PUBLIC_KEY),
+        Attribute::Label(label.as_bytes().to_vec()),
+    ];
+    let orphans = session
+        .find_objects(&template)
+        .map_err(|error| names.failed(error))?;
+    for orphan in orphans {
+        session
+            .destroy_object(orphan)
+            .map_err(|error| names.failed(error))?;
+    }
     Ok(())
 }
 

@@ -154,6 +154,31 @@ fn a_key_is_made_once_found_again_and_signs() {
 }
 
 #[test]
+fn half_a_pair_that_a_kill_left_does_not_stop_the_next_start() {
+    alone(
+        "half_a_pair_that_a_kill_left_does_not_stop_the_next_start",
+        &["line"],
+        async |directory| {
+            let hsm = Hsm::open(options(spy(), "line", PIN)).await.unwrap();
+            hsm.find_or_make_key("issuing").await.unwrap();
+            drop(hsm);
+            let status = Command::new("pkcs11-tool")
+                .arg("--module")
+                .arg(find_softhsm().unwrap())
+                .args(["--token-label", "line", "--login", "--pin", PIN])
+                .args(["--delete-object", "--type", "privkey", "--label", "issuing"])
+                .status();
+            assert!(status.unwrap().success());
+
+            let hsm = Hsm::open(options(spy(), "line", PIN)).await.unwrap();
+            let spki = hsm.find_or_make_key("issuing").await.unwrap();
+            assert_eq!(hsm.public_key("issuing").await.unwrap(), spki);
+            assert_eq!(calls(&directory, "C_GenerateKeyPair"), 2);
+        },
+    );
+}
+
+#[test]
 fn a_wrong_pin_is_tried_once_and_never_again() {
     alone(
         "a_wrong_pin_is_tried_once_and_never_again",
