@@ -290,9 +290,15 @@ impl Unit {
         before: usize,
         events: usize,
     ) -> Reached {
-        /// What a bay says before its first event: that it is open, and that it waits.
-        const FIRST: usize = 2;
-        for _ in 0..FIRST + events - ROOM - 1 {
+        // Before its first event a bay says that it is open, and that it waits; and before that, perhaps, that the port
+        // is not there yet. One report has room while nobody hears it, and the next holds the bay up.
+        let heard_enough = |report: &Report| match report {
+            Report::BayOpened { .. } => events == 1,
+            Report::BayWaiting { .. } => true,
+            _ => false,
+        };
+        while !heard_enough(&said.recv().await.expect("the bay runs")) {}
+        for _ in 0..events.saturating_sub(1 + ROOM) {
             said.recv().await.expect("the bay runs");
         }
         loop {
