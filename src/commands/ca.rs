@@ -6,6 +6,7 @@ use super::signing::{abandon_open, random_serial, sign};
 use super::{Context, Exit, Failure, parts};
 use crate::config::{CaConfig, Config};
 use crate::ledger::{Ledger, ReservationRow, ReservationState};
+use crate::provision::bytes::pem;
 use crate::provision::certificate::{CaProfile, Issuer, draft_issuing, draft_root};
 use crate::provision::event::{Event, Purpose};
 use clap::Subcommand;
@@ -159,16 +160,7 @@ async fn known(
 
 /// Writes a certificate so that the file is there whole or not at all.
 fn write_pem(path: &Path, der: &[u8]) -> Result<(), Failure> {
-    let body = data_encoding::BASE64.encode(der);
-    let lines: Vec<_> = body
-        .as_bytes()
-        .chunks(64)
-        .map(String::from_utf8_lossy)
-        .collect();
-    let text = format!(
-        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
-        lines.join("\n")
-    );
+    let text = pem("CERTIFICATE", der);
     if fs::read_to_string(path).is_ok_and(|old| old == text) {
         return Ok(());
     }
