@@ -423,9 +423,12 @@ impl<'a> Run<'a> {
 
 /// The ledger's errors end with the next step, after the last colon.
 fn ledger_fault(error: LedgerError) -> Fault {
-    let text = error.to_string();
-    let (what, next) = text.rsplit_once(": ").unwrap_or((&text, "look into it"));
-    Fault::station("ledger", what, format!("{next}, then enroll again"))
+    let fault = error.fault();
+    Fault::station(
+        &fault.code,
+        fault.what,
+        format!("{}, then enroll again", fault.next),
+    )
 }
 
 /// Whether a refusal can be about what was sent; any other is about the URL, the version or the method, and would

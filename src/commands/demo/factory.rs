@@ -9,6 +9,7 @@ use crate::fixtures::rig::{
 };
 use crate::fixtures::scenario::Scenario;
 use std::fs::{self, File};
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -46,6 +47,7 @@ pub fn lay_out(dir: &Path, layout: &Layout<'_>) -> Result<PathBuf, Failure> {
     fs::create_dir_all(dir.join("rig")).map_err(failed)?;
     let dir = fs::canonicalize(dir).map_err(failed)?;
     let softhsm = pki::find_softhsm().map_err(no_token)?;
+    fs::create_dir_all(dir.join("rig/hsm")).map_err(failed)?;
     let pin = pin(&dir.join("rig/hsm/pin")).map_err(failed)?;
     pki::make_token(&dir.join("rig/hsm"), TOKEN, &pin, &pin).map_err(no_token)?;
     let path = dir.join("station.toml");
@@ -80,15 +82,24 @@ fn no_token(error: pki::PkiError) -> Failure {
 
 /// The PIN of the simulated HSM: drawn once, readable by this user only.
 fn pin(path: &Path) -> std::io::Result<String> {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::OpenOptionsExt;
     if let Ok(pin) = fs::read_to_string(path) {
         return Ok(pin);
     }
     let mut random = [0; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| std::io::Error::other("no random numbers"))?;
     let pin = data_encoding::HEXLOWER.encode(&random);
-    write_whole(path, pin.as_bytes())?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    let fresh = path.with_extension("new");
+    let mut options = File::options();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)?;
+    file.write_all(pin.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(fresh, path)?;
     Ok(pin)
 }
 
