@@ -2,7 +2,7 @@
 
 mod boundaries;
 
-use crate::support::{Entry, Factory, Place, Running, entries, run, signed_digests};
+use crate::support::{Entry, Factory, Place, Running, bodies, entries, run, signed_digests};
 use rustix::process::{Signal, kill_process};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
@@ -174,7 +174,9 @@ fn strike_once(
     let mut station = Running::start(&mut factory.demo());
     let mut rig = None;
     let deadline = Instant::now() + EVENT_MAX;
-    while !now(&entries(&ledger, before)) {
+    // Only beside a station that has it open: a reader that comes first would make the shared index, as another user.
+    let index = ledger.with_extension("sqlite-shm");
+    while !(index.exists() && now(&entries(&ledger, before))) {
         rig = rig.or_else(|| factory.rig());
         assert!(Instant::now() < deadline, "{:?}", station.kill());
         if station.ended() {
@@ -196,7 +198,8 @@ fn strike_once(
 /// Runs the line to its end: every device is assigned, and nothing was done twice on the way.
 fn ends_as_if_nothing_had_been(factory: &Factory) {
     let ended = run(&mut factory.demo());
-    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    let failed = bodies(&factory.ledger(), "failed");
+    assert_eq!((ended.code(), &failed[..]), (Some(0), &[][..]), "{ended:?}");
     let summary = factory.json("summary.json");
     for count in ["passed", "enrolled", "assigned", "twin_read"] {
         assert_eq!(summary[count], DEVICES, "{count} of {summary}");

@@ -402,3 +402,15 @@ pub fn entries(ledger: &Path, seq: i64) -> Vec<Entry> {
     };
     read().unwrap_or_default()
 }
+
+/// What stands in the events of a kind, as it was recorded.
+pub fn bodies(ledger: &Path, kind: &str) -> Vec<String> {
+    let open = Connection::open_with_flags(ledger, OpenFlags::SQLITE_OPEN_READ_ONLY);
+    let db = open.expect("a ledger");
+    let sql = "SELECT device || ' ' || body FROM events WHERE kind = ? ORDER BY seq";
+    let mut statement = db.prepare(sql).expect("a ledger");
+    let rows = statement.query_map([kind], |row| row.get(0));
+    rows.expect("a ledger")
+        .collect::<Result<_, _>>()
+        .expect("texts")
+}
