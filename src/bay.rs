@@ -5,11 +5,14 @@
 
 mod loopback;
 mod memory;
+mod naming;
 mod perform;
 mod presence;
+mod scans;
 mod tpm;
 
 pub use loopback::LOOPBACK_FAILED;
+pub use scans::Scans;
 
 use crate::hsm::Hsm;
 use crate::ledger::{Claim, Ledger, LedgerError};
@@ -18,13 +21,14 @@ use crate::provision::bytes::Digest;
 use crate::provision::certificate::Issuer;
 use crate::provision::device::{DeviceId, Identification};
 use crate::provision::event::{Event, Recorded};
-use crate::provision::fault::Fault;
+use crate::provision::fault::{Blame, Fault};
 use crate::provision::floor::Report;
 use crate::provision::health::LinkLimits;
 use crate::provision::job::{Disposition, IllegalTransition, Job, Next};
 use crate::provision::loopback::Limits;
 use crate::provision::product::Product;
 use memory::Memory;
+use naming::{Names, in_two_bays};
 use presence::Arrival;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -51,6 +55,8 @@ pub struct Bay {
     pub reports: mpsc::Sender<Report>,
     /// Woken to have the port tested as soon as the bay is empty.
     pub test: Arc<Notify>,
+    /// Where labels that were scanned for it come in.
+    pub scans: Arc<Scans>,
 }
 
 /// What all bays of a line share.
@@ -111,12 +117,7 @@ impl Bay {
         let mut memory = Memory::new(self.limits);
         loop {
             let mut link = self.open().await?;
-            self.report(Report::BayWaiting {
-                at_ms: self.now(),
-                bay: self.name.clone(),
-                for_scan: false,
-            })
-            .await;
+            self.report_waiting().await;
             let test_wanted = self.serve_port(&mut link, &mut memory).await?;
             memory.port_closed(link.health());
             drop(link); // a test opens and locks the port itself
@@ -146,7 +147,9 @@ impl Bay {
                 at_ms: self.now(),
                 bay: self.name.clone(),
             };
+            self.scans.take(); // a label that was scanned for it is not the next one's
             self.report(gone).await;
+            self.report_waiting().await;
         }
     }
 
@@ -183,19 +186,13 @@ impl Bay {
         };
         let device = found.device_id.clone();
         if let Some(other) = self.enter(&device) {
-            let what = format!("{device} is already in bay {other}");
-            let fault = Fault::device(
-                "in_two_bays",
-                what,
-                "take one of the two out and check its label",
-            );
-            self.end(attempt, fault).await?;
+            self.end(attempt, in_two_bays(&device, &other)).await?;
             return Ok(Some(found));
         }
         let began = link.health();
         let result = self.job(attempt, link, found, memory).await;
         memory.attempt_over(link.health().since(began));
-        self.leave(&device);
+        self.leave();
         result.map(Some)
     }
 
@@ -208,47 +205,47 @@ impl Bay {
         memory: &mut Memory,
     ) -> Result<Identification, StationFault> {
         let began = link.health();
-        let device = found.device_id.clone();
-        let identified = Event::Identified {
-            identification: found.clone(),
+        let made = self.product_for(&found).await;
+        let named = match &made {
+            Ok(made) => {
+                let naming = &made.product.naming;
+                self.name(attempt, link, &found, naming).await?
+            }
+            Err(_) => Ok(Names::default()),
         };
-        let (claim, recorded) = match self.line.ledger.identify(attempt, &identified).await {
-            Ok(claimed) => claimed,
-            Err(error) => {
-                self.end(attempt, refusal(&device, error)?).await?;
+        let names = match named {
+            Ok(names) => names,
+            Err(fault) => {
+                self.end(attempt, fault).await?;
                 return Ok(found);
             }
         };
-        self.report_event(recorded).await;
-        let Some(made) = self
-            .line
-            .products
-            .iter()
-            .find(|made| made.product.model == found.model)
-        else {
-            let what = format!("{device} is a {}, and no product here is", found.model);
-            let next = "set the unit aside and call the process engineer";
-            let failed = Event::Failed {
-                fault: Fault::device("not_a_device_we_know", what, next),
-                disable: None,
-            };
-            let measured = link.health().since(began);
-            self.record(&claim, &failed, None, measured).await?;
+        let Some(claim) = self.identify(attempt, &found, names).await? else {
             return Ok(found);
+        };
+        let made = match made {
+            Ok(made) => made,
+            Err(fault) => {
+                let verdict = unjudged(fault);
+                let measured = link.health().since(began);
+                self.record(&claim, &verdict, None, measured).await?;
+                return Ok(found);
+            }
         };
         let events = self
             .line
             .ledger
-            .events(&device)
+            .events(claim.device())
             .await
             .map_err(StationFault::ledger)?;
-        let mut job = Job::recover(device, Arc::clone(&made.product), &events)
+        let mut job = Job::recover(claim.device().clone(), Arc::clone(&made.product), &events)
             .map_err(StationFault::damaged)?;
         let mut work = perform::Work {
             bay: &self.name,
             link,
             tpm_limit: Duration::from_millis(self.link.tpm_ms),
             made,
+            device: claim.device(),
             clock: self.line.clock,
             silences: &mut memory.silences,
             began,
@@ -260,6 +257,31 @@ impl Bay {
             work.silences.clear();
         }
         Ok(work.last)
+    }
+
+    /// Binds the attempt to the unit by its name; no claim where the ledger refuses that, which ends the attempt.
+    async fn identify(
+        &self,
+        attempt: Ulid,
+        found: &Identification,
+        names: Names,
+    ) -> Result<Option<Claim>, StationFault> {
+        let identified = Event::Identified {
+            identification: found.clone(),
+            assigned: names.assigned,
+            scanned: names.scanned,
+        };
+        match self.line.ledger.identify(attempt, &identified).await {
+            Ok((claim, recorded)) => {
+                self.report_event(recorded).await;
+                Ok(Some(claim))
+            }
+            Err(error) => {
+                let device = identified.identified().unwrap_or(&found.device_id);
+                self.end(attempt, refusal(device, error)?).await?;
+                Ok(None)
+            }
+        }
     }
 
     /// The heart: record, move, tell; until the job is done.
@@ -280,6 +302,11 @@ impl Bay {
                 .record(claim, &event, Some(job), work.measured())
                 .await?;
             job.apply(&recorded).map_err(StationFault::damaged)?;
+            if let Event::Failed { fault, .. } = &recorded.event
+                && job.frees_id()
+            {
+                self.give_back(claim.device(), &work.last, fault).await?;
+            }
         }
     }
 
@@ -299,10 +326,7 @@ impl Bay {
                 let fault = refusal(claim.device(), error)?;
                 let verdict = match job {
                     Some(job) => job.verdict(fault),
-                    None => Event::Failed {
-                        fault,
-                        disable: None,
-                    },
+                    None => unjudged(fault),
                 };
                 self.append(claim, digest, &verdict, measured)
                     .await
@@ -357,12 +381,12 @@ impl Bay {
         None
     }
 
-    fn leave(&self, device: &DeviceId) {
+    fn leave(&self) {
         self.line
             .present
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(device);
+            .retain(|_, bay| *bay != self.name);
     }
 
     async fn report_event(&self, recorded: Recorded) {
@@ -401,7 +425,23 @@ fn refusal(device: &DeviceId, error: LedgerError) -> Result<Fault, StationFault>
             format!("{device} has the same {} as {other}", kind.word()),
             "set both units aside and call the process engineer",
         )),
+        LedgerError::Taken { .. } => Ok(Fault::device(
+            "duplicate_identity",
+            format!("{device} is on record as another unit"),
+            "set both units aside and call the process engineer",
+        )),
         error => Err(StationFault::ledger(error)),
+    }
+}
+
+/// The verdict where there is no job that could have one.
+fn unjudged(fault: Fault) -> Event {
+    match fault.blame {
+        Blame::Device => Event::Failed {
+            fault,
+            disable: None,
+        },
+        Blame::Station | Blame::Cloud => Event::Errored { fault },
     }
 }
 

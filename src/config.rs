@@ -3,20 +3,21 @@
 //! Paths in the file are relative to the file. Secrets are never in it: it says where they lie
 //! (`file:PATH` or `env:NAME`); only a simulated line may spell them out.
 
+mod product;
 mod secret;
 
+pub use product::ProductConfig;
 pub use secret::Secret;
 
-use crate::link::{Injection, LinkOptions, Readback};
+use crate::link::LinkOptions;
 use crate::provision::bytes::{Blob, Digest};
-use crate::provision::certificate::Profile;
-use crate::provision::device::{Attestation, Holding};
-use crate::provision::endorsement::{EmptyHandle, VendorRoots};
+use crate::provision::device::Attestation;
+use crate::provision::endorsement::VendorRoots;
 use crate::provision::health::LinkLimits;
 use crate::provision::loopback::Limits;
-use crate::provision::product::{DpsTarget, EndorsementPolicy, Product, SigningCa};
+use crate::provision::product::{DpsTarget, Product, SigningCa};
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -94,59 +95,6 @@ pub struct BayConfig {
     /// How its link is driven.
     #[serde(default)]
     pub link: LinkOptions,
-}
-
-/// `[[product]]`: what a device of a model should become.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProductConfig {
-    /// Its name.
-    pub name: Spanned<String>,
-    /// The model that its devices say they are.
-    pub model: String,
-    /// Firmware versions that may be provisioned; empty for any.
-    #[serde(default)]
-    pub firmware: Vec<String>,
-    /// How its devices prove who they are.
-    pub attestation: Attestation,
-    /// Where the operator must scan the device's ID.
-    #[serde(default)]
-    pub scan: Scan,
-    /// Name of the CA; needed for X.509.
-    #[serde(default)]
-    pub ca: Option<Spanned<String>>,
-    /// Name of the DPS instance.
-    pub dps: Spanned<String>,
-    /// What each certificate contains.
-    #[serde(default)]
-    pub certificate: Profile,
-    /// What is demanded of an endorsement key.
-    #[serde(default)]
-    pub endorsement: EndorsementPolicy,
-    /// What to do where a TPM has no persistent endorsement key.
-    #[serde(default)]
-    pub empty_handle: EmptyHandle,
-    /// A PEM bundle or folder with the TPM makers' roots; needed for TPM.
-    #[serde(default)]
-    pub vendor_roots: Option<PathBuf>,
-    /// Names of the settings that are injected.
-    #[serde(default)]
-    pub inject: Injection,
-    /// The longest that one step with a device may take, in milliseconds.
-    #[serde(default = "default_step_deadline")]
-    pub step_deadline_ms: u64,
-    /// Desired properties of the initial twin.
-    #[serde(default)]
-    pub initial_desired: Option<serde_json::Value>,
-}
-
-/// Where a product's device ID is scanned.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Scan {
-    /// Nowhere: the device's own ID counts.
-    #[default]
-    None,
 }
 
 /// `[[ca]]`: a CA whose key is in an HSM.
@@ -302,6 +250,8 @@ impl Config {
             name: product.name.get_ref().clone(),
             model: product.model.clone(),
             firmware: product.firmware.clone(),
+            usb: product.usb.clone(),
+            naming: product.device_id.clone(),
             attestation: product.attestation,
             ca,
             profile: product.certificate.clone(),
@@ -316,7 +266,7 @@ impl Config {
             vendor_roots: roots,
             digest: None,
         };
-        let text = serde_json::to_vec(&(&resolved, &product.inject, &product.scan))
+        let text = serde_json::to_vec(&(&resolved, &product.inject))
             .expect("a product is made of strings, numbers and lists");
         resolved.digest = Some(Digest::of(&text));
         Ok(resolved)
@@ -357,7 +307,7 @@ impl Config {
             }
         }
         for product in &self.products {
-            self.check_product(product)?;
+            product.check(self)?;
         }
         let secrets = self.cas.iter().map(|ca| (&ca.name, &ca.pin));
         for (name, secret) in secrets.chain(self.dps.iter().map(|dps| (&dps.name, &dps.credential)))
@@ -371,47 +321,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    fn check_product(&self, product: &ProductConfig) -> Result<(), (usize, String)> {
-        let name = product.name.get_ref();
-        let Some(dps) = self.dps(product.dps.get_ref()) else {
-            let what = format!(
-                "product {name} names dps {:?}, and there is none",
-                product.dps.get_ref()
-            );
-            return Err((product.dps.span().start, what));
-        };
-        let holding = Holding {
-            id_scope: dps.id_scope.clone(),
-            global_endpoint: dps.global_endpoint.clone(),
-            registration_id: String::new(), // each device's own
-            certificate_sha256: None,
-        };
-        if let Err(why) = product.inject.fits(&holding, Readback::Whole) {
-            return Err((product.name.span().start, format!("product {name}: {why}")));
-        }
-        match (&product.ca, product.attestation) {
-            (Some(ca), _) if self.ca(ca.get_ref()).is_none() => Err((
-                ca.span().start,
-                format!(
-                    "product {name} names ca {:?}, and there is none",
-                    ca.get_ref()
-                ),
-            )),
-            (None, Attestation::X509) => Err((
-                product.name.span().start,
-                format!("product {name} uses X.509 and names no ca"),
-            )),
-            (_, Attestation::Tpm)
-                if product.vendor_roots.is_none()
-                    && !matches!(product.endorsement, EndorsementPolicy::Waived { .. }) =>
-            {
-                let what = format!("product {name} uses a TPM and names no vendor_roots");
-                Err((product.name.span().start, what))
-            }
-            _ => Ok(()),
-        }
     }
 }
 
@@ -467,12 +376,6 @@ fn default_organization() -> String {
 
 /// A tenth of the 1,000 operations a minute of one instance (`includes/iot-dps-limits.md`), so that ten stations may
 /// close their shifts together.
-/// Writing a certificate chain at 9,600 baud takes three seconds; the slowest thing known is a TPM that makes an RSA
-/// key, at 7.5 s.
-fn default_step_deadline() -> u64 {
-    30_000
-}
-
 fn default_share() -> u32 {
     100
 }
@@ -571,6 +474,21 @@ dps = "main"
                 LINE.replace("attestation = \"x509\"", "attestation = \"rsa\""),
                 "line 23: ",
                 "rsa",
+            ),
+            (
+                format!("{LINE}usb = [\"2fe3\"]\n"),
+                "line 26: ",
+                "no USB ID",
+            ),
+            (
+                format!("{LINE}[product.device_id]\nsource = \"allocated\"\n"),
+                "line 21: ",
+                "need a format",
+            ),
+            (
+                format!("{LINE}[product.device_id]\nformat = \"-##\"\n"),
+                "line 27: ",
+                "device IDs",
             ),
         ];
         for (text, line, what) in cases {

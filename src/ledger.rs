@@ -4,6 +4,7 @@
 //! rebuilds and compares them. An event is durable (WAL, `synchronous=FULL`) before its writer is answered. The hash
 //! of an event is specified at [`hash`].
 
+mod allocation;
 mod chain;
 mod outbox;
 mod project;
@@ -13,6 +14,7 @@ mod verify;
 mod wal;
 mod writer;
 
+pub use allocation::{AllocationRow, AllocationState};
 pub use chain::{GENESIS, hash};
 pub use outbox::OutboxState;
 pub use read::{
@@ -21,11 +23,12 @@ pub use read::{
 pub use store::{APPLICATION_ID, Pragmas};
 pub use verify::{Damage, Place, Report, verify};
 
-use crate::provision::bytes::Digest;
+use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::Reserved;
 use crate::provision::device::DeviceId;
 use crate::provision::event::{Balance, Event, Recorded, Reservation};
 use crate::provision::fault::Fault;
+use crate::provision::naming::IdFormat;
 use rusqlite::Connection;
 use rusqlite::backup::Progress;
 use serde::Serialize;
@@ -155,6 +158,12 @@ pub enum LedgerError {
         /// When it was first seen there, in milliseconds since 1970.
         since_ms: i64,
     },
+    /// The device ID is another unit's.
+    #[error("device ID {device} is on record as another unit's: compare the two units")]
+    Taken {
+        /// The ID.
+        device: DeviceId,
+    },
     /// The event contradicts what is on record.
     #[error("the ledger refuses an event that contradicts what is on record: {0}")]
     Illegal(String),
@@ -205,9 +214,18 @@ impl Ledger {
         Ok(written.recorded)
     }
 
+    /// Gives a device ID to the unit that `attempt` waits for, with [`Event::IdCheckedOut`].
+    ///
+    /// [`LedgerError::Taken`]: another unit has it. [`LedgerError::Duplicate`]: this one has another.
+    pub async fn check_out(&self, attempt: Ulid, event: &Event) -> Result<Recorded, LedgerError> {
+        let written = self.write(Subject::Attempt(attempt), None, event).await?;
+        Ok(written.recorded)
+    }
+
     /// Binds `attempt` to a device with [`Event::Identified`], and takes the claim on it from whoever holds it.
     ///
-    /// [`LedgerError::Duplicate`]: the microcontroller was seen as another device; nothing is recorded.
+    /// [`LedgerError::Duplicate`]: the microcontroller was seen as another device. [`LedgerError::Taken`]: the ID that is
+    /// assigned to it is another unit's. Nothing is recorded.
     pub async fn identify(
         &self,
         attempt: Ulid,
@@ -241,7 +259,7 @@ impl Ledger {
         Ok(self.write(subject, product_digest, event).await?.recorded)
     }
 
-    /// Records what belongs to no attempt: shifts, loopback tests, charges, enrollment results (their device is looked up), and
+    /// Records what belongs to no attempt: device IDs that are given back, shifts, loopback tests, charges, enrollment results (their device is looked up), and
     /// signatures that are for no device.
     ///
     /// A definite result for a record that waits needs a charge that names it in `sending`. A result that was charged
@@ -278,6 +296,25 @@ impl Ledger {
     /// The attempts that have not ended, oldest first: at start, those that a dead process left.
     pub async fn open_attempts(&self) -> Result<Vec<OpenAttempt>, LedgerError> {
         self.read(read::open_attempts).await
+    }
+
+    /// The ID that the unit with this microcontroller was given or is known by, whatever attempt that was in.
+    pub async fn device_of_uid(&self, uid: &Blob) -> Result<Option<DeviceId>, LedgerError> {
+        let uid = uid.clone();
+        self.read(move |db| allocation::device_of_uid(db, &uid))
+            .await
+    }
+
+    /// The smallest number of a format, `from` or greater, that was never given out or was given back.
+    pub async fn next_number(&self, format: &IdFormat, from: u32) -> Result<u32, LedgerError> {
+        let format = format.clone();
+        self.read(move |db| allocation::next_number(db, &format, from))
+            .await
+    }
+
+    /// All device IDs that were ever given out.
+    pub async fn allocations(&self) -> Result<Vec<AllocationRow>, LedgerError> {
+        self.read(allocation::allocations).await
     }
 
     /// All reservations, by serial number.

@@ -68,6 +68,8 @@ pub struct Injection {
     pub endpoint: String,
     /// Key of the registration ID.
     pub registration_id: String,
+    /// Key of the device ID, which is injected only where it does not come from the device.
+    pub device_id: String,
     /// How values are sent.
     pub value: ValueType,
     /// The longest value that the device gives back whole, in bytes. Zephyr's own limit is 32
@@ -221,6 +223,7 @@ impl Default for Injection {
             id_scope: "dps/id_scope".to_owned(),
             endpoint: "dps/endpoint".to_owned(),
             registration_id: "dps/reg_id".to_owned(),
+            device_id: "dps/device_id".to_owned(),
             value: ValueType::default(),
             value_limit: LONGEST_HOST,
         }
@@ -235,7 +238,9 @@ impl Injection {
     ///
     /// A sentence that names the key or the value.
     pub fn fits(&self, holding: &Holding, endpoint: Readback) -> Result<(), String> {
+        let no_value = String::new(); // each device's own
         let values = [
+            (&self.device_id, "device ID", &no_value),
             (&self.id_scope, "ID scope", &holding.id_scope),
             (&self.endpoint, "global endpoint", &holding.global_endpoint),
             (

@@ -11,4 +11,5 @@ pub mod floor;
 pub mod health;
 pub mod job;
 pub mod loopback;
+pub mod naming;
 pub mod product;

@@ -9,7 +9,7 @@ mod upload;
 pub use recovery::close_open_attempts;
 pub use upload::Uploader;
 
-use crate::bay::{Bay, LOOPBACK_FAILED, Line, StationFault};
+use crate::bay::{Bay, LOOPBACK_FAILED, Line, Scans, StationFault};
 use crate::provision::event::Event;
 use crate::provision::fault::Fault;
 use crate::provision::floor::{Command, Floor, Report};
@@ -65,9 +65,13 @@ impl Station {
         let mut floor = Floor::new(&self.id, self.simulated, self.now());
         let (stop, stopped) = watch::channel(false);
         let mut bays = JoinSet::new();
-        let mut tests = Tests::new();
+        let mut doors = Doors::new();
         for bay in self.bays.drain(..) {
-            tests.insert(bay.name.clone(), Arc::clone(&bay.test));
+            let door = Door {
+                test: Arc::clone(&bay.test),
+                scans: Arc::clone(&bay.scans),
+            };
+            doors.insert(bay.name.clone(), door);
             bays.spawn(bay.run(stopped.clone()));
         }
         let mut opened = Opened {
@@ -88,7 +92,7 @@ impl Station {
                 },
                 command = watchers.commands.recv() => match command {
                     Some(Command::Quit) | None => break Ok(()),
-                    Some(command) => match self.obey(command, &tests).await? {
+                    Some(command) => match self.obey(command, &doors).await? {
                         Some(report) => report,
                         None => continue,
                     },
@@ -102,7 +106,7 @@ impl Station {
                     continue;
                 }
             };
-            if let Some(fault) = opened.note(&report, tests.len()) {
+            if let Some(fault) = opened.note(&report, doors.len()) {
                 break Err(fault);
             }
             moved |= matches!(report, Report::Event { .. } | Report::Enroller { .. });
@@ -114,19 +118,22 @@ impl Station {
         result.map(|()| floor)
     }
 
-    async fn obey(&self, command: Command, tests: &Tests) -> Result<Option<Report>, StationFault> {
+    async fn obey(&self, command: Command, doors: &Doors) -> Result<Option<Report>, StationFault> {
         let at_ms = self.now();
         Ok(match command {
             Command::Acknowledge { bay } => Some(Report::Acknowledged { at_ms, bay }),
-            Command::Scan { text, bay } => Some(Report::Scanned { at_ms, bay, text }),
+            Command::Scan { text, bay } => doors.get(&bay).map(|door| {
+                door.scans.put(&text);
+                Report::Scanned { at_ms, bay, text }
+            }),
             Command::CloseShift => self.close_shift().await?,
             Command::Upload => {
                 self.uploader.start();
                 None
             }
             Command::Loopback { bay } => {
-                if let Some(test) = tests.get(&bay) {
-                    test.notify_one();
+                if let Some(door) = doors.get(&bay) {
+                    door.test.notify_one();
                 }
                 None
             }
@@ -198,8 +205,16 @@ impl Station {
     }
 }
 
-/// What wakes each bay to test its port.
-type Tests = BTreeMap<String, Arc<Notify>>;
+/// The way into each bay, by its name.
+type Doors = BTreeMap<String, Door>;
+
+/// What people ask of one bay while it runs.
+struct Door {
+    /// Woken to have its port tested.
+    test: Arc<Notify>,
+    /// Where labels scanned for it go.
+    scans: Arc<Scans>,
+}
 
 /// Which bays could not be opened, and whether any ever could.
 struct Opened {

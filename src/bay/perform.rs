@@ -7,7 +7,7 @@ use crate::link::smp::group::Code;
 use crate::link::{DeviceLink, LinkError, LinkHealth, Readback};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::{Csr, Reserved, draft_leaf};
-use crate::provision::device::{Identification, SerialNumber};
+use crate::provision::device::{DeviceId, Identification, SerialNumber};
 use crate::provision::event::Event;
 use crate::provision::fault::Fault;
 use crate::provision::job::{Effect, Fact};
@@ -23,6 +23,8 @@ pub(super) struct Work<'a> {
     pub tpm_limit: Duration,
     /// What it should become.
     pub made: &'a LineProduct,
+    /// What it is to be called.
+    pub device: &'a DeviceId,
     /// Milliseconds since 1970.
     pub clock: fn() -> i64,
     /// The units that fell silent in this bay.
@@ -61,13 +63,20 @@ impl Work<'_> {
             Effect::RequestCertificate { common_name } => {
                 Fact::Request(self.link.make_key(&common_name).await?)
             }
-            Effect::Write { holding, chain } => {
+            Effect::Write {
+                holding,
+                chain,
+                assigned,
+            } => {
                 if let Err(why) = self.made.injection.fits(&holding, Readback::Whole) {
                     return Ok(Fact::Fault(cannot_be_read_back(why)));
                 }
                 let chain: Vec<Vec<u8>> = chain.into_iter().map(|der| der.0).collect();
                 if !chain.is_empty() {
                     self.link.install(&chain).await?;
+                }
+                if let Some(id) = &assigned {
+                    self.link.assign(id, &self.made.injection).await?;
                 }
                 self.link.inject(&holding, &self.made.injection).await?;
                 Fact::Written(holding)
@@ -129,7 +138,8 @@ impl Work<'_> {
     /// What is to be said when the device is another one than before, or has started anew by itself.
     fn changed(&self, now: &Identification) -> Option<Fault> {
         let (before, bay) = (&self.last, self.bay);
-        if (&now.device_id, &now.uid) != (&before.device_id, &before.uid) {
+        let renamed = now.device_id != before.device_id && now.device_id != *self.device;
+        if renamed || !now.same_unit(before) {
             let what = format!(
                 "bay {bay}: {} is where {} was",
                 now.device_id, before.device_id

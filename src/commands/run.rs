@@ -121,6 +121,7 @@ pub(super) async fn assemble(
         line: Arc::clone(&line),
         reports: sender.clone(),
         test: Arc::default(),
+        scans: Arc::default(),
     });
     let bays = bays.collect();
     let mut clouds = Vec::new();

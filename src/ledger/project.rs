@@ -2,6 +2,7 @@
 //!
 //! Everything here depends on the event and on earlier projections only, so that they can be rebuilt and compared.
 
+use super::allocation;
 use super::outbox;
 use super::store::Failure;
 use super::{IdentityKind, LedgerError};
@@ -11,7 +12,7 @@ use crate::provision::event::{Event, Purpose, Recorded, Reservation};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// The projections, each with its key columns: what `verify` rebuilds and compares.
-pub const TABLES: [(&str, &str); 9] = [
+pub const TABLES: [(&str, &str); 10] = [
     ("attempt", "attempt"),
     ("unit", "device"),
     ("claim", "device"),
@@ -21,6 +22,7 @@ pub const TABLES: [(&str, &str); 9] = [
     ("charge", "seq"),
     ("shift", "shift"),
     ("bay", "bay"),
+    ("allocation", "device"),
 ];
 
 /// Lets `recorded` take effect, or says why it contradicts what is on record.
@@ -31,10 +33,13 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
     touch_unit(db, recorded)?;
     match &recorded.event {
         Event::Arrived { bay, .. } => arrive(db, recorded, bay)?,
-        Event::Identified { identification } if identification.uid.0.is_empty() => {}
-        Event::Identified { identification } => {
-            identity(db, recorded, IdentityKind::Uid, &identification.uid.0)?;
-        }
+        Event::Identified { .. } => tie_uid(db, recorded)?,
+        Event::IdCheckedOut {
+            device_id,
+            format,
+            uid,
+        } => allocation::check_out(db, recorded, device_id, format, uid)?,
+        Event::IdReturned { device_id, uid, .. } => allocation::give_back(db, device_id, uid)?,
         Event::KeyRead { public_key, .. } => {
             identity(db, recorded, IdentityKind::PublicKey, &public_key.0)?;
         }
@@ -51,7 +56,11 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         Event::SerialReserved { reservation } => reserve(db, recorded, reservation)?,
         Event::Signed { serial, .. } => settle(db, recorded, serial, "signed")?,
         Event::SerialAbandoned { serial, .. } => settle(db, recorded, serial, "abandoned")?,
-        Event::Passed { .. } | Event::Failed { .. } => judge(db, recorded)?,
+        Event::Passed { .. } => {
+            judge(db, recorded)?;
+            allocation::confirm(db, device(recorded)?)?;
+        }
+        Event::Failed { .. } => judge(db, recorded)?,
         Event::LoopbackTested {
             bay: Some(bay),
             passed,
@@ -120,6 +129,14 @@ fn arrive(db: &Connection, recorded: &Recorded, bay: &str) -> Result<(), Failure
 
 /// Binds the attempt to the device and takes the claim on it from whoever has it.
 fn claim(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
+    if let Event::Identified {
+        identification,
+        assigned: Some(device),
+        ..
+    } = &recorded.event
+    {
+        allocation::check_assigned(db, device, &identification.uid)?;
+    }
     let attempt = attempt(recorded)?;
     let device = device(recorded)?.as_str();
     let bay: Option<String> = db
@@ -145,6 +162,23 @@ fn claim(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
     db.prepare_cached("UPDATE attempt SET device = ?, fence = ? WHERE attempt = ?")?
         .execute(params![device, fence, attempt])?;
     Ok(())
+}
+
+/// Ties the microcontroller to the name of its unit, unless that is one for the time being.
+fn tie_uid(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
+    let Event::Identified {
+        identification: found,
+        assigned,
+        ..
+    } = &recorded.event
+    else {
+        return Ok(());
+    };
+    let named = assigned.is_some() || !found.blank;
+    if !named || found.uid.0.is_empty() {
+        return Ok(());
+    }
+    identity(db, recorded, IdentityKind::Uid, &found.uid.0)
 }
 
 fn touch_unit(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {

@@ -326,7 +326,8 @@ pub fn balance(db: &Connection, shift: &str) -> Result<Option<Balance>, Failure>
     Ok(Some(balance))
 }
 
-fn rows<T>(
+/// What `read` makes of each row.
+pub fn rows<T>(
     db: &Connection,
     sql: &str,
     params: impl Params,
@@ -341,7 +342,8 @@ fn rows<T>(
     Ok(found)
 }
 
-fn column_word<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> Result<T, Failure> {
+/// The value that the word in a column stands for.
+pub fn column_word<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> Result<T, Failure> {
     unword(&row.get::<_, String>(index)?)
 }
 

@@ -119,3 +119,16 @@ CREATE TABLE bay (
     out INTEGER NOT NULL CHECK (out IN (0, 1)),
     tested_seq INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Each device ID that the station gave out, and the microcontroller that it was given to last.
+CREATE TABLE allocation (
+    device TEXT PRIMARY KEY,
+    format TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    uid BLOB NOT NULL,
+    since_ms INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('out', 'confirmed', 'returned'))
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX allocation_by_number ON allocation (format, number);
+CREATE UNIQUE INDEX allocation_of_uid ON allocation (uid) WHERE state <> 'returned';

@@ -220,7 +220,8 @@ fn device_of_attempt(
 ) -> Result<Option<DeviceId>, Failure> {
     match event {
         Event::Arrived { .. } => Ok(None),
-        Event::Identified { identification } => Ok(Some(identification.device_id.clone())),
+        Event::Identified { .. } => Ok(event.identified().cloned()),
+        Event::IdCheckedOut { device_id, .. } => Ok(Some(device_id.clone())),
         Event::Interrupted { .. } => {
             let device: Option<Option<String>> = db
                 .prepare_cached("SELECT device FROM attempt WHERE attempt = ?")?
@@ -237,6 +238,8 @@ fn check_claim(db: &Connection, claim: &Claim, event: &Event) -> Result<(), Fail
     match event {
         Event::Arrived { .. }
         | Event::Identified { .. }
+        | Event::IdCheckedOut { .. }
+        | Event::IdReturned { .. }
         | Event::LoopbackTested { .. }
         | Event::ShiftOpened { .. }
         | Event::ShiftClosed { .. }
@@ -283,6 +286,7 @@ fn device_of_enrollment(db: &Connection, event: &Event) -> Result<Option<DeviceI
         | Event::SerialReserved { .. }
         | Event::SerialAbandoned { .. }
         | Event::Signed { .. } => Ok(None),
+        Event::IdReturned { device_id, .. } => Ok(Some(device_id.clone())),
         Event::Enrolled {
             registration_id, ..
         }

@@ -70,6 +70,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         Ok(())
     }
 
+    /// Writes the device ID. It is saved with what [`Session::inject`] writes, and counts from the next start on.
+    pub async fn assign(&mut self, id: &DeviceId, keys: &Injection) -> Result<(), LinkError> {
+        self.write_setting(
+            "take its device ID",
+            &keys.device_id,
+            id.as_str(),
+            keys.value,
+        )
+        .await
+    }
+
     /// Writes ID scope, global endpoint and registration ID, and saves them. That proves nothing: only what is read
     /// back after a restart does.
     pub async fn inject(&mut self, holding: &Holding, keys: &Injection) -> Result<(), LinkError> {
@@ -398,13 +409,19 @@ fn identification(reply: &Map) -> Result<Identification, String> {
     if uid.len() > group::MAX_UID {
         return Err(PacketError::Field("uid").to_string());
     }
-    let device_id = DeviceId::parse(reply.get_text("id").map_err(text)?)
-        .map_err(|error| format!("its device ID {error}"))?;
+    let uid = Blob(uid.to_vec());
+    let id = reply.get_text("id").map_err(text)?;
+    let device_id = match id {
+        "" => DeviceId::provisional(&uid)
+            .ok_or("it has neither a device ID nor a microcontroller's unique ID")?,
+        id => DeviceId::parse(id).map_err(|error| format!("its device ID {error}"))?,
+    };
     Ok(Identification {
         device_id,
+        blank: id.is_empty(),
         model: name("model")?,
         firmware: name("fw")?,
-        uid: Blob(uid.to_vec()),
+        uid,
         boots: reply.get_uint("boots").map_err(text)?,
         sealed: reply.get_flag("sealed").map_err(text)?,
         tpm: reply.get_flag("tpm").map_err(text)?,

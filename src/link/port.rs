@@ -2,7 +2,7 @@
 
 mod list;
 
-pub use list::{Holder, PortInfo, UsbInfo, list, look, suggest};
+pub use list::{Holder, PortInfo, UsbInfo, list, look, suggest, usb_behind};
 
 use super::{LinkError, LinkOptions};
 use crate::provision::loopback::ModemLines;

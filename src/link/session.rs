@@ -89,7 +89,7 @@ impl Session<Port> {
 
     /// Resets the device and watches until it has started anew; gives what it says of itself then.
     ///
-    /// The request is sent again only when the device was seen not to have started. The port may go and come back.
+    /// Sent again only when the device was seen not to have started. Port and name may be others when it comes back.
     ///
     /// # Errors
     ///
@@ -217,7 +217,7 @@ impl StartSign for Identification {
         patience: Patience,
     ) -> Result<Option<Self>, LinkError> {
         let now = session.identify_with(patience).await?;
-        if (&now.device_id, &now.uid) != (&self.device_id, &self.uid) {
+        if !now.same_unit(self) {
             return Err(LinkError::Swapped {
                 port: session.port(),
                 found: now.device_id,

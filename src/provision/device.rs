@@ -44,8 +44,11 @@ pub enum Attestation {
 /// What a device says of itself when it is asked: claims, bounded and made harmless, but not yet compared to anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identification {
-    /// The device's own ID.
+    /// The device's own ID; a provisional one where it is blank, see [`DeviceId::provisional`].
     pub device_id: DeviceId,
+    /// Whether the device has no ID of its own yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blank: bool,
     /// Model name; at most 64 characters, printable.
     pub model: String,
     /// Firmware version; at most 64 characters, printable.
@@ -74,6 +77,13 @@ pub struct Holding {
     /// SHA-256 of the leaf certificate's DER; absent on a TPM device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_sha256: Option<Digest>,
+}
+
+impl Identification {
+    /// Whether the same unit said both: the same microcontroller, and where that has no unique ID, the same name.
+    pub fn same_unit(&self, other: &Self) -> bool {
+        self.uid == other.uid && (!self.uid.0.is_empty() || self.device_id == other.device_id)
+    }
 }
 
 impl Holding {
@@ -132,6 +142,13 @@ impl DeviceId {
     pub fn parse(text: &str) -> Result<Self, NameError> {
         check_name(text, |c| c.is_ascii_alphanumeric())?;
         Ok(Self(text.to_owned()))
+    }
+
+    /// What a device without an ID is called until it has one: `uid-` and its microcontroller's unique ID in
+    /// hexadecimal; none where that is empty too.
+    pub fn provisional(uid: &Blob) -> Option<Self> {
+        let hex = data_encoding::HEXLOWER.encode(&uid.0);
+        Self::parse(&format!("uid-{hex}")).ok()
     }
 
     /// The ID as text.

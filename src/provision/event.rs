@@ -8,6 +8,7 @@ use super::device::{Attestation, DeviceId, Holding, Identification, Registration
 use super::fault::Fault;
 use super::health::LinkHealth;
 use super::loopback::Loopback;
+use super::naming::IdFormat;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -27,6 +28,30 @@ pub enum Event {
     Identified {
         /// What the device says of itself.
         identification: Identification,
+        /// The ID that it is to bear, where that does not come from the device.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        assigned: Option<DeviceId>,
+        /// The label that was scanned for it, made harmless.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scanned: Option<String>,
+    },
+    /// The station gives the next number to the unit with this microcontroller, before it is identified by it.
+    IdCheckedOut {
+        /// The ID.
+        device_id: DeviceId,
+        /// The format that it is the next of.
+        format: IdFormat,
+        /// The microcontroller's unique ID.
+        uid: Blob,
+    },
+    /// The unit failed before anything was reserved, signed or written under its number: another may have that.
+    IdReturned {
+        /// The ID.
+        device_id: DeviceId,
+        /// The microcontroller's unique ID; what is on record of the unit goes on under its provisional name.
+        uid: Blob,
+        /// Why.
+        reason: String,
     },
     /// How well the link worked in this attempt; stands before the event that ends it.
     LinkMeasured {
@@ -389,6 +414,8 @@ impl Event {
         match self {
             Self::Arrived { .. } => "arrived",
             Self::Identified { .. } => "identified",
+            Self::IdCheckedOut { .. } => "id_checked_out",
+            Self::IdReturned { .. } => "id_returned",
             Self::LinkMeasured { .. } => "link_measured",
             Self::Interrupted { .. } => "interrupted",
             Self::Accepted { .. } => "accepted",
@@ -415,6 +442,19 @@ impl Event {
             Self::EnrollmentRefused { .. } => "enrollment_refused",
             Self::EnrollmentDisabled { .. } => "enrollment_disabled",
             Self::EnrollmentDeferred { .. } => "enrollment_deferred",
+        }
+    }
+
+    /// The device that an [`Event::Identified`] binds its attempt to: the one assigned, else the one that it says
+    /// it is.
+    pub fn identified(&self) -> Option<&DeviceId> {
+        match self {
+            Self::Identified {
+                identification,
+                assigned,
+                ..
+            } => Some(assigned.as_ref().unwrap_or(&identification.device_id)),
+            _ => None,
         }
     }
 

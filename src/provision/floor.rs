@@ -243,11 +243,19 @@ impl Floor {
 
     fn count(&mut self, recorded: &Recorded) {
         let standing = match &recorded.event {
-            Event::Identified { identification } => {
-                if !self.units.contains_key(&identification.device_id) {
-                    self.set_standing(&identification.device_id, Standing::Open);
+            Event::Identified { .. } => {
+                if let Some(device) = recorded.event.identified()
+                    && !self.units.contains_key(device)
+                {
+                    self.set_standing(device, Standing::Open);
                 }
                 return;
+            }
+            Event::IdCheckedOut { device_id, uid, .. } => {
+                return self.rename(DeviceId::provisional(uid), Some(device_id.clone()));
+            }
+            Event::IdReturned { device_id, uid, .. } => {
+                return self.rename(Some(device_id.clone()), DeviceId::provisional(uid));
             }
             Event::Passed { .. } => Standing::Passed,
             Event::Failed { .. } => Standing::Failed,
@@ -271,6 +279,16 @@ impl Floor {
             *self.counts.of(before) -= 1;
         }
         *self.counts.of(standing) += 1;
+    }
+
+    /// A unit is counted under another name from now on.
+    fn rename(&mut self, from: Option<DeviceId>, to: Option<DeviceId>) {
+        if let Some((from, to)) = from.zip(to)
+            && let Some(standing) = self.units.remove(&from)
+        {
+            *self.counts.of(standing) -= 1;
+            self.set_standing(&to, standing);
+        }
     }
 
     /// A unit that passed in an earlier shift was identified in this one, but is no unit of it.
@@ -336,6 +354,7 @@ mod tests {
             Event::Identified {
                 identification: Identification {
                     device_id: device(unit),
+                    blank: false,
                     model: String::new(),
                     firmware: String::new(),
                     uid: Blob::default(),
@@ -344,6 +363,8 @@ mod tests {
                     tpm: false,
                     holds: Digest::of(b""),
                 },
+                assigned: None,
+                scanned: None,
             },
             Event::RegistrationIdDerived {
                 registration_id: registration_id.clone(),

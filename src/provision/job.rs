@@ -14,6 +14,7 @@ use super::certificate::Reserved;
 use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId};
 use super::event::{EndorsementRecord, EnrolledIdentity, Enrollment, Event, Recorded, Reservation};
 use super::fault::Fault;
+use super::naming::IdSource;
 use super::product::Product;
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ pub struct Job {
     device: DeviceId,
     product: Arc<Product>,
     identification: Option<Identification>,
+    scanned: Option<String>,
     stage: Stage,
     known: Known,
 }
@@ -60,6 +62,8 @@ struct Known {
     /// What was read back and proved last, and nothing else has happened since but the seal.
     proved: Option<Holding>,
     passed: bool,
+    /// Something was reserved, signed or written under the device's ID.
+    used: bool,
 }
 
 /// An event that does not fit where the job stands: the record is damaged or the program is wrong.
@@ -83,6 +87,7 @@ impl Job {
             device,
             product,
             identification: None,
+            scanned: None,
             stage: Stage::Ended(Disposition::Interrupted),
             known: Known::default(),
         };
@@ -122,6 +127,7 @@ impl Job {
             Stage::Certified => Next::Do(Effect::Write {
                 holding: self.asked(),
                 chain: self.chain(),
+                assigned: self.product.naming.injects().then(|| self.device.clone()),
             }),
             Stage::Written => Next::Do(Effect::Restart),
             Stage::Restarted => Next::Do(Effect::ReadBack),
@@ -150,6 +156,12 @@ impl Job {
         Ok(())
     }
 
+    /// Whether the device's ID may go to another unit when this one has failed: the station gave it, and nothing was
+    /// reserved, signed or written under it.
+    pub fn frees_id(&self) -> bool {
+        self.product.naming.source == IdSource::Allocated && !self.known.used
+    }
+
     /// Digest of the product's definition that is in force.
     pub fn product_digest(&self) -> Option<Digest> {
         self.product.digest
@@ -159,14 +171,28 @@ impl Job {
     fn transition(&mut self, stage: Stage, recorded: &Recorded) -> Option<Stage> {
         use Disposition as D;
         match (stage, &recorded.event) {
-            (_, Event::Identified { identification }) => {
+            (
+                _,
+                Event::Identified {
+                    identification,
+                    scanned,
+                    ..
+                },
+            ) => {
                 self.identification = Some(identification.clone());
+                self.scanned = scanned.clone();
                 Some(Stage::Identified)
             }
-            // What became of an enrollment is recorded whenever it is known, and does not move the job.
+            // What stands before it is of a unit that gave the ID back.
+            (stage @ Stage::Ended(_), Event::IdCheckedOut { .. }) => {
+                self.known = Known::default();
+                Some(stage)
+            }
+            // What became of an ID or an enrollment is recorded whenever it is known, and does not move the job.
             (
                 stage,
-                Event::Enrolled { .. }
+                Event::IdReturned { .. }
+                | Event::Enrolled { .. }
                 | Event::EnrollmentRefused { .. }
                 | Event::EnrollmentDisabled { .. }
                 | Event::EnrollmentDeferred { .. },
@@ -215,7 +241,10 @@ impl Job {
                     Stage::Named
                 }
             }
-            (Stage::Certified, Event::Written { .. }) => Stage::Written,
+            (Stage::Certified, Event::Written { .. }) => {
+                self.known.used = true;
+                Stage::Written
+            }
             (Stage::Written, Event::Restarted { .. }) => Stage::Restarted,
             (Stage::Restarted, Event::ReadBack { observed }) => Stage::ReadBack(observed.clone()),
             (Stage::ReadBack(observed), Event::Proved { .. }) => {
@@ -236,6 +265,7 @@ impl Job {
         Some(match (stage, &recorded.event) {
             (Stage::Named, Event::SerialReserved { reservation }) if self.known.open.is_none() => {
                 self.known.open = Some(reservation.clone());
+                self.known.used = true;
                 Stage::Reserved(Some(Reserved::of_record(recorded)?))
             }
             (Stage::Named, Event::SerialAbandoned { serial, .. }) => {
@@ -279,9 +309,12 @@ impl Job {
                 fault: self.incomplete(),
             });
         };
+        if let Some(event) = self.judge_label() {
+            return Next::Record(event);
+        }
         let held = self.known.proved.as_ref().map(Holding::digest);
         Next::Record(if !device.sealed {
-            match self.product.accept(device) {
+            match self.product.accept(&self.device, device) {
                 Ok(()) => Event::Accepted {
                     product: self.product.name.clone(),
                     product_digest: self.product.digest.unwrap_or_else(|| Digest::of(b"")),
@@ -326,7 +359,7 @@ impl Job {
             });
         };
         if *observed != self.asked() {
-            return Next::Record(self.does_not_hold(&difference(&self.asked(), observed)));
+            return Next::Record(self.does_not_hold(&judge::difference(&self.asked(), observed)));
         }
         match (
             &self.known.endorsement,
@@ -443,29 +476,4 @@ fn unsigned(reason: &str) -> Fault {
         format!("the HSM gave no certificate ({reason})"),
         "see `station check`, then put the unit in again",
     )
-}
-
-/// Names each value that differs.
-fn difference(asked: &Holding, observed: &Holding) -> String {
-    let values = [
-        ("ID scope", asked.id_scope != observed.id_scope),
-        (
-            "global endpoint",
-            asked.global_endpoint != observed.global_endpoint,
-        ),
-        (
-            "registration ID",
-            asked.registration_id != observed.registration_id,
-        ),
-        (
-            "certificate",
-            asked.certificate_sha256 != observed.certificate_sha256,
-        ),
-    ];
-    let names: Vec<_> = values
-        .iter()
-        .filter(|(_, differs)| *differs)
-        .map(|(name, _)| *name)
-        .collect();
-    format!("its {} is not what was written", names.join(" and "))
 }

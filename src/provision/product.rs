@@ -7,7 +7,9 @@ use super::device::{Attestation, DeviceId, Holding, Identification, Registration
 use super::endorsement::{EmptyHandle, VendorRoots};
 use super::event::{EnrolledIdentity, Enrollment};
 use super::fault::Fault;
+use super::naming::Naming;
 use serde::{Deserialize, Serialize, Serializer};
+use std::fmt;
 use std::sync::Arc;
 
 /// A product, resolved from `station.toml`.
@@ -19,6 +21,10 @@ pub struct Product {
     pub model: String,
     /// Firmware versions that may be provisioned; empty for any.
     pub firmware: Vec<String>,
+    /// The USB devices that it may be behind; empty for any port.
+    pub usb: Vec<UsbId>,
+    /// Where the IDs of its devices come from.
+    pub naming: Naming,
     /// How its devices prove to DPS who they are.
     pub attestation: Attestation,
     /// The CA that signs its certificates; absent for TPM products.
@@ -40,6 +46,21 @@ pub struct Product {
     #[serde(skip)]
     pub digest: Option<Digest>,
 }
+
+/// Vendor and product ID of a USB device, as four hexadecimal digits each: `2fe3:0004`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct UsbId {
+    /// Vendor ID.
+    pub vendor: u16,
+    /// Product ID.
+    pub product: u16,
+}
+
+/// A text that is no USB ID.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no USB ID, such as \"2fe3:0004\"")]
+pub struct NoUsbId(String);
 
 /// The CA of a product: public parts only; the key stays in the HSM.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -80,20 +101,31 @@ pub enum EndorsementPolicy {
 }
 
 impl Product {
-    /// Whether the product's policy accepts a device that says this of itself.
-    pub fn accept(&self, device: &Identification) -> Result<(), Fault> {
+    /// Whether a device of that model behind that port may be one of its devices; `usb` is absent where the port is
+    /// no USB device.
+    pub fn fits(&self, model: &str, usb: Option<UsbId>) -> bool {
+        self.model == model
+            && (self.usb.is_empty() || usb.is_some_and(|found| self.usb.contains(&found)))
+    }
+
+    /// Whether the product's policy accepts a device, to be named `id`, that says this of itself.
+    pub fn accept(&self, id: &DeviceId, device: &Identification) -> Result<(), Fault> {
         let next = "set the unit aside and call the process engineer";
-        if device.model != self.model {
+        if device.blank && !self.naming.injects() {
             let what = format!(
-                "{} is a {}, not a {}",
-                device.device_id, device.model, self.model
+                "{id} has no ID of its own, and product {} takes what the device has",
+                self.name
             );
+            return Err(Fault::device("no_id", what, next));
+        }
+        if device.model != self.model {
+            let what = format!("{} is a {}, not a {}", id, device.model, self.model);
             return Err(Fault::device("wrong_model", what, next));
         }
         if !self.firmware.is_empty() && !self.firmware.contains(&device.firmware) {
             let what = format!(
                 "{} runs firmware {}, and product {} takes {}",
-                device.device_id,
+                id,
                 device.firmware,
                 self.name,
                 self.firmware.join(", ")
@@ -101,16 +133,13 @@ impl Product {
             return Err(Fault::device("wrong_firmware", what, next));
         }
         if self.attestation == Attestation::Tpm && !device.tpm {
-            let what = format!(
-                "{} has no TPM, and product {} needs one",
-                device.device_id, self.name
-            );
+            let what = format!("{} has no TPM, and product {} needs one", id, self.name);
             return Err(Fault::device("no_tpm", what, next));
         }
-        if self.attestation == Attestation::X509 && device.device_id.as_str().len() > 64 {
+        if self.attestation == Attestation::X509 && id.as_str().len() > 64 {
             let what = format!(
                 "{} is longer than the 64 characters of a certificate's CN",
-                device.device_id
+                id
             );
             return Err(Fault::device("id_too_long", what, next));
         }
@@ -144,9 +173,58 @@ impl Product {
     }
 }
 
+impl UsbId {
+    fn parse(text: &str) -> Option<Self> {
+        let hex = |part: &str| {
+            let digits = part.len() == 4 && part.bytes().all(|b| b.is_ascii_hexdigit());
+            digits.then(|| u16::from_str_radix(part, 16).ok()).flatten()
+        };
+        let (vendor, product) = text.split_once(':')?;
+        Some(Self {
+            vendor: hex(vendor)?,
+            product: hex(product)?,
+        })
+    }
+}
+
+impl TryFrom<String> for UsbId {
+    type Error = NoUsbId;
+    fn try_from(text: String) -> Result<Self, NoUsbId> {
+        Self::parse(&text).ok_or(NoUsbId(text))
+    }
+}
+
+impl From<UsbId> for String {
+    fn from(id: UsbId) -> String {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for UsbId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:04x}", self.vendor, self.product)
+    }
+}
+
 fn digest_of_roots<S: Serializer>(
     roots: &Arc<VendorRoots>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     roots.digest().serialize(serializer)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usb_id_is_two_numbers_of_four_digits() {
+        let id = UsbId::try_from("2fE3:0004".to_owned()).unwrap();
+        assert_eq!((id.vendor, id.product), (0x2fe3, 4));
+        assert_eq!(id.to_string(), "2fe3:0004");
+        for wrong in ["", "2fe3", "2fe3:4", "2fe3:+004", "2fe3:0004:1", "2fe30004"] {
+            assert!(UsbId::try_from(wrong.to_owned()).is_err(), "{wrong:?}");
+        }
+    }
 }

@@ -233,7 +233,7 @@ impl Way {
                 self.arrived_ms = recorded.at_ms;
                 self.noticed = u64::try_from(recorded.at_ms - began_ms).unwrap_or_default();
             }
-            Event::Identified { identification } => self.identification = Some(identification),
+            Event::Identified { identification, .. } => self.identification = Some(identification),
             Event::KeyRead { csr, .. } => self.request = csr.0,
             Event::Written { asked } => {
                 self.id_scope = asked.id_scope;

@@ -84,6 +84,7 @@ impl Line {
         let identified = Event::Identified {
             identification: Identification {
                 device_id: enrollment.device_id.clone(),
+                blank: false,
                 model: "M".to_owned(),
                 firmware: "1".to_owned(),
                 uid: Blob(enrollment.device_id.as_str().into()),
@@ -92,6 +93,8 @@ impl Line {
                 tpm: false,
                 holds: Digest::of(b""),
             },
+            assigned: None,
+            scanned: None,
         };
         let (claim, _) = self.ledger.identify(attempt, &identified).await.unwrap();
         let derived = Event::RegistrationIdDerived {

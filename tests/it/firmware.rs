@@ -140,6 +140,7 @@ fn a_bay_passes_the_reference_in_c() {
                 line: Arc::new(plant.line(ledger, STEP_DEADLINE)),
                 reports: sender,
                 test: Arc::default(),
+                scans: Arc::default(),
             };
             let bay = tokio::spawn(bay.run(stopped));
             let ended = loop {

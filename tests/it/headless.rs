@@ -70,30 +70,8 @@ fn is_event(report: &Value, kind: &str) -> bool {
 #[test]
 fn a_headless_station_obeys_json_lines_on_a_line_that_moves_by_itself() {
     let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().to_str().unwrap();
-    let devices = DEVICES.to_string();
-    let (_line, _, laid_out) = start(&[
-        "emulate",
-        "line",
-        "--json",
-        "--dir",
-        folder,
-        "--devices",
-        &devices,
-        "--auto",
-    ]);
-    let config = PathBuf::from(
-        watch(&laid_out, |line| line["config"].is_string())["config"]
-            .as_str()
-            .unwrap(),
-    );
+    let (_line, config) = lay_out(dir.path(), DEVICES);
     let config = config.to_str().unwrap();
-    until_there(&dir.path().join("rig/socket"));
-    let made = Command::new(env!("CARGO_BIN_EXE_station"))
-        .args(["ca", "init", "--config", config])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{made:?}");
 
     let (mut station, mut stdin, reports) = start(&["run", "--headless", "--config", config]);
     let mut passed = 0;
@@ -128,7 +106,72 @@ fn a_headless_station_obeys_json_lines_on_a_line_that_moves_by_itself() {
         report["report"] == "shift_state" && report["open"] == false
     });
     assert_eq!(closed["report"], "shift_state");
-    say(&mut stdin, r#"{"command":"quit"}"#);
+    quit(&mut station, &mut stdin);
+}
+
+#[test]
+fn a_headless_station_takes_scans_as_json_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_line, config) = lay_out(dir.path(), 1);
+    let text = std::fs::read_to_string(&config).unwrap();
+    let product = "dps = \"main\"\ninitial";
+    let scanned = "dps = \"main\"\ndevice_id = { scan = \"required\" }\ninitial";
+    std::fs::write(&config, text.replace(product, scanned)).unwrap();
+    let config = config.to_str().unwrap();
+
+    let (mut station, mut stdin, reports) = start(&["run", "--headless", "--config", config]);
+    let arrived = watch(&reports, |report| is_event(report, "arrived"));
+    let bay = arrived["bay"].as_str().unwrap();
+    let wanted = |report: &Value| report["report"] == "bay_waiting" && report["bay"] == bay;
+    assert_eq!(watch(&reports, wanted)["for_scan"], true);
+    say(
+        &mut stdin,
+        r#"{"command":"scan","bay":"no such bay","text":"x"}"#,
+    );
+    say(
+        &mut stdin,
+        &format!(r#"{{"command":"scan","bay":"{bay}","text":"sim-x509-0001"}}"#),
+    );
+    let told = watch(&reports, |report| report["report"] == "scanned");
+    assert_eq!(
+        (&told["bay"], &told["text"]),
+        (&arrived["bay"], &"sim-x509-0001".into())
+    );
+    let identified = watch(&reports, |report| is_event(report, "identified"));
+    assert_eq!(identified["recorded"]["event"]["scanned"], "sim-x509-0001");
+    watch(&reports, |report| is_event(report, "passed"));
+    quit(&mut station, &mut stdin);
+}
+
+/// Lays out a line in another process, with units that come and go by themselves, and makes its CA; gives its
+/// `station.toml`.
+fn lay_out(dir: &Path, devices: usize) -> (Running, PathBuf) {
+    let folder = dir.to_str().unwrap();
+    let devices = devices.to_string();
+    let (line, _, laid_out) = start(&[
+        "emulate",
+        "line",
+        "--json",
+        "--dir",
+        folder,
+        "--devices",
+        &devices,
+        "--auto",
+    ]);
+    let laid_out = watch(&laid_out, |line| line["config"].is_string());
+    let config = laid_out["config"].as_str().unwrap();
+    until_there(&dir.join("rig/socket"));
+    let made = Command::new(env!("CARGO_BIN_EXE_station"))
+        .args(["ca", "init", "--config", config])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    (line, PathBuf::from(config))
+}
+
+/// Ends the station in good order.
+fn quit(station: &mut Running, stdin: &mut ChildStdin) {
+    say(stdin, r#"{"command":"quit"}"#);
     // Its stdin is still open: that must not keep it.
     let deadline = Instant::now() + PATIENCE;
     let status = loop {

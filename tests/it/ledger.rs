@@ -75,6 +75,7 @@ fn identified(device_id: DeviceId, uid: &[u8]) -> Event {
     Event::Identified {
         identification: Identification {
             device_id,
+            blank: false,
             model: "M".to_owned(),
             firmware: "1".to_owned(),
             uid: Blob(uid.to_vec()),
@@ -83,6 +84,8 @@ fn identified(device_id: DeviceId, uid: &[u8]) -> Event {
             tpm: false,
             holds: Digest([0; 32]),
         },
+        assigned: None,
+        scanned: None,
     }
 }
 

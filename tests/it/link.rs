@@ -442,6 +442,7 @@ async fn another_device_after_a_reset_is_noticed() {
     let bench = Bench::new();
     let mut other = spec();
     other.device_id = DeviceId::parse("GW-0002").unwrap();
+    other.uid = vec![2; 12];
     let other = Device::load_or_make(&bench.dir.path().join("other.json"), other).unwrap();
     let cable = Cable {
         port_leaves_at_reset: true,

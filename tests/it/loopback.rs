@@ -290,6 +290,7 @@ async fn a_bay_that_failed_stays_out_until_it_passes() {
         }),
         reports: sender,
         test: Arc::default(),
+        scans: Arc::default(),
     };
     let test = Arc::clone(&bay.test);
     let (stop, stopped) = watch::channel(false);

@@ -16,6 +16,7 @@ mod line;
 mod link;
 mod loopback;
 mod model;
+mod naming;
 mod plant;
 mod ports;
 mod rack;

@@ -171,6 +171,8 @@ impl World {
             self.device.boots += 1;
             self.record(Event::Identified {
                 identification: self.device.identification(),
+                assigned: None,
+                scanned: None,
             });
             self.job = Some(recover(&self.events).unwrap());
             return;
@@ -248,7 +250,7 @@ impl World {
                 assert!(self.signed.insert(serial.clone()), "{serial} signed twice");
                 Fact::Signature(Ok(FACTORY.issuing.sign(&tbs.0)))
             }
-            Effect::Write { holding, chain } => {
+            Effect::Write { holding, chain, .. } => {
                 assert!(!self.device.sealed);
                 self.device.holds = Some(holding.clone());
                 self.device.chain = chain;
@@ -333,6 +335,7 @@ impl Device {
     fn identification(&self) -> Identification {
         Identification {
             device_id: id(),
+            blank: false,
             model: "M".to_owned(),
             firmware: "1".to_owned(),
             uid: Blob(vec![7; 12]),

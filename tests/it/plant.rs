@@ -120,6 +120,8 @@ pub fn product(model: &str, root: Vec<u8>, issuing: Vec<u8>) -> Product {
         name: "gateway".to_owned(),
         model: model.to_owned(),
         firmware: Vec::new(),
+        usb: Vec::new(),
+        naming: Default::default(),
         attestation: Attestation::X509,
         ca: Some(SigningCa {
             name: "ca".to_owned(),

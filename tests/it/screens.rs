@@ -69,6 +69,7 @@ fn arrive(floor: &mut Floor, bay: usize) {
     happen(floor, bay, NOON, arrived);
     let identification = Identification {
         device_id: DeviceId::parse(&format!("GW-{bay:04}")).unwrap(),
+        blank: false,
         model: "gateway".to_owned(),
         firmware: "1.0".to_owned(),
         uid: Blob::default(),
@@ -77,7 +78,12 @@ fn arrive(floor: &mut Floor, bay: usize) {
         tpm: false,
         holds: Digest::of(b""),
     };
-    happen(floor, bay, NOON, Event::Identified { identification });
+    let identified = Event::Identified {
+        identification,
+        assigned: None,
+        scanned: None,
+    };
+    happen(floor, bay, NOON, identified);
 }
 
 fn restart(floor: &mut Floor, bay: usize) {

@@ -1,6 +1,7 @@
 //! What is known of the serial ports of this machine, without opening any: that would start some devices anew.
 
 use crate::provision::fault::harmless;
+use crate::provision::product::UsbId;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -103,6 +104,25 @@ pub fn list() -> io::Result<Vec<PortInfo>> {
         .collect();
     ports.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(ports)
+}
+
+/// The USB device behind a port, if there is one.
+///
+/// # Errors
+///
+/// Those of [`list`].
+pub fn usb_behind(path: &Path) -> io::Result<Option<UsbId>> {
+    let Ok(target) = path.canonicalize() else {
+        return Ok(None); // gone meanwhile
+    };
+    let port = list()?.into_iter().find(|port| {
+        let path = port.path.canonicalize();
+        path.is_ok_and(|path| path == target)
+    });
+    Ok(port.and_then(|port| port.usb).map(|usb| UsbId {
+        vendor: usb.vendor,
+        product: usb.product,
+    }))
 }
 
 /// What can be seen of one port from outside.

@@ -24,9 +24,9 @@
 //! | key | type | meaning |
 //! |---|---|---|
 //! | `v` | uint | version of this page: [`PAGE_VERSION`] |
-//! | `id` | text | device ID, 1 to 128 of `A-Z a-z 0-9 - . _ :`, first and last a letter or digit |
+//! | `id` | text | device ID, 1 to 128 of `A-Z a-z 0-9 - . _ :`, first and last a letter or digit; empty: none yet, see below |
 //! | `model`, `fw` | text | model name and firmware version, at most [`MAX_NAME`] bytes each |
-//! | `uid` | bytes | the microcontroller's unique ID, at most [`MAX_UID`] bytes |
+//! | `uid` | bytes | the microcontroller's unique ID, at most [`MAX_UID`] bytes; not empty on a device without an `id` |
 //! | `boots` | uint | grows by one at each start and survives power loss |
 //! | `sealed`, `tpm` | bool | see [`SEAL`]; whether there is a TPM behind [`TPM`] |
 //! | `holds` | 32 bytes | digest of what the device holds, see below |
@@ -38,6 +38,9 @@
 //! | `sha` | 32 bytes | SHA-256 of the whole object, command or response |
 //! | `data` | bytes | a part of it, as much as fits the frame of whoever sends it |
 //! | `nonce`, `sig` | 32 bytes, bytes | see [`SIGN`] |
+//!
+//! **Device ID.** A device that gets its ID from the station has a fourth setting for it, written and saved with the
+//! other three. From the next start on, `id` is its value. The ID is not one of the values in `holds`.
 //!
 //! **Make key.** Makes a P-256 key on the device, saved before the reply, *only if there is none yet*; then builds a
 //! DER PKCS#10 request (RFC 2986, signed with ecdsa-with-SHA256) whose subject is the common name alone, and keeps it
@@ -63,7 +66,7 @@
 //!
 //! **Seal.** If `holds` is the digest of what the device holds, everything in the group but *identify*, and *seal*
 //! with the same digest, is refused from now on, for good: only fresh firmware clears it. A sealed device also
-//! refuses to write or delete the three settings, as a Zephyr handler that refuses does: code 3 of the settings group.
+//! refuses to write or delete these settings, as a Zephyr handler that refuses does: code 3 of the settings group.
 //! A save it answers as ever, and saves nothing. Saved before the reply.
 //!
 //! # What the device holds

@@ -188,9 +188,7 @@ impl Bay {
         let device = || self.device.clone();
         match &recorded.event {
             Event::Arrived { .. } => self.clear(at_ms, BayState::Working),
-            Event::Identified { identification } => {
-                self.device = Some(identification.device_id.clone());
-            }
+            Event::Identified { .. } => self.device = recorded.event.identified().cloned(),
             Event::RegistrationIdDerived { registration_id } => {
                 self.registration_id = Some(registration_id.clone());
             }

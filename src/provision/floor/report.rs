@@ -20,13 +20,13 @@ pub enum Report {
         /// The port's path.
         port: String,
     },
-    /// The bay is empty and ready for a unit.
+    /// The bay is ready for a unit, or for the label of the one that is in it.
     BayWaiting {
         /// When.
         at_ms: i64,
         /// The bay's name.
         bay: String,
-        /// Whether the product wants a label scanned for this bay.
+        /// Whether a product of the line wants a label scanned.
         for_scan: bool,
     },
     /// The bay is out of service until someone puts it right.

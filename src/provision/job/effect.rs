@@ -4,7 +4,7 @@
 
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::Reserved;
-use crate::provision::device::{Holding, Identification, RegistrationId};
+use crate::provision::device::{DeviceId, Holding, Identification, RegistrationId};
 use crate::provision::endorsement::credential::Challenge;
 use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
 use crate::provision::event::{EndorsementRecord, Event, Reservation};
@@ -50,6 +50,8 @@ pub enum Effect {
         holding: Holding,
         /// DER certificates, leaf first; empty on a TPM device.
         chain: Vec<Blob>,
+        /// The ID that it is to bear, where that does not come from itself.
+        assigned: Option<DeviceId>,
     },
     /// Reset the device and watch it start anew.
     Restart,

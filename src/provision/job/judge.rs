@@ -91,6 +91,21 @@ impl Job {
         self.verdict(Fault::device("does_not_hold", what, SET_ASIDE))
     }
 
+    /// What is wrong with the scanned label, if anything. A wrong label on a unit that passed says nothing of the unit.
+    pub(super) fn judge_label(&self) -> Option<Event> {
+        let label = self.scanned.as_deref().unwrap_or("nothing");
+        if !self.product.naming.wants_scan() || label == self.device.as_str() {
+            return None;
+        }
+        let what = format!("the label says {label}, and the unit is {}", self.device);
+        let next = "compare label and unit, then put the unit in again and scan its own label";
+        let fault = Fault::device("wrong_label", what, next);
+        Some(match self.known.passed {
+            true => Event::Interrupted { fault },
+            false => self.verdict(fault),
+        })
+    }
+
     fn judge_request(&self, csr: Vec<u8>) -> Event {
         let request = match Csr::parse(&csr, self.device.as_str(), &self.product.profile.keys) {
             Ok(request) => request,
@@ -201,7 +216,15 @@ impl Job {
                 fault: self.incomplete(),
             };
         };
-        if found.device_id != before.device_id || found.uid != before.uid {
+        let renamed = found.blank || found.device_id != self.device;
+        if renamed && found.same_unit(before) && self.product.naming.injects() {
+            let name = match found.blank {
+                true => "nothing",
+                false => found.device_id.as_str(),
+            };
+            return self.does_not_hold(&format!("it calls itself {name} after the restart"));
+        }
+        if renamed || !found.same_unit(before) {
             let what = format!(
                 "{} is in the bay where {} was",
                 found.device_id, self.device
@@ -248,4 +271,29 @@ impl Job {
             Err(refusal) => self.verdict(refusal.fault()),
         }
     }
+}
+
+/// Names each value that differs.
+pub(super) fn difference(asked: &Holding, observed: &Holding) -> String {
+    let values = [
+        ("ID scope", asked.id_scope != observed.id_scope),
+        (
+            "global endpoint",
+            asked.global_endpoint != observed.global_endpoint,
+        ),
+        (
+            "registration ID",
+            asked.registration_id != observed.registration_id,
+        ),
+        (
+            "certificate",
+            asked.certificate_sha256 != observed.certificate_sha256,
+        ),
+    ];
+    let names: Vec<_> = values
+        .iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(name, _)| *name)
+        .collect();
+    format!("its {} is not what was written", names.join(" and "))
 }

@@ -61,7 +61,7 @@ fn draw_block(model: &Model, bay: &Bay, area: Rect, buf: &mut Buffer) {
     match &bay.state {
         BayState::Waiting { for_scan } => {
             let text = if *for_scan {
-                " scan the label, then plug the unit in"
+                " plug the unit in and scan its label"
             } else {
                 " plug a unit in"
             };

@@ -323,6 +323,7 @@ impl Unit {
             line,
             reports,
             test: Arc::default(),
+            scans: Arc::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use dps_station::ledger::{IdentityKind, OutboxState, ReservationState, UnitRow, Verdict};
+use dps_station::provision::naming::IdFormat;
 
 #[tokio::test]
 async fn a_claim_taken_over_is_fenced_off() {
@@ -23,6 +24,55 @@ async fn a_claim_taken_over_is_fenced_off() {
     assert_eq!(ledger.open_attempts().await.unwrap(), []);
     let ended = ledger.append(&second, None, &derived(1)).await;
     assert!(matches!(ended, Err(LedgerError::Illegal(_))), "{ended:?}");
+    clean(&path);
+}
+
+#[tokio::test]
+async fn a_number_is_for_one_unit_and_goes_back_only_unused() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    let given = |number, uid: u8| Event::IdCheckedOut {
+        device_id: device(number),
+        format: IdFormat::parse("GW-###").unwrap(),
+        uid: Blob(vec![uid]),
+    };
+    let returned = Event::IdReturned {
+        device_id: device(2),
+        uid: Blob(vec![2]),
+        reason: "it broke".to_owned(),
+    };
+    claim(&ledger, 1).await;
+    let attempt = Ulid::generate();
+    assert!(ledger.check_out(attempt, &given(2, 2)).await.is_err());
+    ledger.arrive(attempt, &arrived()).await.unwrap();
+    let taken = LedgerError::Taken { device: device(1) };
+    assert_eq!(ledger.check_out(attempt, &given(1, 2)).await, Err(taken));
+    ledger.check_out(attempt, &given(2, 2)).await.unwrap();
+    let taken = LedgerError::Taken { device: device(2) };
+    assert_eq!(ledger.check_out(attempt, &given(2, 3)).await, Err(taken));
+    let duplicate = LedgerError::Duplicate {
+        kind: IdentityKind::Uid,
+        other: device(2),
+        since_ms: clock(),
+    };
+    assert_eq!(
+        ledger.check_out(attempt, &given(3, 2)).await,
+        Err(duplicate)
+    );
+    let format = IdFormat::parse("GW-###").unwrap();
+    let next = ledger.next_number(&format, 1).await;
+    assert_eq!(next, Ok(1), "whoever asks finds out that it is taken");
+
+    ledger.record(&returned).await.unwrap();
+    assert!(ledger.record(&returned).await.is_err());
+    ledger.check_out(attempt, &given(2, 2)).await.unwrap();
+    let held = ledger.device_of_uid(&Blob(vec![2])).await.unwrap();
+    assert_eq!(held, Some(device(2)));
+    let event = identified(device(2), &[2]);
+    let (unit, _) = ledger.identify(attempt, &event).await.unwrap();
+    append(&ledger, &unit, &[reserved(Purpose::Leaf, 2), failed(None)]).await;
+    assert!(ledger.record(&returned).await.is_err());
     clean(&path);
 }
 

@@ -22,6 +22,7 @@ fn keys(value: ValueType) -> Injection {
         registration_id: "net/registration".to_owned(),
         value,
         value_limit: 32,
+        ..Injection::default()
     }
 }
 

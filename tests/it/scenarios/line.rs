@@ -103,6 +103,7 @@ pub async fn run_bay(rig: RigBay, attempts: usize, line: &Arc<Line>) -> Story {
         line: Arc::clone(line),
         reports: sender,
         test: Arc::default(),
+        scans: Arc::default(),
     };
     let queue: VecDeque<_> = (0..rig.units.len()).map(|n| unit(&rig, n)).collect();
     let units = queue.iter().map(|(device, _)| Arc::clone(device)).collect();

@@ -97,6 +97,7 @@ impl Hall {
             line: Arc::clone(&self.line),
             reports,
             test: Arc::default(),
+            scans: Arc::default(),
         };
         OpenBay {
             said,
@@ -340,6 +341,8 @@ fn product(roots: VendorRoots) -> Product {
         name: "sim-tpm".to_owned(),
         model: "SIM-TPM".to_owned(),
         firmware: Vec::new(),
+        usb: Vec::new(),
+        naming: Default::default(),
         attestation: Attestation::Tpm,
         ca: None,
         profile: Profile::default(),

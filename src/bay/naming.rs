@@ -1,0 +1,245 @@
+//! What the unit in the bay is to be called: by itself, by its label, or by the next number.
+
+use super::presence::PRESENCE_TIMEOUT;
+use super::{Bay, LineProduct, StationFault, refusal};
+use crate::ledger::LedgerError;
+use crate::link::{DeviceLink, port};
+use crate::provision::bytes::Blob;
+use crate::provision::device::{DeviceId, Identification};
+use crate::provision::event::Event;
+use crate::provision::fault::Fault;
+use crate::provision::floor::Report;
+use crate::provision::naming::{IdFormat, IdSource, Naming};
+use crate::provision::product::UsbId;
+use std::time::Duration;
+use tokio::time::sleep;
+use ulid::Ulid;
+
+/// How long a unit waits for its label to be scanned.
+const SCAN_LIMIT: Duration = Duration::from_secs(60);
+/// How many numbers are tried that turn out to be taken: as many bays may want one at once, and more.
+const CHECK_OUT_TRIES: u32 = 1_000;
+
+/// What to do about a unit that cannot be named.
+const COMPARE: &str = "compare label and unit, then put the unit in again and scan its own label";
+const SET_ASIDE: &str = "set the unit aside and call the process engineer";
+
+/// What a unit is to be called.
+#[derive(Default)]
+pub(super) struct Names {
+    /// The ID that it is to bear, where that does not come from itself.
+    pub assigned: Option<DeviceId>,
+    /// The label that was scanned for it.
+    pub scanned: Option<String>,
+}
+
+/// No name, and the unit is to blame, or the operator; or the station itself failed.
+type Outcome<T> = Result<Result<T, Fault>, StationFault>;
+
+impl Bay {
+    /// The first product that what was found in this bay may become.
+    pub(super) async fn product_for(&self, found: &Identification) -> Result<&LineProduct, Fault> {
+        let products = &self.line.products;
+        let usb = match products.iter().any(|made| !made.product.usb.is_empty()) {
+            true => self.usb().await?,
+            false => None,
+        };
+        let mut products = products.iter();
+        let fits = products.find(|made| made.product.fits(&found.model, usb));
+        fits.ok_or_else(|| {
+            let place = match usb {
+                Some(usb) => format!(" on USB {usb}"),
+                None => String::new(),
+            };
+            let (device, model) = (&found.device_id, &found.model);
+            let what = format!("{device} is a {model}{place}, and no product here is");
+            Fault::device("not_a_device_we_know", what, SET_ASIDE)
+        })
+    }
+
+    /// The USB device behind the bay's port.
+    async fn usb(&self) -> Result<Option<UsbId>, Fault> {
+        let path = self.port.clone();
+        let looked = tokio::task::spawn_blocking(move || port::usb_behind(&path)).await;
+        let found = looked.map_err(std::io::Error::other).and_then(|usb| usb);
+        found.map_err(|error| {
+            let what = format!("the ports of this machine cannot be listed ({error})");
+            Fault::station(
+                "no_port_list",
+                what,
+                "mount /sys, then start the station again",
+            )
+        })
+    }
+
+    /// Finds out what the unit is to be called; a number is checked out on record before anything else is done.
+    ///
+    /// A microcontroller that is on record keeps the name that it has there.
+    pub(super) async fn name(
+        &self,
+        attempt: Ulid,
+        link: &mut DeviceLink,
+        found: &Identification,
+        naming: &Naming,
+    ) -> Outcome<Names> {
+        let mut names = Names::default();
+        if naming.wants_scan() {
+            match self.label(link, found).await {
+                Ok(label) => names.scanned = Some(label),
+                Err(fault) => return Ok(Err(fault)),
+            }
+        }
+        let Some(format) = naming.format.as_ref().filter(|_| naming.injects()) else {
+            return Ok(Ok(names));
+        };
+        if found.uid.0.is_empty() {
+            let what = format!("{} has no unique ID to tie a name to", found.device_id);
+            return Ok(Err(Fault::device("no_uid", what, SET_ASIDE)));
+        }
+        let known = self.line.ledger.device_of_uid(&found.uid).await;
+        let known = known.map_err(StationFault::ledger)?;
+        let on_label = names.scanned.as_deref();
+        let on_label = match naming.source {
+            IdSource::Scanned => on_label,
+            IdSource::Device | IdSource::Allocated => None,
+        };
+        let name = match (known, on_label) {
+            (Some(known), label) => keep(known, label, format),
+            (None, Some(label)) => format
+                .device_id(label)
+                .ok_or_else(|| wrong_format(label, format)),
+            (None, None) => self.check_out(attempt, format, &found.uid).await?,
+        };
+        Ok(name.and_then(|name| {
+            if name != found.device_id
+                && let Some(other) = self.enter(&name)
+            {
+                return Err(in_two_bays(&name, &other));
+            }
+            names.assigned = Some(name);
+            Ok(names)
+        }))
+    }
+
+    /// Gives out the next number. Another bay or process may be faster: then it is the one after.
+    async fn check_out(&self, attempt: Ulid, format: &IdFormat, uid: &Blob) -> Outcome<DeviceId> {
+        let ledger = &self.line.ledger;
+        let mut from = 1;
+        for _ in 0..CHECK_OUT_TRIES {
+            let number = ledger.next_number(format, from).await;
+            let number = number.map_err(StationFault::ledger)?;
+            let Some(device_id) = format.numbered(number) else {
+                break;
+            };
+            let event = Event::IdCheckedOut {
+                device_id: device_id.clone(),
+                format: format.clone(),
+                uid: uid.clone(),
+            };
+            match ledger.check_out(attempt, &event).await {
+                Ok(recorded) => {
+                    self.report_event(recorded).await;
+                    return Ok(Ok(device_id));
+                }
+                Err(LedgerError::Taken { .. }) => from = number + 1,
+                Err(error) => return refusal(&device_id, error).map(Err),
+            }
+        }
+        let what = format!("no number of the form {format} is free");
+        let next = "give the product another format in station.toml";
+        Ok(Err(Fault::station("no_free_id", what, next)))
+    }
+
+    /// The unit failed before its number meant anything: the next one may have it.
+    pub(super) async fn give_back(
+        &self,
+        device: &DeviceId,
+        unit: &Identification,
+        fault: &Fault,
+    ) -> Result<(), StationFault> {
+        let returned = Event::IdReturned {
+            device_id: device.clone(),
+            uid: unit.uid.clone(),
+            reason: fault.what.clone(),
+        };
+        let recorded = self.line.ledger.record(&returned).await;
+        let recorded = recorded.map_err(StationFault::ledger)?;
+        self.report_event(recorded).await;
+        Ok(())
+    }
+
+    /// The unit's label: the one scanned last for this bay, or the next one, as long as the unit is there.
+    async fn label(&self, link: &mut DeviceLink, found: &Identification) -> Result<String, Fault> {
+        if let Some(label) = self.scans.take() {
+            return Ok(label);
+        }
+        self.report_waiting().await;
+        let device = &found.device_id;
+        let gone = || {
+            let what = format!(
+                "bay {}: {device} left before its label was scanned",
+                self.name
+            );
+            Fault::device(
+                "device_gone",
+                what,
+                "put the unit in again and scan its label",
+            )
+        };
+        let label = tokio::select! {
+            label = self.scans.next() => label,
+            () = self.departure(link, Some(found)) => return Err(gone()),
+            () = sleep(SCAN_LIMIT) => {
+                let what = format!("bay {}: no label was scanned for {device}", self.name);
+                let next = "put the unit in again and scan its label";
+                return Err(Fault::device("not_scanned", what, next));
+            }
+        };
+        // Looking whether the unit was there may have been cut off in the middle: this clears the line.
+        match link.find(PRESENCE_TIMEOUT).await {
+            Ok(now) if !now.same_unit(found) || now.boots != found.boots => Err(gone()),
+            Err(error) if error.lost_port() => Err(gone()),
+            _ => Ok(label), // a unit that is silent now is for the job's first step to judge
+        }
+    }
+
+    /// Says that the bay waits: for a unit, or for the label of the one that is in it.
+    pub(super) async fn report_waiting(&self) {
+        let mut products = self.line.products.iter();
+        self.report(Report::BayWaiting {
+            at_ms: self.now(),
+            bay: self.name.clone(),
+            for_scan: products.any(|made| made.product.naming.wants_scan()),
+        })
+        .await;
+    }
+}
+
+/// A device that is in another bay already.
+pub(super) fn in_two_bays(device: &DeviceId, other: &str) -> Fault {
+    Fault::device(
+        "in_two_bays",
+        format!("{device} is already in bay {other}"),
+        "take one of the two out and check its label",
+    )
+}
+
+/// A microcontroller keeps its name, and its label must say it.
+fn keep(known: DeviceId, label: Option<&str>, format: &IdFormat) -> Result<DeviceId, Fault> {
+    if let Some(label) = label.filter(|label| *label != known.as_str()) {
+        let what = format!("the label says {label}, and the unit is on record as {known}");
+        return Err(Fault::device("wrong_label", what, COMPARE));
+    }
+    match format.device_id(known.as_str()) {
+        Some(name) => Ok(name),
+        None => {
+            let what = format!("the unit is on record as {known}, and its product has {format}");
+            Err(Fault::device("other_format", what, SET_ASIDE))
+        }
+    }
+}
+
+fn wrong_format(label: &str, format: &IdFormat) -> Fault {
+    let what = format!("the label says {label}, and the ID of such a unit looks like {format}");
+    Fault::device("wrong_label", what, COMPARE)
+}

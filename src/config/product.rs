@@ -1,0 +1,112 @@
+//! The `[[product]]` entries of `station.toml`.
+
+use super::Config;
+use crate::link::{Injection, Readback};
+use crate::provision::certificate::Profile;
+use crate::provision::device::{Attestation, Holding};
+use crate::provision::endorsement::EmptyHandle;
+use crate::provision::naming::Naming;
+use crate::provision::product::{EndorsementPolicy, UsbId};
+use serde::Deserialize;
+use std::path::PathBuf;
+use toml::Spanned;
+
+/// `[[product]]`: what a device of a model should become.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProductConfig {
+    /// Its name.
+    pub name: Spanned<String>,
+    /// The model that its devices say they are.
+    pub model: String,
+    /// Firmware versions that may be provisioned; empty for any.
+    #[serde(default)]
+    pub firmware: Vec<String>,
+    /// How its devices prove who they are.
+    pub attestation: Attestation,
+    /// The USB devices that its devices are behind, as `vendor:product`; empty for any port.
+    #[serde(default)]
+    pub usb: Vec<UsbId>,
+    /// Where the IDs of its devices come from.
+    #[serde(default)]
+    pub device_id: Naming,
+    /// Name of the CA; needed for X.509.
+    #[serde(default)]
+    pub ca: Option<Spanned<String>>,
+    /// Name of the DPS instance.
+    pub dps: Spanned<String>,
+    /// What each certificate contains.
+    #[serde(default)]
+    pub certificate: Profile,
+    /// What is demanded of an endorsement key.
+    #[serde(default)]
+    pub endorsement: EndorsementPolicy,
+    /// What to do where a TPM has no persistent endorsement key.
+    #[serde(default)]
+    pub empty_handle: EmptyHandle,
+    /// A PEM bundle or folder with the TPM makers' roots; needed for TPM.
+    #[serde(default)]
+    pub vendor_roots: Option<PathBuf>,
+    /// Names of the settings that are injected.
+    #[serde(default)]
+    pub inject: Injection,
+    /// The longest that one step with a device may take, in milliseconds.
+    #[serde(default = "default_step_deadline")]
+    pub step_deadline_ms: u64,
+    /// Desired properties of the initial twin.
+    #[serde(default)]
+    pub initial_desired: Option<serde_json::Value>,
+}
+
+impl ProductConfig {
+    /// What is wrong with it: where that stands in the file, in bytes, and what.
+    pub(super) fn check(&self, config: &Config) -> Result<(), (usize, String)> {
+        let name = self.name.get_ref();
+        let Some(dps) = config.dps(self.dps.get_ref()) else {
+            let what = format!(
+                "product {name} names dps {:?}, and there is none",
+                self.dps.get_ref()
+            );
+            return Err((self.dps.span().start, what));
+        };
+        let holding = Holding {
+            id_scope: dps.id_scope.clone(),
+            global_endpoint: dps.global_endpoint.clone(),
+            registration_id: String::new(), // each device's own
+            certificate_sha256: None,
+        };
+        if let Err(why) = self.inject.fits(&holding, Readback::Whole) {
+            return Err((self.name.span().start, format!("product {name}: {why}")));
+        }
+        if let Err(error) = self.device_id.check() {
+            return Err((self.name.span().start, format!("product {name}: {error}")));
+        }
+        match (&self.ca, self.attestation) {
+            (Some(ca), _) if config.ca(ca.get_ref()).is_none() => Err((
+                ca.span().start,
+                format!(
+                    "product {name} names ca {:?}, and there is none",
+                    ca.get_ref()
+                ),
+            )),
+            (None, Attestation::X509) => Err((
+                self.name.span().start,
+                format!("product {name} uses X.509 and names no ca"),
+            )),
+            (_, Attestation::Tpm)
+                if self.vendor_roots.is_none()
+                    && !matches!(self.endorsement, EndorsementPolicy::Waived { .. }) =>
+            {
+                let what = format!("product {name} uses a TPM and names no vendor_roots");
+                Err((self.name.span().start, what))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writing a certificate chain at 9,600 baud takes three seconds; the slowest thing known is a TPM that makes an RSA
+/// key, at 7.5 s.
+fn default_step_deadline() -> u64 {
+    30_000
+}

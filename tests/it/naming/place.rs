@@ -1,0 +1,260 @@
+//! A bay in this process that a test plugs units into, with a product that names them as the test says.
+
+use crate::plant::{self, Plant, STEP_DEADLINE};
+use crate::scenarios::line::options;
+use dps_station::bay::{Bay, Line, Scans};
+use dps_station::fixtures::device::{Cable, Device, DeviceSpec, SharedDevice, run_device};
+use dps_station::fixtures::pty::Pty;
+use dps_station::fixtures::scenario::Flaw;
+use dps_station::provision::bytes::{Blob, Digest};
+use dps_station::provision::device::{Attestation, DeviceId};
+use dps_station::provision::event::Event;
+use dps_station::provision::fault::Fault;
+use dps_station::provision::floor::Report;
+use dps_station::provision::health::LinkLimits;
+use dps_station::provision::product::Product;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// How long one report may take to come, on a machine that does much else.
+const REPORT_MAX: Duration = Duration::from_secs(30);
+
+/// A line with one product, and the units that come to it.
+pub struct Hall {
+    dir: TempDir,
+    pub line: Arc<Line>,
+}
+
+impl Hall {
+    /// With a `[product.device_id]` of this text.
+    pub fn new(plant: &Plant, naming: &str) -> Self {
+        Self::with(plant, |product| {
+            product.naming = toml::from_str(naming).unwrap();
+            product.naming.check().unwrap();
+        })
+    }
+
+    pub fn with(plant: &Plant, change: impl FnOnce(&mut Product)) -> Self {
+        let dir = TempDir::new().unwrap();
+        let ledger = plant::ledger(&dir.path().join("ledger.sqlite"));
+        let mut line = plant.line(ledger, STEP_DEADLINE);
+        let mut product = (*plant.product).clone();
+        change(&mut product);
+        line.products[0].product = Arc::new(product);
+        Self {
+            dir,
+            line: Arc::new(line),
+        }
+    }
+
+    pub fn ledger(&self) -> PathBuf {
+        self.dir.path().join("ledger.sqlite")
+    }
+
+    /// The numbers that were given out, with what became of them.
+    pub async fn numbers(&self) -> Vec<String> {
+        let rows = self.line.ledger.allocations().await.unwrap();
+        let text = rows
+            .iter()
+            .map(|row| format!("{} {:?}", row.device, row.state));
+        text.collect()
+    }
+
+    /// A unit with an ID of its own.
+    pub fn own(&self, id: &str) -> SharedDevice {
+        Arc::new(Mutex::new(self.device(id)))
+    }
+
+    /// A unit without one.
+    pub fn blank(&self, unit: &str, flaw: Option<Flaw>) -> SharedDevice {
+        let device = self.device(unit).with_flaw(flaw).without_id().unwrap();
+        Arc::new(Mutex::new(device))
+    }
+
+    /// A unit without one that asks for a certificate in another name.
+    pub fn misnaming(&self, unit: &str) -> SharedDevice {
+        let device = self.device(unit).with_own_name("GW-9999");
+        Arc::new(Mutex::new(device.without_id().unwrap()))
+    }
+
+    fn device(&self, id: &str) -> Device {
+        let spec = DeviceSpec {
+            device_id: DeviceId::parse(id).unwrap(),
+            model: "SIM-X509".to_owned(),
+            firmware: "1.0.0".to_owned(),
+            uid: uid(id).0,
+            kind: Attestation::X509,
+        };
+        Device::load_or_make(&self.dir.path().join(format!("{id}.json")), spec).unwrap()
+    }
+
+    /// A bay that serves, each of its reports taken before the next is made.
+    pub fn open(&self, name: &str) -> Place {
+        let (reports, said) = mpsc::channel(1);
+        let (stop, stopped) = watch::channel(false);
+        let scans = Arc::new(Scans::default());
+        let port = self.dir.path().join(format!("bay-{name}"));
+        let bay = Bay {
+            name: name.to_owned(),
+            port: port.clone(),
+            hotplug: true,
+            link: options(),
+            limits: LinkLimits::default(),
+            line: Arc::clone(&self.line),
+            reports,
+            test: Arc::default(),
+            scans: Arc::clone(&scans),
+        };
+        let task = async move { bay.run(stopped).await.map_err(|fault| fault.to_string()) };
+        Place {
+            line: Arc::clone(&self.line),
+            port,
+            scans,
+            said,
+            stop,
+            task: tokio::spawn(task),
+            plug: None,
+            numbers: Arc::default(),
+        }
+    }
+}
+
+/// A unit's microcontroller.
+pub fn uid(unit: &str) -> Blob {
+    Blob(Digest::of(unit.as_bytes()).0[..12].to_vec())
+}
+
+/// What an attempt ended with instead of a PASS.
+pub fn fault(events: &[Event]) -> &Fault {
+    match events.last() {
+        Some(Event::Failed { fault, .. } | Event::Interrupted { fault }) => fault,
+        other => panic!("no fault: {other:?}"),
+    }
+}
+
+/// A bay, as the person before it has it.
+pub struct Place {
+    line: Arc<Line>,
+    port: PathBuf,
+    pub scans: Arc<Scans>,
+    said: mpsc::Receiver<Report>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Result<(), String>>,
+    plug: Option<JoinHandle<io::Result<()>>>,
+    numbers: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+impl Place {
+    /// Plugs a unit in; its port goes away while it starts anew.
+    pub fn plug(&mut self, unit: &SharedDevice) {
+        let cable = Cable {
+            port_leaves_at_reset: true,
+            ..Cable::uart(&self.port)
+        };
+        self.plug = Some(tokio::spawn(run_device(Arc::clone(unit), cable)));
+    }
+
+    /// The same with a unit that comes back under another number of the port each time.
+    pub fn plug_renumbered(&mut self, unit: &SharedDevice) {
+        let (unit, port) = (Arc::clone(unit), self.port.clone());
+        let numbers = Arc::clone(&self.numbers);
+        self.plug = Some(tokio::spawn(async move {
+            let number = |port: &Path| fs::read_link(port).unwrap();
+            let mut pty = Pty::open(&port)?;
+            numbers.lock().unwrap().push(number(&port));
+            let mut buffer = [0; 1024];
+            loop {
+                let count = pty.read(&mut buffer).await?;
+                let output = unit.lock().unwrap().handle(&buffer[..count]);
+                pty.write_all(&output).await?;
+                if unit.lock().unwrap().wants_restart() {
+                    // The former one is open until the next one is made: the numbers cannot be the same.
+                    pty = Pty::open(&port)?;
+                    numbers.lock().unwrap().push(number(&port));
+                    unit.lock().unwrap().restart()?;
+                }
+            }
+        }));
+    }
+
+    /// The numbers that such a unit had.
+    pub fn numbers(&self) -> Vec<PathBuf> {
+        self.numbers.lock().unwrap().clone()
+    }
+
+    /// Unplugs the unit, and waits until that was noticed.
+    pub async fn pull(&mut self) {
+        self.unplug().await;
+        self.until(|report| matches!(report, Report::Removed { .. }))
+            .await;
+    }
+
+    /// Waits until the bay says that it waits for the label of the unit that has arrived.
+    pub async fn until_scan_is_wanted(&mut self) {
+        self.until_event("arrived").await;
+        self.until(|report| matches!(report, Report::BayWaiting { for_scan: true, .. }))
+            .await;
+    }
+
+    pub async fn until_event(&mut self, kind: &str) {
+        self.until(
+            |report| matches!(report, Report::Event { recorded, .. } if recorded.event.kind() == kind),
+        )
+        .await;
+    }
+
+    /// Waits until the unit that is there, or comes next, has its verdict; gives all its events.
+    pub async fn stay(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            if let Report::Event { recorded, .. } = self.next().await {
+                events.push(recorded.event);
+                if events.last().is_some_and(Event::ends_attempt) {
+                    return events;
+                }
+            }
+        }
+    }
+
+    /// Stops the bay where it stands, as a killed process would.
+    pub async fn kill(mut self) {
+        self.task.abort();
+        let _ = self.task.await;
+        // What it had asked to be recorded is recorded before anybody reads the ledger again.
+        self.line.ledger.pragmas().await.unwrap();
+        self.line.present.lock().unwrap().clear();
+        if let Some(plug) = self.plug.take() {
+            plug.abort();
+            let _ = plug.await;
+        }
+    }
+
+    pub async fn close(mut self) {
+        self.unplug().await;
+        self.stop.send(true).unwrap();
+        self.said.close();
+        self.task.await.unwrap().unwrap();
+    }
+
+    async fn unplug(&mut self) {
+        if let Some(plug) = self.plug.take() {
+            plug.abort();
+            let _ = plug.await;
+        }
+    }
+
+    async fn until(&mut self, wanted: impl Fn(&Report) -> bool) {
+        while !wanted(&self.next().await) {}
+    }
+
+    async fn next(&mut self) -> Report {
+        let report = tokio::time::timeout(REPORT_MAX, self.said.recv()).await;
+        report.expect("a report in time").expect("the bay runs")
+    }
+}
