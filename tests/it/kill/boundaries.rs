@@ -298,9 +298,7 @@ impl Unit {
             _ => false,
         };
         while !heard_enough(&said.recv().await.expect("the bay runs")) {}
-        for _ in 0..events.saturating_sub(1 + ROOM) {
-            said.recv().await.expect("the bay runs");
-        }
+        let mut to_hear = events.saturating_sub(1 + ROOM);
         loop {
             let kinds = self.kinds();
             if kinds.len() > before && ends(kinds.last().unwrap()) {
@@ -309,7 +307,11 @@ impl Unit {
             if kinds.len() >= before + events {
                 return Reached::Stop;
             }
-            tokio::time::sleep(LOOK).await;
+            if to_hear == 0 {
+                tokio::time::sleep(LOOK).await;
+            } else if tokio::time::timeout(LOOK, said.recv()).await.is_ok() {
+                to_hear -= 1;
+            }
         }
     }
 
