@@ -77,7 +77,7 @@ pub struct Line {
 pub struct LineProduct {
     /// What a device should become.
     pub product: Arc<Product>,
-    /// How it is injected; with the key of the device ID for an injection-only product, and for no other.
+    /// How it is injected.
     pub injection: Injection,
     /// Who signs; absent for products without certificates.
     pub signer: Option<Signer>,
@@ -253,10 +253,7 @@ impl Bay {
             resetting: false,
         };
         let ended = self.drive(&claim, &mut job, &mut work).await?;
-        if matches!(
-            ended,
-            Disposition::Passed | Disposition::Recognised | Disposition::Injected
-        ) {
+        if matches!(ended, Disposition::Passed | Disposition::Recognised) {
             work.silences.clear();
         }
         Ok(work.last)

@@ -1,7 +1,7 @@
 //! Who is in the bay: its port opened, an arrival noticed, a departure noticed.
 
 use super::memory::Memory;
-use super::{Bay, LineProduct, StationFault, perform};
+use super::{Bay, StationFault, perform};
 use crate::link::{DeviceLink, LinkError};
 use crate::provision::device::Identification;
 use crate::provision::fault::Fault;
@@ -16,7 +16,7 @@ const DEPARTURE_POLL: Duration = Duration::from_millis(300);
 /// How often in a row a unit that is done must not have been heard for it to have left: one answer may be lost.
 const DEPARTURE_LOOKS: u32 = 3;
 /// How long a device may be silent to the arrival and departure questions.
-const PRESENCE_TIMEOUT: Duration = Duration::from_millis(500);
+pub(super) const PRESENCE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often a port that cannot be opened is tried again.
 pub(super) const REOPEN_POLL: Duration = Duration::from_secs(1);
 /// How often an empty bay says how its link is, where something more went wrong on it.
@@ -32,32 +32,6 @@ pub(super) enum Arrival {
     PortGone,
     /// Nothing, and the port is to be tested.
     TestWanted,
-}
-
-/// Asks once whether a device is there, and who it is. One that does not know the question has stock firmware: it is
-/// asked for its ID as each injection-only product keeps it.
-///
-/// # Errors
-///
-/// Those of [`DeviceLink::find`], or of the last question.
-pub(super) async fn find(
-    link: &mut DeviceLink,
-    products: &[LineProduct],
-) -> Result<Identification, LinkError> {
-    let mut error = match link.find(PRESENCE_TIMEOUT).await {
-        Err(error) if error.is_unknown_command() => error,
-        found => return found,
-    };
-    for made in products {
-        let Some(id_key) = &made.injection.id_key else {
-            continue;
-        };
-        match link.find_stock(id_key, PRESENCE_TIMEOUT).await {
-            Ok(id) => return Ok(Identification::of_stock(id, &made.product.model)),
-            Err(not_this) => error = not_this,
-        }
-    }
-    Err(error)
 }
 
 impl Bay {
@@ -109,7 +83,7 @@ impl Bay {
         while !self.test_wanted(pause).await {
             pause = ARRIVAL_POLL;
             let heard_before = link.health().bytes_in;
-            let error = match find(link, &self.line.products).await {
+            let error = match link.find(PRESENCE_TIMEOUT).await {
                 Ok(found) => return Arrival::Device(found),
                 Err(error) if error.lost_port() => return Arrival::PortGone,
                 Err(error) => error,
@@ -142,7 +116,7 @@ impl Bay {
                 None => {}
             }
             let heard_before = link.health().bytes_in;
-            match (find(link, &self.line.products).await, unit) {
+            match (link.find(PRESENCE_TIMEOUT).await, unit) {
                 (Ok(found), Some(unit))
                     if found.device_id == unit.device_id && found.boots == unit.boots =>
                 {

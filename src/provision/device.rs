@@ -63,11 +63,6 @@ pub struct Identification {
     pub tpm: bool,
     /// Digest of what the device holds; see [`Holding::digest`].
     pub holds: Digest,
-    /// Whether its firmware is stock: it has no provisioning commands, and only its ID was read, from a setting. The
-    /// model is then the product's; firmware and unique ID are empty, the start counter is 0, nothing is sealed, no
-    /// TPM can be reached, and the digest is that of no bytes: none of that is known.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub stock: bool,
 }
 
 /// What a device holds after provisioning: what is asked of it, what is read back, and what is enrolled.
@@ -88,22 +83,6 @@ impl Identification {
     /// Whether the same unit said both: the same microcontroller, and where that has no unique ID, the same name.
     pub fn same_unit(&self, other: &Self) -> bool {
         self.uid == other.uid && (!self.uid.0.is_empty() || self.device_id == other.device_id)
-    }
-
-    /// All that is known of a device with stock firmware: its ID, and the product that it is to be.
-    pub fn of_stock(device_id: DeviceId, model: &str) -> Self {
-        Self {
-            device_id,
-            blank: false,
-            model: model.to_owned(),
-            firmware: String::new(),
-            uid: Blob::default(),
-            boots: 0,
-            sealed: false,
-            tpm: false,
-            holds: Digest::of(b""),
-            stock: true,
-        }
     }
 }
 
@@ -130,12 +109,10 @@ impl Holding {
     }
 }
 
-/// What stands before the nonce in what a device signs, so that its signature can mean nothing else.
-pub const PROOF_PREFIX: &[u8] = b"DPS-STATION-PROOF\0";
-
-/// What a device signs to prove that it can use its key: [`PROOF_PREFIX`] and the station's nonce.
+/// What a device signs to prove that it can use its key: a fixed context, so that the signature can mean nothing
+/// else, and the station's nonce.
 pub fn proof_message(nonce: &[u8; 32]) -> Vec<u8> {
-    [PROOF_PREFIX, nonce].concat()
+    [b"DPS-STATION-PROOF\0".as_slice(), nonce].concat()
 }
 
 /// Why a text is not the name that it should be.

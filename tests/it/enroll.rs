@@ -92,7 +92,6 @@ impl Line {
                 sealed: false,
                 tpm: false,
                 holds: Digest::of(b""),
-                stock: false,
             },
             assigned: None,
             scanned: None,

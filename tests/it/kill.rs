@@ -1,6 +1,8 @@
 //! `kill -9` at any moment, then the same command again: nothing is lost, signed twice or enrolled twice.
 
 mod boundaries;
+mod tpm;
+mod walk;
 
 use crate::support::{Entry, Factory, Place, Running, bodies, entries, run, signed_digests};
 use rustix::process::{Signal, kill_process};

@@ -83,7 +83,6 @@ fn identified(device_id: DeviceId, uid: &[u8]) -> Event {
             sealed: false,
             tpm: false,
             holds: Digest([0; 32]),
-            stock: false,
         },
         assigned: None,
         scanned: None,
@@ -312,10 +311,7 @@ fn whole_job(number: u8) -> Vec<Event> {
             boots_before: 1,
             boots_after: 2,
         },
-        Event::ReadBack {
-            observed: holding,
-            value_limit: None,
-        },
+        Event::ReadBack { observed: holding },
         Event::Proved {
             proof: Proof::Signature {
                 nonce: Digest([3; 32]),

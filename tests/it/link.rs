@@ -160,7 +160,7 @@ async fn flash_outlives_the_device_process() {
         &Map::new().uint("rid", 1).text("cn", "GW-0001"),
     );
     let key = bench.device.lock().unwrap().private_key().unwrap().to_vec();
-    let again = Device::load_or_make(&bench.dir.path().join("flash.json"), spec()).unwrap();
+    let again = Device::load_or_make(&bench.flash(), spec()).unwrap();
     assert_eq!(again.private_key(), Some(&key[..]));
     assert_eq!(again.boots(), 2);
 }

@@ -10,7 +10,6 @@ mod firmware;
 mod fuzz;
 mod headless;
 mod hsm;
-mod injection;
 mod kill;
 mod ledger;
 mod line;

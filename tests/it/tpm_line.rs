@@ -2,7 +2,7 @@
 
 mod budget;
 mod chips;
-mod hall;
+pub mod hall;
 mod program;
 
 use crate::emulator::support::Cloud;
@@ -59,7 +59,7 @@ fn waived_reason(stay: &Stay) -> &str {
 }
 
 /// What a TPM has at the endorsement key's handle; none where that is empty.
-fn persistent_key(tpm: &mut Chip) -> Option<Vec<u8>> {
+pub fn persistent_key(tpm: &mut Chip) -> Option<Vec<u8>> {
     let answer = tpm.transact(&READ_PUBLIC_EK).unwrap();
     let size = answer.get(10..12)?;
     let size = usize::from(u16::from_be_bytes([size[0], size[1]]));

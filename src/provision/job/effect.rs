@@ -9,7 +9,6 @@ use crate::provision::endorsement::credential::Challenge;
 use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
 use crate::provision::event::{EndorsementRecord, Event, Reservation};
 use crate::provision::fault::Fault;
-use crate::provision::injected::Observed;
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +17,6 @@ pub enum Disposition {
     Passed,
     /// It had been before, and still is.
     Recognised,
-    /// It holds what it should, and has no identity: its firmware is stock.
-    Injected,
     /// The unit is bad.
     Failed,
     /// The station could not do its part.
@@ -51,7 +48,7 @@ pub enum Effect {
     Write {
         /// What the device is to hold.
         holding: Holding,
-        /// DER certificates, leaf first; empty on a device without certificates.
+        /// DER certificates, leaf first; empty on a TPM device.
         chain: Vec<Blob>,
         /// The ID that it is to bear, where that does not come from itself.
         assigned: Option<DeviceId>,
@@ -104,7 +101,7 @@ pub enum Fact {
     /// The device was seen to start anew, and says this of itself.
     Restarted(Identification),
     /// What the device holds.
-    Observed(Observed, Vec<Blob>),
+    Observed(Holding, Vec<Blob>),
     /// The device signed this nonce; the time is in milliseconds since 1970.
     KeyProof {
         /// The nonce.

@@ -8,12 +8,15 @@ use dps_station::link::smp::frame::{self, Decoder};
 use dps_station::link::smp::{self, Map, Packet, Version, group};
 use dps_station::provision::bytes::Digest;
 use dps_station::provision::device::{Attestation, DeviceId, Holding};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
+
+/// The device's flash, in the bench's folder.
+const FLASH: &str = "flash.json";
 
 /// A simulated device in a bay of its own.
 pub struct Bench {
@@ -27,10 +30,18 @@ impl Bench {
     }
 
     pub fn with(change: impl FnOnce(Device) -> Device) -> Self {
+        Self::of(|flash| change(Device::load_or_make(flash, spec()).unwrap()))
+    }
+
+    /// With the device that is made with this flash.
+    pub fn of(make: impl FnOnce(&Path) -> Device) -> Self {
         let dir = TempDir::new().unwrap();
-        let device = Device::load_or_make(&dir.path().join("flash.json"), spec()).unwrap();
-        let device = Arc::new(Mutex::new(change(device)));
+        let device = Arc::new(Mutex::new(make(&dir.path().join(FLASH))));
         Self { dir, device }
+    }
+
+    pub fn flash(&self) -> PathBuf {
+        self.dir.path().join(FLASH)
     }
 
     pub fn port(&self) -> PathBuf {

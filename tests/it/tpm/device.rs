@@ -1,5 +1,6 @@
 //! One software TPM for one test, and the line to it with at most one thing wrong.
 
+use dps_station::fixtures::device::Tpm;
 use dps_station::fixtures::tpm::{Defect, Maker, SwTpm, manufacture};
 use dps_station::provision::device::RegistrationId;
 use dps_station::provision::endorsement::credential::{
@@ -175,21 +176,25 @@ impl Device {
         Ok(())
     }
 
-    /// All handles that the TPM holds: persistent, transient, and sessions.
     pub fn handles(&mut self) -> Vec<Vec<u8>> {
-        let ranges = [0x81_u8, 0x80, 0x02, 0x03, 0x01];
-        let ask = |first: u8| {
-            let mut command = vec![0x80, 0x01, 0, 0, 0, 22, 0, 0, 0x01, 0x7a, 0, 0, 0, 1];
-            command.extend_from_slice(&[first, 0, 0, 0, 0, 0, 0, 0x40]);
-            self.tpm.transact(&command).unwrap()
-        };
-        ranges.map(ask).to_vec()
+        handles(&mut self.tpm)
     }
 
     pub fn names(&self) -> Vec<&'static str> {
         let names = self.log.iter().map(|record| command_name(record.code));
         names.map(Option::unwrap).collect()
     }
+}
+
+/// All handles that a TPM holds: persistent, transient, sessions, and NV indices.
+pub fn handles(tpm: &mut impl Tpm) -> Vec<Vec<u8>> {
+    let ranges = [0x81_u8, 0x80, 0x02, 0x03, 0x01];
+    let ask = |first: u8| {
+        let mut command = vec![0x80, 0x01, 0, 0, 0, 22, 0, 0, 0x01, 0x7a, 0, 0, 0, 1];
+        command.extend_from_slice(&[first, 0, 0, 0, 0, 0, 0, 0x40]);
+        tpm.transact(&command).unwrap()
+    };
+    ranges.map(ask).to_vec()
 }
 
 pub fn challenge(keys: &Extracted) -> (Challenge, String) {

@@ -16,7 +16,7 @@ use dps_station::provision::floor::Report;
 use dps_station::provision::product::{DpsTarget, EndorsementPolicy, Product};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
@@ -41,28 +41,9 @@ impl Hall {
     /// A hall for TPM devices whose makers are `roots`; `change` says in what its product differs from the ordinary.
     pub fn new(roots: VendorRoots, change: impl FnOnce(&mut Product)) -> Self {
         let dir = TempDir::new().unwrap();
-        let ledger = Ledger::open(Options {
-            path: dir.path().join("ledger.sqlite"),
-            station: "S1".to_owned(),
-            operator: None,
-            clock,
-            max_pages: None,
-        });
         let mut product = product(roots);
         change(&mut product);
-        let made = LineProduct {
-            product: Arc::new(product),
-            injection: Injection::default(),
-            signer: None,
-            step_deadline: Duration::from_secs(30),
-        };
-        let line = Line {
-            ledger: ledger.unwrap(),
-            products: vec![made],
-            present: Mutex::new(BTreeMap::new()),
-            loopback: Default::default(),
-            clock,
-        };
+        let line = line(&dir.path().join("ledger.sqlite"), product);
         Self {
             dir,
             link: LinkOptions::default(),
@@ -72,15 +53,8 @@ impl Hall {
 
     /// A device as it comes from its first firmware, with this TPM in it.
     pub fn device(&self, name: &str, tpm: impl Tpm + 'static) -> Device {
-        let spec = DeviceSpec {
-            device_id: DeviceId::parse(name).unwrap(),
-            model: "SIM-TPM".to_owned(),
-            firmware: "1.0".to_owned(),
-            uid: name.as_bytes().to_vec(),
-            kind: Attestation::Tpm,
-        };
         let flash = self.dir.path().join(format!("{name}.json"));
-        let device = Device::load_or_make(&flash, spec).unwrap();
+        let device = Device::load_or_make(&flash, spec(name)).unwrap();
         device.with_tpm(Box::new(tpm))
     }
 
@@ -268,6 +242,11 @@ impl Chip {
             _dir: Arc::new(dir),
         }
     }
+
+    /// Takes its power away and gives it back.
+    pub fn power_cycle(&self) {
+        self.tpm.lock().unwrap().power_cycle().unwrap();
+    }
 }
 
 impl Tpm for Chip {
@@ -336,15 +315,50 @@ fn clock() -> i64 {
     i64::try_from(now.unwrap().as_millis()).unwrap() + 60_000
 }
 
-fn product(roots: VendorRoots) -> Product {
+/// How a device comes from its first firmware.
+pub fn spec(name: &str) -> DeviceSpec {
+    DeviceSpec {
+        device_id: DeviceId::parse(name).unwrap(),
+        model: "SIM-TPM".to_owned(),
+        firmware: "1.0".to_owned(),
+        uid: name.as_bytes().to_vec(),
+        kind: Attestation::Tpm,
+    }
+}
+
+/// A line that makes this product without an HSM, with its ledger in this file.
+pub fn line(ledger: &Path, product: Product) -> Line {
+    let ledger = Ledger::open(Options {
+        path: ledger.to_owned(),
+        station: "S1".to_owned(),
+        operator: None,
+        clock,
+        max_pages: None,
+    });
+    let made = LineProduct {
+        product: Arc::new(product),
+        injection: Injection::default(),
+        signer: None,
+        step_deadline: Duration::from_secs(30),
+    };
+    Line {
+        ledger: ledger.unwrap(),
+        products: vec![made],
+        present: Mutex::new(BTreeMap::new()),
+        loopback: Default::default(),
+        clock,
+    }
+}
+
+/// The ordinary product: genuine TPMs only, and an empty handle is filled.
+pub fn product(roots: VendorRoots) -> Product {
     Product {
         name: "sim-tpm".to_owned(),
         model: "SIM-TPM".to_owned(),
         firmware: Vec::new(),
         usb: Vec::new(),
         naming: Default::default(),
-        attestation: Some(Attestation::Tpm),
-        endpoint_readback: Default::default(),
+        attestation: Attestation::Tpm,
         ca: None,
         profile: Profile::default(),
         dps: DpsTarget {
