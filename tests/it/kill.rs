@@ -180,7 +180,13 @@ fn strike_once(
     let index = ledger.with_extension("sqlite-shm");
     while !(index.exists() && now(&entries(&ledger, before))) {
         rig = rig.or_else(|| factory.rig());
-        assert!(Instant::now() < deadline, "{:?}", station.kill());
+        if Instant::now() > deadline {
+            let log = factory.text("rig/rig.log");
+            panic!(
+                "the line stands still: {:?}, and its rig says {log:?}",
+                station.kill()
+            );
+        }
         if station.ended() {
             let ended = station.end();
             assert_eq!(ended.code(), Some(0), "{ended:?}");
