@@ -45,10 +45,11 @@ impl Plant {
             organization: None,
             validity_days: 7000,
         };
-        let root = draft_root("ca", &root_key, &profile, serial(1), clock()).unwrap();
+        let now = clock(); // the same for both, which have the same number of days
+        let root = draft_root("ca", &root_key, &profile, serial(1), now).unwrap();
         let root_der = signed(&hsm, &root).await;
         let root_issuer = Issuer::parse("ca", &root_der).unwrap();
-        let issuing = draft_issuing(&root_issuer, &key, &profile, serial(2), clock()).unwrap();
+        let issuing = draft_issuing(&root_issuer, &key, &profile, serial(2), now).unwrap();
         let issuing_der = signed(&hsm, &issuing).await;
         Self {
             signer: Signer {

@@ -189,13 +189,14 @@ impl<F: Factory> Unit<F> {
     /// are on record. In the end nothing of it goes on, as after a kill.
     async fn serve(&self, line: Arc<Line>, gate: Option<usize>) -> Reached {
         let before = self.kinds().len();
-        let (reports, said) = mpsc::channel(ROOM);
+        // It lives until the bay has ended: one whom nobody can hear is held up by nothing.
+        let (reports, mut said) = mpsc::channel(ROOM);
         let (_go, stop) = watch::channel(false);
         let mut bay = tokio::spawn(self.bay(line, reports).run(stop));
         let watched = async {
             match gate {
-                Some(events) => self.hold(said, before, events).await,
-                None => self.listen(said).await,
+                Some(events) => self.hold(&mut said, before, events).await,
+                None => self.listen(&mut said).await,
             }
         };
         let reached = tokio::select! {
@@ -211,7 +212,7 @@ impl<F: Factory> Unit<F> {
     }
 
     /// Hears what the bay says until the attempt has ended.
-    async fn listen(&self, mut said: mpsc::Receiver<Report>) -> Reached {
+    async fn listen(&self, said: &mut mpsc::Receiver<Report>) -> Reached {
         while let Some(report) = said.recv().await {
             if let Report::Event { recorded, .. } = report
                 && ends(recorded.event.kind())
@@ -226,7 +227,7 @@ impl<F: Factory> Unit<F> {
     /// effect: it cannot tell of that event. `before`: how many events were on record when the bay began.
     async fn hold(
         &self,
-        mut said: mpsc::Receiver<Report>,
+        said: &mut mpsc::Receiver<Report>,
         before: usize,
         events: usize,
     ) -> Reached {
