@@ -9,13 +9,16 @@ use crate::provision::floor::Report;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How often an empty bay is asked whether a device has arrived.
-const ARRIVAL_POLL: Duration = Duration::from_millis(200);
+/// Pause between two questions whether a device has arrived.
+const ARRIVAL_POLL: Duration = Duration::from_millis(100);
+/// How long a bay in which nothing was heard is listened to after such a question: who answers later is heard at the
+/// next, and has longer from then on.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_millis(150);
 /// How often a bay whose unit is done is asked whether it has left.
 const DEPARTURE_POLL: Duration = Duration::from_millis(300);
 /// How often in a row a unit that is done must not have been heard for it to have left: one answer may be lost.
 const DEPARTURE_LOOKS: u32 = 3;
-/// How long a device may be silent to the arrival and departure questions.
+/// How long a device that is there may be silent to the arrival and departure questions.
 pub(super) const PRESENCE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often a port that cannot be opened is tried again.
 pub(super) const REOPEN_POLL: Duration = Duration::from_secs(1);
@@ -83,7 +86,8 @@ impl Bay {
         while !self.test_wanted(pause).await {
             pause = ARRIVAL_POLL;
             let heard_before = link.health().bytes_in;
-            let error = match link.find(PRESENCE_TIMEOUT).await {
+            let patient = there_since.map_or(ARRIVAL_TIMEOUT, |_| PRESENCE_TIMEOUT);
+            let error = match link.find(patient).await {
                 Ok(found) => return Arrival::Device(found),
                 Err(error) if error.lost_port() => return Arrival::PortGone,
                 Err(error) => error,
