@@ -3,6 +3,7 @@
 //! Data goes one way: what the device says becomes a fact, the job makes an event of it, the ledger makes that
 //! durable, and only then does the job move and anybody hear of it.
 
+mod faults;
 mod loopback;
 mod memory;
 mod naming;

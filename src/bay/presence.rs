@@ -1,7 +1,8 @@
 //! Who is in the bay: its port opened, an arrival noticed, a departure noticed.
 
+use super::faults::link_fault;
 use super::memory::Memory;
-use super::{Bay, StationFault, perform};
+use super::{Bay, StationFault};
 use crate::link::{DeviceLink, LinkError};
 use crate::provision::device::Identification;
 use crate::provision::fault::Fault;
@@ -59,7 +60,7 @@ impl Bay {
                 }
                 Err(error) => {
                     if !said {
-                        let fault = perform::link_fault(&self.name, &error);
+                        let fault = link_fault(&self.name, &error);
                         self.report(Report::BayOut {
                             at_ms: self.now(),
                             bay: self.name.clone(),
@@ -150,10 +151,10 @@ impl Bay {
                 "set the unit aside and call the process engineer",
             ),
             LinkError::Silent { .. } => {
-                let fault = perform::link_fault(&self.name, error);
+                let fault = link_fault(&self.name, error);
                 memory.silences.judge(&self.name, "answering", None, fault)
             }
-            error => perform::link_fault(&self.name, error),
+            error => link_fault(&self.name, error),
         }
     }
 }

@@ -11,7 +11,6 @@ pub mod template;
 
 use super::event::EndorsementVerdict;
 use super::fault::Fault;
-use super::product::EndorsementPolicy;
 use certificate::EkCertificate;
 use link::Link;
 pub use roots::{RefusedRoot, Release, RootFile, VendorRoots};
@@ -31,6 +30,22 @@ pub enum EmptyHandle {
     Persist,
     /// Read the key that Microsoft's client will make. No EK certificate is for it, so such a product must waive it.
     ClientKey,
+}
+
+/// What is demanded of an endorsement key.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "certificate")]
+pub enum EndorsementPolicy {
+    /// An EK certificate that chains to a vendor root.
+    #[default]
+    Required,
+    /// The same where the TPM has a certificate; a TPM without one is accepted.
+    IfPresent,
+    /// Nothing; every record carries the reason.
+    Waived {
+        /// Why less is accepted.
+        reason: String,
+    },
 }
 
 /// Why an EK certificate does not make its key genuine.

@@ -4,7 +4,7 @@
 
 use super::bytes::{Blob, Digest};
 use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId};
-use super::endorsement::{EmptyHandle, VendorRoots};
+use super::endorsement::{EmptyHandle, EndorsementPolicy, VendorRoots};
 use super::event::{EnrolledIdentity, Enrollment};
 use super::fault::Fault;
 use super::naming::Naming;
@@ -82,22 +82,6 @@ pub struct DpsTarget {
     pub id_scope: String,
     /// Global endpoint: a host name, with a port where it is not 443.
     pub global_endpoint: String,
-}
-
-/// What is demanded of an endorsement key.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "certificate")]
-pub enum EndorsementPolicy {
-    /// An EK certificate that chains to a vendor root.
-    #[default]
-    Required,
-    /// The same where the TPM has a certificate; a TPM without one is accepted.
-    IfPresent,
-    /// Nothing; every record carries the reason.
-    Waived {
-        /// Why less is accepted.
-        reason: String,
-    },
 }
 
 impl Product {

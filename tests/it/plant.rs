@@ -9,9 +9,9 @@ use dps_station::provision::certificate::{
     CaProfile, Issuer, Profile, Reserved, assemble, draft_issuing, draft_root,
 };
 use dps_station::provision::device::{Attestation, SerialNumber};
-use dps_station::provision::endorsement::VendorRoots;
+use dps_station::provision::endorsement::{EndorsementPolicy, VendorRoots};
 use dps_station::provision::event::{Event, Recorded, Reservation};
-use dps_station::provision::product::{DpsTarget, EndorsementPolicy, Product, SigningCa};
+use dps_station::provision::product::{DpsTarget, Product, SigningCa};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

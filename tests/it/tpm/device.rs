@@ -3,12 +3,12 @@
 use dps_station::fixtures::device::Tpm;
 use dps_station::fixtures::tpm::{Defect, Maker, SwTpm, manufacture};
 use dps_station::provision::device::RegistrationId;
+use dps_station::provision::endorsement::EndorsementPolicy;
 use dps_station::provision::endorsement::credential::{
     Challenge, ChallengeItems, ChallengeSeeds, sas_to_sign,
 };
 use dps_station::provision::endorsement::{EmptyHandle, Refusal, VendorRoots, judge};
 use dps_station::provision::event::EndorsementVerdict;
-use dps_station::provision::product::EndorsementPolicy;
 use dps_station::tpm::jobs::{self, Extracted, Rehearsed};
 use dps_station::tpm::{CommandRecord, Relay, TpmError, command_name, roots, run};
 use std::future::pending;
