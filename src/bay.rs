@@ -78,7 +78,7 @@ pub struct Line {
 pub struct LineProduct {
     /// What a device should become.
     pub product: Arc<Product>,
-    /// How it is injected.
+    /// How it is injected; with the key of the device ID for an injection-only product, and for no other.
     pub injection: Injection,
     /// Who signs; absent for products without certificates.
     pub signer: Option<Signer>,
@@ -254,7 +254,10 @@ impl Bay {
             resetting: false,
         };
         let ended = self.drive(&claim, &mut job, &mut work).await?;
-        if matches!(ended, Disposition::Passed | Disposition::Recognised) {
+        if matches!(
+            ended,
+            Disposition::Passed | Disposition::Recognised | Disposition::Injected
+        ) {
             work.silences.clear();
         }
         Ok(work.last)

@@ -5,6 +5,7 @@
 
 mod product;
 mod secret;
+mod stock;
 
 pub use product::ProductConfig;
 pub use secret::Secret;
@@ -236,7 +237,7 @@ impl Config {
         roots: Arc<VendorRoots>,
     ) -> Result<Product, ConfigError> {
         let ca = match product.ca.as_ref().and_then(|name| self.ca(name.get_ref())) {
-            Some(ca) if product.attestation == Attestation::X509 => Some(SigningCa {
+            Some(ca) if product.attestation == Some(Attestation::X509) => Some(SigningCa {
                 name: ca.name.get_ref().clone(),
                 issuing: read_certificate(&self.path(&ca.issuing))?,
                 root: read_certificate(&self.path(&ca.root))?,
@@ -253,6 +254,7 @@ impl Config {
             usb: product.usb.clone(),
             naming: product.device_id.clone(),
             attestation: product.attestation,
+            endpoint_readback: product.inject.endpoint_readback,
             ca,
             profile: product.certificate.clone(),
             dps: DpsTarget {
@@ -309,6 +311,7 @@ impl Config {
         for product in &self.products {
             product.check(self)?;
         }
+        stock::keys_differ(&self.products)?;
         let secrets = self.cas.iter().map(|ca| (&ca.name, &ca.pin));
         for (name, secret) in secrets.chain(self.dps.iter().map(|dps| (&dps.name, &dps.credential)))
         {
@@ -498,6 +501,47 @@ dps = "main"
                 "{what}: {error}"
             );
             assert!(!error.contains("1234"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_injection_only_product_is_said_to_be_one() {
+        let stock = LINE.replace(
+            "attestation = \"x509\"\nca = \"factory\"\n",
+            "attestation = \"none\"\n",
+        );
+        let with = |inject: &str| parse(&format!("{stock}[product.inject]\n{inject}\n"));
+        let by_prefix =
+            "id_key = \"factory/serial\"\nvalue_limit = 32\nendpoint_readback = \"prefix\"";
+        let config = with(by_prefix).expect("parses");
+        assert_eq!(config.products[0].attestation, None);
+        let one_more = stock[stock.find("[[product]]").expect("there")..]
+            .replace("name = \"gw\"", "name = \"gw-2\"");
+        let twice = format!("{by_prefix}\n{one_more}[product.inject]\nid_key = \"factory/serial\"");
+        for (result, what) in [
+            (with(""), "needs inject.id_key"),
+            (
+                with("id_key = \"factory/serial\"\nvalue_limit = 32"),
+                "has 37 bytes, and the device gives back no more than 32",
+            ),
+            (
+                parse(&format!("{LINE}[product.inject]\n{by_prefix}")),
+                "is no injection-only product",
+            ),
+            (
+                parse(&stock.replace("attestation = \"none\"\n", "")),
+                "missing field `attestation`",
+            ),
+            (
+                parse(&format!(
+                    "{stock}firmware = [\"1\"]\ninject = {{ id_key = \"a/b\" }}"
+                )),
+                "names firmware versions",
+            ),
+            (with(&twice), "two products have the id_key"),
+        ] {
+            let error = result.expect_err(what);
+            assert!(error.contains(what), "{what}: {error}");
         }
     }
 

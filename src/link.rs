@@ -9,6 +9,7 @@ pub mod stock;
 
 use crate::provision::device::{DeviceId, Holding};
 pub use crate::provision::health::LinkHealth;
+use crate::provision::injected::Readback;
 use serde::{Deserialize, Serialize};
 use smp::{Refusal, frame, group};
 use std::io;
@@ -75,6 +76,11 @@ pub struct Injection {
     /// The longest value that the device gives back whole, in bytes. Zephyr's own limit is 32
     /// (`MCUMGR_GRP_SETTINGS_VALUE_LEN`); firmware with the provisioning group has 253.
     pub value_limit: usize,
+    /// Key under which a device with stock firmware has its own ID; for injection-only products, which need it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id_key: Option<String>,
+    /// How much of the global endpoint such a device must give back; every other value must come back whole.
+    pub endpoint_readback: Readback,
 }
 
 /// The CBOR type of a setting's value.
@@ -86,17 +92,6 @@ pub enum ValueType {
     Bytes,
     /// A text, as Apache Mynewt has it (`sys/config/src/config_mgmt.c`).
     Text,
-}
-
-/// How much of a value must come back before it is believed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Readback {
-    /// All of it.
-    #[default]
-    Whole,
-    /// As much as the device gives of any value, which must be the beginning of it.
-    Prefix,
 }
 
 /// What a device was found to hold.
@@ -226,18 +221,20 @@ impl Default for Injection {
             device_id: "dps/device_id".to_owned(),
             value: ValueType::default(),
             value_limit: LONGEST_HOST,
+            id_key: None,
+            endpoint_readback: Readback::default(),
         }
     }
 }
 
 impl Injection {
     /// Whether a device can hold these values under these keys, and give them back; if not, why. Only the endpoint
-    /// may be longer than what comes back, where the policy says so.
+    /// may be longer than what comes back, where [`Self::endpoint_readback`] says so.
     ///
     /// # Errors
     ///
     /// A sentence that names the key or the value.
-    pub fn fits(&self, holding: &Holding, endpoint: Readback) -> Result<(), String> {
+    pub fn fits(&self, holding: &Holding) -> Result<(), String> {
         let no_value = String::new(); // each device's own
         let values = [
             (&self.device_id, "device ID", &no_value),
@@ -258,7 +255,7 @@ impl Injection {
             if values.iter().filter(|(other, ..)| *other == key).count() > 1 {
                 return Err(format!("two values have the settings key {key:?}"));
             }
-            let whole = name != "global endpoint" || endpoint == Readback::Whole;
+            let whole = name != "global endpoint" || self.endpoint_readback == Readback::Whole;
             if whole && value.len() > self.value_limit {
                 return Err(format!(
                     "the {name} {value:?} has {} bytes, and the device gives back no more than {}",
@@ -359,25 +356,29 @@ mod tests {
             certificate_sha256: None,
         };
         let keys: Injection = toml::from_str("value_limit = 32").unwrap();
-        let why = keys.fits(&holding, Readback::Whole).unwrap_err();
+        let why = keys.fits(&holding).unwrap_err();
         assert_eq!(
             why,
             "the global endpoint \"global.azure-devices-provisioning.net\" has 37 bytes, and the device gives back no \
              more than 32"
         );
-        assert_eq!(keys.fits(&holding, Readback::Prefix), Ok(()));
+        let by_prefix = Injection {
+            endpoint_readback: Readback::Prefix,
+            ..keys
+        };
+        assert_eq!(by_prefix.fits(&holding), Ok(()));
         let long = Holding {
             registration_id: "x".repeat(33),
             ..holding.clone()
         };
-        assert!(keys.fits(&long, Readback::Prefix).is_err());
-        assert_eq!(Injection::default().fits(&long, Readback::Whole), Ok(()));
+        assert!(by_prefix.fits(&long).is_err());
+        assert_eq!(Injection::default().fits(&long), Ok(()));
         for id_scope in ["", "a/key/of/thirty-two/characters!!", "dps/endpoint"] {
             let keys = Injection {
                 id_scope: id_scope.to_owned(),
                 ..Injection::default()
             };
-            assert!(keys.fits(&holding, Readback::Whole).is_err(), "{id_scope}");
+            assert!(keys.fits(&holding).is_err(), "{id_scope}");
         }
     }
 

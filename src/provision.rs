@@ -9,6 +9,7 @@ pub mod event;
 pub mod fault;
 pub mod floor;
 pub mod health;
+pub mod injected;
 pub mod job;
 pub mod loopback;
 pub mod naming;

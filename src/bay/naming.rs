@@ -1,6 +1,6 @@
 //! What the unit in the bay is to be called: by itself, by its label, or by the next number.
 
-use super::presence::PRESENCE_TIMEOUT;
+use super::presence::{PRESENCE_TIMEOUT, find};
 use super::{Bay, LineProduct, StationFault, refusal};
 use crate::ledger::LedgerError;
 use crate::link::{DeviceLink, port};
@@ -45,7 +45,7 @@ impl Bay {
             false => None,
         };
         let mut products = products.iter();
-        let fits = products.find(|made| made.product.fits(&found.model, usb));
+        let fits = products.find(|made| made.product.fits(found, usb));
         fits.ok_or_else(|| {
             let place = match usb {
                 Some(usb) => format!(" on USB {usb}"),
@@ -196,7 +196,7 @@ impl Bay {
             }
         };
         // Looking whether the unit was there may have been cut off in the middle: this clears the line.
-        match link.find(PRESENCE_TIMEOUT).await {
+        match find(link, &self.line.products, PRESENCE_TIMEOUT).await {
             Ok(now) if !now.same_unit(found) || now.boots != found.boots => Err(gone()),
             Err(error) if error.lost_port() => Err(gone()),
             _ => Ok(label), // a unit that is silent now is for the job's first step to judge

@@ -2,15 +2,16 @@
 
 use super::faults::{cannot_be_read_back, link_fault, no_ca, step_name};
 use super::memory::Silences;
-use super::presence::PRESENCE_TIMEOUT;
+use super::presence::{PRESENCE_TIMEOUT, find};
 use super::{LineProduct, Signer};
 use crate::link::smp::group::Code;
-use crate::link::{DeviceLink, LinkError, LinkHealth, Readback};
+use crate::link::{DeviceLink, LinkError, LinkHealth};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::{Csr, Reserved, draft_leaf};
 use crate::provision::device::{DeviceId, Identification, SerialNumber};
 use crate::provision::event::Event;
 use crate::provision::fault::Fault;
+use crate::provision::injected::Observed;
 use crate::provision::job::{Effect, Fact};
 use std::time::Duration;
 
@@ -69,7 +70,7 @@ impl Work<'_> {
                 chain,
                 assigned,
             } => {
-                if let Err(why) = self.made.injection.fits(&holding, Readback::Whole) {
+                if let Err(why) = self.made.injection.fits(&holding) {
                     return Ok(Fact::Fault(cannot_be_read_back(why)));
                 }
                 let chain: Vec<Vec<u8>> = chain.into_iter().map(|der| der.0).collect();
@@ -82,19 +83,14 @@ impl Work<'_> {
                 self.link.inject(&holding, &self.made.injection).await?;
                 Fact::Written(holding)
             }
-            Effect::Restart => {
-                let before = self.link.identify().await?;
-                if let Some(fault) = self.changed(&before) {
-                    return Ok(Fact::Gone(fault));
-                }
-                self.resetting = true;
-                self.last = self.link.restart_from(&before).await?;
-                self.resetting = false;
-                Fact::Restarted(self.last.clone())
+            Effect::Restart => self.restart().await?,
+            Effect::ReadBack if self.last.stock => {
+                Fact::Observed(self.link.observe(&self.made.injection).await?, Vec::new())
             }
             Effect::ReadBack => {
                 let read = self.link.read_back(&self.made.injection).await?;
-                Fact::Observed(read.holding, read.chain.into_iter().map(Blob).collect())
+                let chain = read.chain.into_iter().map(Blob).collect();
+                Fact::Observed(Observed::whole(read.holding), chain)
             }
             Effect::ProveKey => {
                 let nonce = random();
@@ -118,6 +114,29 @@ impl Work<'_> {
         })
     }
 
+    /// Restarts the device that was there before, and no other.
+    async fn restart(&mut self) -> Result<Fact, LinkError> {
+        let (made, model) = (self.made, &self.made.product.model);
+        let stock_key = made.injection.id_key.as_deref();
+        let before = match stock_key {
+            Some(key) => Identification::of_stock(self.link.stock_id(key).await?, model),
+            None => self.link.identify().await?,
+        };
+        if let Some(fault) = self.changed(&before) {
+            return Ok(Fact::Gone(fault));
+        }
+        self.resetting = true;
+        self.last = match stock_key {
+            Some(key) => {
+                let found = self.link.restart_stock(key, &made.injection).await?;
+                Identification::of_stock(found, model)
+            }
+            None => self.link.restart_from(&before).await?,
+        };
+        self.resetting = false;
+        Ok(Fact::Restarted(self.last.clone()))
+    }
+
     /// What was counted on the link in this attempt.
     pub fn measured(&self) -> LinkHealth {
         self.link.health().since(self.began)
@@ -129,7 +148,7 @@ impl Work<'_> {
         if !matches!(event, Event::Failed { .. }) {
             return event;
         }
-        let now = self.link.find(PRESENCE_TIMEOUT).await;
+        let now = find(self.link, std::slice::from_ref(self.made), PRESENCE_TIMEOUT).await;
         match now.ok().and_then(|now| self.changed(&now)) {
             Some(fault) => Event::Interrupted { fault },
             None => event,

@@ -2,7 +2,7 @@
 
 use super::faults::link_fault;
 use super::memory::Memory;
-use super::{Bay, StationFault};
+use super::{Bay, LineProduct, StationFault};
 use crate::link::{DeviceLink, LinkError};
 use crate::provision::device::Identification;
 use crate::provision::fault::Fault;
@@ -36,6 +36,33 @@ pub(super) enum Arrival {
     PortGone,
     /// Nothing, and the port is to be tested.
     TestWanted,
+}
+
+/// Asks once whether a device is there, and who it is. One that does not know the question has stock firmware: it is
+/// asked for its ID as each injection-only product keeps it.
+///
+/// # Errors
+///
+/// Those of [`DeviceLink::find`], or of the last question.
+pub(super) async fn find(
+    link: &mut DeviceLink,
+    products: &[LineProduct],
+    wait: Duration,
+) -> Result<Identification, LinkError> {
+    let mut error = match link.find(wait).await {
+        Err(error) if error.is_unknown_command() => error,
+        found => return found,
+    };
+    for made in products {
+        let Some(id_key) = &made.injection.id_key else {
+            continue;
+        };
+        match link.find_stock(id_key, PRESENCE_TIMEOUT).await {
+            Ok(id) => return Ok(Identification::of_stock(id, &made.product.model)),
+            Err(not_this) => error = not_this,
+        }
+    }
+    Err(error)
 }
 
 impl Bay {
@@ -88,7 +115,7 @@ impl Bay {
             pause = ARRIVAL_POLL;
             let heard_before = link.health().bytes_in;
             let patient = there_since.map_or(ARRIVAL_TIMEOUT, |_| PRESENCE_TIMEOUT);
-            let error = match link.find(patient).await {
+            let error = match find(link, &self.line.products, patient).await {
                 Ok(found) => return Arrival::Device(found),
                 Err(error) if error.lost_port() => return Arrival::PortGone,
                 Err(error) => error,
@@ -121,7 +148,10 @@ impl Bay {
                 None => {}
             }
             let heard_before = link.health().bytes_in;
-            match (link.find(PRESENCE_TIMEOUT).await, unit) {
+            match (
+                find(link, &self.line.products, PRESENCE_TIMEOUT).await,
+                unit,
+            ) {
                 (Ok(found), Some(unit))
                     if found.device_id == unit.device_id && found.boots == unit.boots =>
                 {

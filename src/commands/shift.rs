@@ -99,12 +99,13 @@ async fn current(ledger: &Ledger) -> Result<String, Failure> {
 fn print(context: &Context, shift: &str, open: bool, balance: &Balance) {
     let b = balance;
     let text = format!(
-        "shift {shift}: {} open before + {} scanned = {} passed + {} failed + {} scrapped + {} open after\n\
+        "shift {shift}: {} open before + {} scanned = {} passed + {} failed + {} injected + {} scrapped + {} open after\n\
          {} passed = {} enrolled + {} covered + {} pending + {} refused",
         b.open_before,
         b.scanned,
         b.passed,
         b.failed,
+        b.injected,
         b.scrapped,
         b.open_after,
         b.passed,

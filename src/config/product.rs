@@ -1,7 +1,7 @@
 //! The `[[product]]` entries of `station.toml`.
 
-use super::Config;
-use crate::link::{Injection, Readback};
+use super::{Config, stock};
+use crate::link::Injection;
 use crate::provision::certificate::Profile;
 use crate::provision::device::{Attestation, Holding};
 use crate::provision::endorsement::{EmptyHandle, EndorsementPolicy};
@@ -22,8 +22,9 @@ pub struct ProductConfig {
     /// Firmware versions that may be provisioned; empty for any.
     #[serde(default)]
     pub firmware: Vec<String>,
-    /// How its devices prove who they are.
-    pub attestation: Attestation,
+    /// How its devices prove who they are; `none` where they have stock firmware, which can only be injected.
+    #[serde(deserialize_with = "stock::attestation")]
+    pub attestation: Option<Attestation>,
     /// The USB devices that its devices are behind, as `vendor:product`; empty for any port.
     #[serde(default)]
     pub usb: Vec<UsbId>,
@@ -75,11 +76,14 @@ impl ProductConfig {
             registration_id: String::new(), // each device's own
             certificate_sha256: None,
         };
-        if let Err(why) = self.inject.fits(&holding, Readback::Whole) {
+        if let Err(why) = self.inject.fits(&holding) {
             return Err((self.name.span().start, format!("product {name}: {why}")));
         }
         if let Err(error) = self.device_id.check() {
             return Err((self.name.span().start, format!("product {name}: {error}")));
+        }
+        if let Some(why) = stock::wrong(self) {
+            return Err((self.name.span().start, format!("product {name} {why}")));
         }
         match (&self.ca, self.attestation) {
             (Some(ca), _) if config.ca(ca.get_ref()).is_none() => Err((
@@ -89,11 +93,11 @@ impl ProductConfig {
                     ca.get_ref()
                 ),
             )),
-            (None, Attestation::X509) => Err((
+            (None, Some(Attestation::X509)) => Err((
                 self.name.span().start,
                 format!("product {name} uses X.509 and names no ca"),
             )),
-            (_, Attestation::Tpm)
+            (_, Some(Attestation::Tpm))
                 if self.vendor_roots.is_none()
                     && !matches!(self.endorsement, EndorsementPolicy::Waived { .. }) =>
             {

@@ -60,7 +60,7 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
             judge(db, recorded)?;
             allocation::confirm(db, device(recorded)?)?;
         }
-        Event::Failed { .. } => judge(db, recorded)?,
+        Event::Injected { .. } | Event::Failed { .. } => judge(db, recorded)?,
         Event::LoopbackTested {
             bay: Some(bay),
             passed,

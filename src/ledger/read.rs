@@ -115,6 +115,8 @@ pub enum Verdict {
     Passed,
     /// FAIL.
     Failed,
+    /// INJECTED.
+    Injected,
 }
 
 /// A unit that was identified at least once.
@@ -307,7 +309,8 @@ pub fn balance(db: &Connection, shift: &str) -> Result<Option<Balance>, Failure>
             count(*) FILTER (WHERE judged AND verdict = 'passed' AND state = 'enrolled'),
             count(*) FILTER (WHERE judged AND verdict = 'passed' AND state = 'covered'),
             count(*) FILTER (WHERE judged AND verdict = 'passed' AND state = 'pending'),
-            count(*) FILTER (WHERE judged AND verdict = 'passed' AND state = 'refused')
+            count(*) FILTER (WHERE judged AND verdict = 'passed' AND state = 'refused'),
+            count(*) FILTER (WHERE judged AND verdict = 'injected')
         FROM counted";
     let balance = db.query_row(sql, params![opened, closed], |row| {
         Ok(Balance {
@@ -321,6 +324,7 @@ pub fn balance(db: &Connection, shift: &str) -> Result<Option<Balance>, Failure>
             covered: row.get(6)?,
             pending: row.get(7)?,
             refused: row.get(8)?,
+            injected: row.get(9)?,
         })
     })?;
     Ok(Some(balance))

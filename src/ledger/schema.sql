@@ -44,7 +44,7 @@ CREATE TABLE unit (
     device TEXT PRIMARY KEY,
     bay TEXT NOT NULL,
     registration_id TEXT,
-    verdict TEXT CHECK (verdict IN ('passed', 'failed')),
+    verdict TEXT CHECK (verdict IN ('passed', 'failed', 'injected')),
     first_seq INTEGER NOT NULL,
     judged_seq INTEGER,
     last_seq INTEGER NOT NULL

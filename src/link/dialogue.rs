@@ -417,6 +417,7 @@ fn identification(reply: &Map) -> Result<Identification, String> {
         id => DeviceId::parse(id).map_err(|error| format!("its device ID {error}"))?,
     };
     Ok(Identification {
+        stock: false,
         device_id,
         blank: id.is_empty(),
         model: name("model")?,

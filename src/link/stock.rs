@@ -9,65 +9,31 @@ use super::dialogue::{MAX_SETTING, settings};
 use super::port::Port;
 use super::session::{Patience, Question, Session, StartSign};
 use super::smp::{self, Map, Op};
-use super::{Injection, LinkError, Readback};
+use super::{Injection, LinkError};
 use crate::provision::device::{DeviceId, Holding};
+use crate::provision::injected::Observed;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-
-/// What a device with stock firmware gives of the values that were injected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Observed {
-    /// The values, as far as they came back; a value that is not there is empty.
-    pub holding: Holding,
-    /// The most bytes that the device gives of any value, where it says so: a value of that length may go on.
-    pub value_limit: Option<usize>,
-}
-
-/// How what was observed agrees with what was asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Agreement {
-    /// Every value came back whole and is right.
-    Whole,
-    /// The endpoint came back as its first bytes only, so many; they and the other values are right.
-    EndpointPrefix(usize),
-    /// This value is not what was written.
-    Differs(&'static str),
-}
-
-impl Observed {
-    /// Compares with what the device was asked to hold; `endpoint` is the policy for the endpoint.
-    pub fn agreement(&self, asked: &Holding, endpoint: Readback) -> Agreement {
-        let held = &self.holding;
-        let values = [
-            ("ID scope", &held.id_scope, &asked.id_scope),
-            (
-                "registration ID",
-                &held.registration_id,
-                &asked.registration_id,
-            ),
-        ];
-        if let Some((name, ..)) = values.iter().find(|(_, held, asked)| held != asked) {
-            return Agreement::Differs(name);
-        }
-        let (held, asked) = (&held.global_endpoint, &asked.global_endpoint);
-        if held == asked {
-            return Agreement::Whole;
-        }
-        let cut_off = self.value_limit == Some(held.len()) && asked.starts_with(held.as_str());
-        if cut_off && endpoint == Readback::Prefix {
-            return Agreement::EndpointPrefix(held.len());
-        }
-        Agreement::Differs("global endpoint")
-    }
-}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// The ID of a device with stock firmware, from the setting `id_key`.
     ///
     /// # Errors
     ///
-    /// Here and below: `Malformed` also where the value makes no sense, besides those of [`Session::identify`].
+    /// Here and below: `Malformed` also where the value makes no sense or is cut off, besides those of
+    /// [`Session::identify`].
     pub async fn stock_id(&mut self, id_key: &str) -> Result<DeviceId, LinkError> {
         self.stock_id_with(id_key, Patience::Ordinary).await
+    }
+
+    /// The same, asked once of a device that has just answered that it does not know *identify*; `Silent` where it
+    /// does not answer within `wait`.
+    pub async fn find_stock(
+        &mut self,
+        id_key: &str,
+        wait: Duration,
+    ) -> Result<DeviceId, LinkError> {
+        self.stock_id_with(id_key, Patience::Once(wait)).await
     }
 
     /// Reads what was injected, each value as far as the device gives it.
@@ -108,7 +74,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         patience: Patience,
     ) -> Result<DeviceId, LinkError> {
         let what = "show its device ID";
-        let text = self.stock_setting(what, id_key, patience).await?;
+        let question = Question {
+            patience,
+            ..settings(what, Op::Read, smp::SETTING)
+        };
+        let body = Map::new()
+            .text("name", id_key)
+            .uint("max_size", MAX_SETTING as u64);
+        let (text, limit) = self.ask_setting(question, body).await?;
+        if limit == Some(text.len()) {
+            let why = format!("it gives {} bytes and may have more", text.len());
+            return Err(self.malformed(what, why));
+        }
         DeviceId::parse(&text)
             .map_err(|error| self.malformed(what, format!("its device ID {error}")))
     }

@@ -63,6 +63,11 @@ pub struct Identification {
     pub tpm: bool,
     /// Digest of what the device holds; see [`Holding::digest`].
     pub holds: Digest,
+    /// Whether its firmware is stock: it has no provisioning commands, and only its ID was read, from a setting. The
+    /// model is then the product's; firmware and unique ID are empty, the start counter is 0, nothing is sealed, no
+    /// TPM can be reached, and the digest is that of no bytes: none of that is known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stock: bool,
 }
 
 /// What a device holds after provisioning: what is asked of it, what is read back, and what is enrolled.
@@ -83,6 +88,22 @@ impl Identification {
     /// Whether the same unit said both: the same microcontroller, and where that has no unique ID, the same name.
     pub fn same_unit(&self, other: &Self) -> bool {
         self.uid == other.uid && (!self.uid.0.is_empty() || self.device_id == other.device_id)
+    }
+
+    /// All that is known of a device with stock firmware: its ID, and the product that it is to be.
+    pub fn of_stock(device_id: DeviceId, model: &str) -> Self {
+        Self {
+            device_id,
+            blank: false,
+            model: model.to_owned(),
+            firmware: String::new(),
+            uid: Blob::default(),
+            boots: 0,
+            sealed: false,
+            tpm: false,
+            holds: Digest::of(b""),
+            stock: true,
+        }
     }
 }
 

@@ -110,7 +110,8 @@ pub enum Event {
         /// What the device was asked to hold.
         asked: Holding,
     },
-    /// The device was seen to start anew.
+    /// The device was seen to start anew: by its start counter, or, with stock firmware, which has none (both are 0
+    /// then), because a value that was not saved was gone.
     Restarted {
         /// Its start counter before.
         boots_before: u64,
@@ -119,8 +120,11 @@ pub enum Event {
     },
     /// What the device holds after the restart.
     ReadBack {
-        /// The values read, each whole.
+        /// The values read, each as the device gave it.
         observed: Holding,
+        /// The most bytes that the device gives of any value, where it says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        value_limit: Option<usize>,
     },
     /// The device used the identity it now holds.
     Proved {
@@ -141,6 +145,14 @@ pub enum Event {
     Passed {
         /// What to enroll.
         enrollment: Enrollment,
+    },
+    /// INJECTED: a unit with stock firmware gives back what was written. It has no identity and is never enrolled.
+    Injected {
+        /// What was read back.
+        observed: Holding,
+        /// How many bytes of the global endpoint that is, where the device gave no more and the policy takes that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint_prefix: Option<usize>,
     },
     /// FAIL: this unit is bad.
     Failed {
@@ -366,6 +378,9 @@ pub struct Balance {
     pub passed: u32,
     /// Units whose last verdict is FAIL.
     pub failed: u32,
+    /// Units whose last verdict is INJECTED.
+    #[serde(default)]
+    pub injected: u32,
     /// Units retired.
     pub scrapped: u32,
     /// Units without a verdict when the shift ended.
@@ -432,6 +447,7 @@ impl Event {
             Self::Sealed { .. } => "sealed",
             Self::Recognised { .. } => "recognised",
             Self::Passed { .. } => "passed",
+            Self::Injected { .. } => "injected",
             Self::Failed { .. } => "failed",
             Self::Errored { .. } => "errored",
             Self::LoopbackTested { .. } => "loopback_tested",
@@ -465,6 +481,7 @@ impl Event {
             Self::Interrupted { .. }
                 | Self::Recognised { .. }
                 | Self::Passed { .. }
+                | Self::Injected { .. }
                 | Self::Failed { .. }
                 | Self::Errored { .. }
         )

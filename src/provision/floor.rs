@@ -1,6 +1,6 @@
 //! All that a screen or a report sees, folded from reports, and all it may ask.
 //!
-//! Invariant: counts are of units, and balance: units = passed + failed + open. Every text in a floor is harmless.
+//! Invariant: counts are of units, and balance: units = passed + failed + injected + open. Every text in a floor is harmless.
 
 mod bay;
 mod report;
@@ -71,6 +71,8 @@ pub struct Counts {
     pub passed: u32,
     /// Units whose last verdict is FAIL.
     pub failed: u32,
+    /// Units whose last verdict is INJECTED.
+    pub injected: u32,
     /// Units without a verdict.
     pub open: u32,
     /// Attempts, not units, that ended in ERROR.
@@ -94,6 +96,7 @@ enum Standing {
     Open,
     Passed,
     Failed,
+    Injected,
 }
 
 impl Floor {
@@ -259,6 +262,7 @@ impl Floor {
             }
             Event::Passed { .. } => Standing::Passed,
             Event::Failed { .. } => Standing::Failed,
+            Event::Injected { .. } => Standing::Injected,
             Event::Recognised { .. } => return self.uncount_if_open(recorded.device.as_ref()),
             Event::Errored { .. } => {
                 self.counts.errors = self.counts.errors.saturating_add(1);
@@ -304,7 +308,7 @@ impl Floor {
 impl Counts {
     /// Units of the shift.
     pub fn units(&self) -> u32 {
-        self.passed + self.failed + self.open
+        self.passed + self.failed + self.injected + self.open
     }
 
     fn of(&mut self, standing: Standing) -> &mut u32 {
@@ -312,6 +316,7 @@ impl Counts {
             Standing::Open => &mut self.open,
             Standing::Passed => &mut self.passed,
             Standing::Failed => &mut self.failed,
+            Standing::Injected => &mut self.injected,
         }
     }
 }
@@ -320,7 +325,7 @@ impl Counts {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::bytes::{Blob, Digest};
-    use super::super::device::{Identification, RegistrationId};
+    use super::super::device::{Holding, Identification, RegistrationId};
     use super::super::event::{EnrolledIdentity, Enrollment};
     use super::super::fault::Fault;
     use super::*;
@@ -362,6 +367,7 @@ mod tests {
                     sealed: false,
                     tpm: false,
                     holds: Digest::of(b""),
+                    stock: false,
                 },
                 assigned: None,
                 scanned: None,
@@ -394,6 +400,15 @@ mod tests {
             Event::Interrupted { fault },
             Event::Recognised {
                 holds: Digest::of(b""),
+            },
+            Event::Injected {
+                observed: Holding {
+                    id_scope: "0ne00112233".to_owned(),
+                    global_endpoint: "global.azure".to_owned(),
+                    registration_id: "gw".to_owned(),
+                    certificate_sha256: None,
+                },
+                endpoint_prefix: None,
             },
         ]
     }
@@ -437,6 +452,10 @@ mod tests {
                     ..Outbox::default()
                 },
             },
+            16 => Report::Event {
+                bay,
+                recorded: event(9),
+            },
             _ => Report::BayWaiting {
                 at_ms,
                 bay,
@@ -448,7 +467,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_reports_in_any_order_leave_balanced_counts(
-            reports in prop::collection::vec((0u8..17, any::<i64>(), 0u16..400, 0u8..8), 0..300)
+            reports in prop::collection::vec((0u8..18, any::<i64>(), 0u16..400, 0u8..8), 0..300)
         ) {
             let mut floor = Floor::new("line-1", true, 0);
             let mut errors = 0;
@@ -466,6 +485,7 @@ mod tests {
                 let count = |standing| floor.units.values().filter(|&&s| s == standing).count();
                 prop_assert_eq!(floor.counts.passed as usize, count(Standing::Passed));
                 prop_assert_eq!(floor.counts.failed as usize, count(Standing::Failed));
+                prop_assert_eq!(floor.counts.injected as usize, count(Standing::Injected));
                 prop_assert_eq!(floor.counts.open as usize, count(Standing::Open));
                 prop_assert_eq!(floor.counts.errors, errors);
                 prop_assert!(floor.bays.len() <= BAYS_MAX && floor.outboxes.len() <= OUTBOXES_MAX);
@@ -475,7 +495,7 @@ mod tests {
         }
 
         #[test]
-        fn every_report_is_one_json_line(kind in 0u8..17, at_ms: i64, unit in 0u8..8) {
+        fn every_report_is_one_json_line(kind in 0u8..18, at_ms: i64, unit in 0u8..8) {
             let report = report(kind, at_ms, "1".to_owned(), unit);
             let line = serde_json::to_string(&report).unwrap();
             prop_assert!(!line.contains('\n'));
@@ -503,6 +523,7 @@ mod tests {
             Counts {
                 passed: 1,
                 failed: 1,
+                injected: 0,
                 open: 0,
                 errors: 0
             }

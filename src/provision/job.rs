@@ -14,6 +14,7 @@ use super::certificate::Reserved;
 use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId};
 use super::event::{EndorsementRecord, EnrolledIdentity, Enrollment, Event, Recorded, Reservation};
 use super::fault::Fault;
+use super::injected::Observed;
 use super::naming::IdSource;
 use super::product::Product;
 use std::sync::Arc;
@@ -33,7 +34,11 @@ pub struct Job {
 enum Stage {
     Identified,
     Accepted,
-    KeyKnown,
+    /// Or there is none to know: the firmware is stock.
+    KeyKnown {
+        /// Whether a certificate for the key is on record, or none is needed.
+        certified: bool,
+    },
     Named,
     Reserved(Option<Reserved>),
     /// Asked for, and spent without a certificate.
@@ -41,7 +46,7 @@ enum Stage {
     Certified,
     Written,
     Restarted,
-    ReadBack(Holding),
+    ReadBack(Observed),
     Proved,
     Sealed,
     Ended(Disposition),
@@ -114,13 +119,8 @@ impl Job {
                 fault: unsigned(reason),
             }),
             Stage::Identified => self.after_identification(),
-            Stage::Accepted => Next::Do(match self.product.attestation {
-                Attestation::X509 => Effect::RequestCertificate {
-                    common_name: self.device.to_string(),
-                },
-                Attestation::Tpm => Effect::ReadEndorsement,
-            }),
-            Stage::KeyKnown => Next::Record(Event::RegistrationIdDerived {
+            Stage::Accepted => self.after_acceptance(),
+            Stage::KeyKnown { .. } => Next::Record(Event::RegistrationIdDerived {
                 registration_id: self.derived_id(),
             }),
             Stage::Named => self.after_naming(),
@@ -216,7 +216,10 @@ impl Job {
             (Stage::Identified, Event::Accepted { .. }) => {
                 self.known.passed = false;
                 self.known.proved = None;
-                Stage::Accepted
+                match self.is_stock() {
+                    true => Stage::KeyKnown { certified: true },
+                    false => Stage::Accepted,
+                }
             }
             (Stage::Identified, Event::Recognised { .. }) if self.known.passed => {
                 Stage::Ended(Disposition::Recognised)
@@ -227,18 +230,20 @@ impl Job {
             (Stage::Accepted, Event::KeyRead { csr, public_key }) => {
                 self.known.csr = Some(csr.clone());
                 self.known.public_key = Some(public_key.clone());
-                Stage::KeyKnown
+                let certificate = self.known.certificate.as_ref();
+                Stage::KeyKnown {
+                    certified: certificate.is_some_and(|(_, key)| key == public_key),
+                }
             }
             (Stage::Accepted, Event::EndorsementRead(record)) => {
                 self.known.endorsement = Some((**record).clone());
-                Stage::KeyKnown
+                Stage::KeyKnown { certified: true }
             }
-            (Stage::KeyKnown, Event::RegistrationIdDerived { registration_id }) => {
+            (Stage::KeyKnown { certified }, Event::RegistrationIdDerived { registration_id }) => {
                 self.known.registration_id = Some(registration_id.clone());
-                if self.has_identity() {
-                    Stage::Certified
-                } else {
-                    Stage::Named
+                match certified {
+                    true => Stage::Certified,
+                    false => Stage::Named,
                 }
             }
             (Stage::Certified, Event::Written { .. }) => {
@@ -246,9 +251,21 @@ impl Job {
                 Stage::Written
             }
             (Stage::Written, Event::Restarted { .. }) => Stage::Restarted,
-            (Stage::Restarted, Event::ReadBack { observed }) => Stage::ReadBack(observed.clone()),
-            (Stage::ReadBack(observed), Event::Proved { .. }) => {
-                self.known.proved = Some(observed);
+            (
+                Stage::Restarted,
+                Event::ReadBack {
+                    observed,
+                    value_limit,
+                },
+            ) => Stage::ReadBack(Observed {
+                holding: observed.clone(),
+                value_limit: *value_limit,
+            }),
+            (Stage::ReadBack(_), Event::Injected { .. }) if self.is_stock() => {
+                Stage::Ended(Disposition::Injected)
+            }
+            (Stage::ReadBack(observed), Event::Proved { .. }) if !self.is_stock() => {
+                self.known.proved = Some(observed.holding);
                 Stage::Proved
             }
             (Stage::Proved, Event::Sealed { .. }) => Stage::Sealed,
@@ -341,6 +358,18 @@ impl Job {
         })
     }
 
+    fn after_acceptance(&self) -> Next {
+        match self.product.attestation {
+            Some(Attestation::X509) => Next::Do(Effect::RequestCertificate {
+                common_name: self.device.to_string(),
+            }),
+            Some(Attestation::Tpm) => Next::Do(Effect::ReadEndorsement),
+            None => Next::Record(Event::Errored {
+                fault: self.incomplete(),
+            }),
+        }
+    }
+
     fn after_naming(&mut self) -> Next {
         if self.known.open.is_some() {
             return self.abandon("an earlier attempt ended before the outcome was on record");
@@ -350,33 +379,6 @@ impl Job {
             csr,
             common_name: self.device.to_string(),
         })
-    }
-
-    fn after_read_back(&self) -> Next {
-        let Stage::ReadBack(observed) = &self.stage else {
-            return Next::Record(Event::Errored {
-                fault: self.incomplete(),
-            });
-        };
-        if *observed != self.asked() {
-            return Next::Record(self.does_not_hold(&judge::difference(&self.asked(), observed)));
-        }
-        match (
-            &self.known.endorsement,
-            &self.known.registration_id,
-            self.product.attestation,
-        ) {
-            (Some(endorsement), Some(registration_id), Attestation::Tpm) => {
-                Next::Do(Effect::Rehearse {
-                    endorsement: Box::new(endorsement.clone()),
-                    registration_id: registration_id.clone(),
-                })
-            }
-            (_, _, Attestation::X509) => Next::Do(Effect::ProveKey),
-            _ => Next::Record(Event::Errored {
-                fault: self.incomplete(),
-            }),
-        }
     }
 
     fn abandon(&self, reason: &str) -> Next {
@@ -394,22 +396,19 @@ impl Job {
     /// The registration ID that follows from the identity.
     fn derived_id(&self) -> RegistrationId {
         match (&self.known.endorsement, self.product.attestation) {
-            (Some(record), Attestation::Tpm) => {
+            (Some(record), Some(Attestation::Tpm)) => {
                 RegistrationId::of_endorsement_key(&record.endorsement_key.0)
             }
             _ => RegistrationId::of_device(&self.device),
         }
     }
 
-    /// Whether the device's present key already has what it needs to be written.
-    fn has_identity(&self) -> bool {
-        match self.product.attestation {
-            Attestation::Tpm => self.known.endorsement.is_some(),
-            Attestation::X509 => {
-                self.known.certificate.as_ref().map(|(_, key)| key)
-                    == self.known.public_key.as_ref()
-            }
-        }
+    /// Whether the device said in this attempt that its firmware is stock. The record decides, not the product: a
+    /// device may have had other firmware before.
+    fn is_stock(&self) -> bool {
+        self.identification
+            .as_ref()
+            .is_some_and(|device| device.stock)
     }
 
     /// What the device is asked to hold.
@@ -424,7 +423,7 @@ impl Job {
 
     fn leaf(&self) -> Option<&Blob> {
         let certificate = self.known.certificate.as_ref().map(|(der, _)| der);
-        certificate.filter(|_| self.product.attestation == Attestation::X509)
+        certificate.filter(|_| self.product.attestation == Some(Attestation::X509))
     }
 
     /// The certificates that the device presents, leaf first; a root is not sent (DPS facts, section 5).
@@ -445,10 +444,10 @@ impl Job {
             self.leaf(),
             &self.known.endorsement,
         ) {
-            (Attestation::X509, Some(leaf), _) => EnrolledIdentity::X509 {
+            (Some(Attestation::X509), Some(leaf), _) => EnrolledIdentity::X509 {
                 certificate: leaf.clone(),
             },
-            (Attestation::Tpm, _, Some(record)) => EnrolledIdentity::Tpm {
+            (Some(Attestation::Tpm), _, Some(record)) => EnrolledIdentity::Tpm {
                 endorsement_key: record.endorsement_key.clone(),
                 storage_root_key: record.storage_root_key.clone(),
             },

@@ -7,6 +7,7 @@ use super::device::{Attestation, DeviceId, Holding, Identification, Registration
 use super::endorsement::{EmptyHandle, EndorsementPolicy, VendorRoots};
 use super::event::{EnrolledIdentity, Enrollment};
 use super::fault::Fault;
+use super::injected::Readback;
 use super::naming::Naming;
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
@@ -25,9 +26,11 @@ pub struct Product {
     pub usb: Vec<UsbId>,
     /// Where the IDs of its devices come from.
     pub naming: Naming,
-    /// How its devices prove to DPS who they are.
-    pub attestation: Attestation,
-    /// The CA that signs its certificates; absent for TPM products.
+    /// How its devices prove to DPS who they are; none where they have stock firmware, which can only be injected.
+    pub attestation: Option<Attestation>,
+    /// How much of the global endpoint a device with stock firmware must give back.
+    pub endpoint_readback: Readback,
+    /// The CA that signs its certificates; absent for products without certificates.
     pub ca: Option<SigningCa>,
     /// What each certificate contains.
     pub profile: super::certificate::Profile,
@@ -85,10 +88,11 @@ pub struct DpsTarget {
 }
 
 impl Product {
-    /// Whether a device of that model behind that port may be one of its devices; `usb` is absent where the port is
-    /// no USB device.
-    pub fn fits(&self, model: &str, usb: Option<UsbId>) -> bool {
-        self.model == model
+    /// Whether a device that says this of itself behind that port may be one of its devices; `usb` is absent where the
+    /// port is no USB device. Stock firmware is what an injection-only product needs, and no other can use.
+    pub fn fits(&self, device: &Identification, usb: Option<UsbId>) -> bool {
+        self.model == device.model
+            && self.attestation.is_none() == device.stock
             && (self.usb.is_empty() || usb.is_some_and(|found| self.usb.contains(&found)))
     }
 
@@ -116,11 +120,11 @@ impl Product {
             );
             return Err(Fault::device("wrong_firmware", what, next));
         }
-        if self.attestation == Attestation::Tpm && !device.tpm {
+        if self.attestation == Some(Attestation::Tpm) && !device.tpm {
             let what = format!("{} has no TPM, and product {} needs one", id, self.name);
             return Err(Fault::device("no_tpm", what, next));
         }
-        if self.attestation == Attestation::X509 && id.as_str().len() > 64 {
+        if self.attestation == Some(Attestation::X509) && id.as_str().len() > 64 {
             let what = format!(
                 "{} is longer than the 64 characters of a certificate's CN",
                 id

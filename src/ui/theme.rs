@@ -54,7 +54,7 @@ pub fn dim() -> Style {
 /// The tone of a verdict.
 pub fn verdict_tone(verdict: Verdict) -> Tone {
     match verdict {
-        Verdict::Pass => Tone::Complete,
+        Verdict::Pass | Verdict::Injected => Tone::Complete,
         Verdict::Fail => Tone::Fault,
         Verdict::Error | Verdict::AlreadyPassed | Verdict::Interrupted => Tone::Attention,
     }
@@ -64,6 +64,7 @@ pub fn verdict_tone(verdict: Verdict) -> Tone {
 pub fn verdict_shape(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Pass => "●",
+        Verdict::Injected => "▬",
         Verdict::Fail => "■",
         Verdict::Error => "▲",
         Verdict::AlreadyPassed => "◆",

@@ -85,9 +85,13 @@ fn draw_header(model: &Model, area: Rect, buf: &mut Buffer) {
         buf.set_string(x, area.y, text, Tone::Attention.bar());
     }
     let counts = &floor.counts;
+    let injected = match counts.injected {
+        0 => String::new(), // most lines have no such products
+        count => format!("  injected {count}"),
+    };
     let outbox = floor.outbox();
     let text = format!(
-        "units {}  passed {}  failed {}  open {}  errors {}   outbox {}  refused {}",
+        "units {}  passed {}  failed {}{injected}  open {}  errors {}   outbox {}  refused {}",
         counts.units(),
         counts.passed,
         counts.failed,

@@ -92,6 +92,7 @@ impl Line {
                 sealed: false,
                 tpm: false,
                 holds: Digest::of(b""),
+                stock: false,
             },
             assigned: None,
             scanned: None,

@@ -83,6 +83,7 @@ fn identified(device_id: DeviceId, uid: &[u8]) -> Event {
             sealed: false,
             tpm: false,
             holds: Digest([0; 32]),
+            stock: false,
         },
         assigned: None,
         scanned: None,
@@ -311,7 +312,10 @@ fn whole_job(number: u8) -> Vec<Event> {
             boots_before: 1,
             boots_after: 2,
         },
-        Event::ReadBack { observed: holding },
+        Event::ReadBack {
+            observed: holding,
+            value_limit: None,
+        },
         Event::Proved {
             proof: Proof::Signature {
                 nonce: Digest([3; 32]),

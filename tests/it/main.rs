@@ -10,6 +10,7 @@ mod firmware;
 mod fuzz;
 mod headless;
 mod hsm;
+mod injection;
 mod kill;
 mod ledger;
 mod line;

@@ -8,10 +8,11 @@ use dps_station::provision::certificate::{
     CaProfile, Csr, Issuer, KeyPolicy, assemble, draft_issuing, draft_leaf, draft_root,
 };
 use dps_station::provision::device::{
-    DeviceId, Holding, Identification, SerialNumber, proof_message,
+    Attestation, DeviceId, Holding, Identification, SerialNumber, proof_message,
 };
 use dps_station::provision::event::{Event, Recorded, Reservation};
 use dps_station::provision::fault::Fault;
+use dps_station::provision::injected::Observed;
 use dps_station::provision::job::{Disposition, Effect, Fact, IllegalTransition, Job, Next};
 use dps_station::provision::product::Product;
 use proptest::prelude::*;
@@ -112,6 +113,24 @@ fn an_event_that_does_not_follow_is_an_error() {
             "after {last}"
         );
         assert!(!follows(&arrived) && !follows(&recognised), "after {last}");
+    }
+}
+
+#[test]
+fn a_record_follows_whatever_the_product_is_now() {
+    let mut world = World::new();
+    while world.events.last().map(|recorded| recorded.event.kind()) != Some("written") {
+        world.step(Done);
+    }
+    world.step(Pulled);
+    while !world.rests() {
+        world.step(Done);
+    }
+    for attestation in [None, Some(Attestation::Tpm), Some(Attestation::X509)] {
+        let mut product = (*FACTORY.product).clone();
+        product.attestation = attestation;
+        let job = Job::recover(id(), Arc::new(product), &world.events);
+        assert!(job.is_ok(), "{attestation:?}: {:?}", job.err());
     }
 }
 
@@ -260,7 +279,10 @@ impl World {
                 self.device.boots += 1;
                 Fact::Restarted(self.device.identification())
             }
-            Effect::ReadBack => Fact::Observed(self.device.holding(), self.device.chain.clone()),
+            Effect::ReadBack => Fact::Observed(
+                Observed::whole(self.device.holding()),
+                self.device.chain.clone(),
+            ),
             Effect::ProveKey => {
                 let nonce = Digest([7; 32]);
                 Fact::KeyProof {
@@ -343,6 +365,7 @@ impl Device {
             sealed: self.sealed,
             tpm: false,
             holds: self.holding().digest(),
+            stock: false,
         }
     }
 }

@@ -7,7 +7,7 @@ mod place;
 use crate::scenarios::line::in_a_process_with_an_hsm;
 use dps_station::fixtures::scenario::Flaw;
 use dps_station::ledger::{AllocationState, verify};
-use dps_station::provision::device::DeviceId;
+use dps_station::provision::device::{DeviceId, Identification};
 use dps_station::provision::event::Event;
 use dps_station::provision::product::UsbId;
 use dps_station::station::close_open_attempts;
@@ -291,10 +291,14 @@ fn a_product_may_demand_its_usb_device() {
             place.close().await;
 
             let product = &hall.line.products[0].product;
-            assert!(product.fits("SIM-X509", Some(usb)));
-            assert!(!product.fits("SIM-X509", Some(UsbId { product: 5, ..usb })));
-            assert!(!product.fits("OTHER", Some(usb)));
-            assert!(plant.product.fits("SIM-X509", None));
+            let says = |model: &str| Identification {
+                stock: false,
+                ..Identification::of_stock(DeviceId::parse("GW-A").unwrap(), model)
+            };
+            assert!(product.fits(&says("SIM-X509"), Some(usb)));
+            assert!(!product.fits(&says("SIM-X509"), Some(UsbId { product: 5, ..usb })));
+            assert!(!product.fits(&says("OTHER"), Some(usb)));
+            assert!(plant.product.fits(&says("SIM-X509"), None));
         },
     );
 }

@@ -123,7 +123,8 @@ pub fn product(model: &str, root: Vec<u8>, issuing: Vec<u8>) -> Product {
         firmware: Vec::new(),
         usb: Vec::new(),
         naming: Default::default(),
-        attestation: Attestation::X509,
+        attestation: Some(Attestation::X509),
+        endpoint_readback: Default::default(),
         ca: Some(SigningCa {
             name: "ca".to_owned(),
             issuing: Blob(issuing),

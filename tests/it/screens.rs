@@ -4,7 +4,7 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use dps_station::provision::bytes::{Blob, Digest};
-use dps_station::provision::device::{DeviceId, Identification, RegistrationId};
+use dps_station::provision::device::{DeviceId, Holding, Identification, RegistrationId};
 use dps_station::provision::event::{Balance, EnrolledIdentity, Enrollment, Event, Recorded};
 use dps_station::provision::fault::Fault;
 use dps_station::provision::floor::{Command, Floor, LinkHealth, Outbox, Report};
@@ -77,6 +77,7 @@ fn arrive(floor: &mut Floor, bay: usize) {
         sealed: false,
         tpm: false,
         holds: Digest::of(b""),
+        stock: false,
     };
     let identified = Event::Identified {
         identification,
@@ -252,6 +253,45 @@ fn four_bays_show_their_words_and_the_failure_that_waits() {
         // The top rows of PASS and ERROR in block letters, at some scale.
         assert!(text.matches("██").count() > 20, "{text}");
         assert!(!text.contains("SIMULATED") && !text.contains("STALE"));
+    }
+}
+
+#[test]
+fn an_injected_unit_has_its_own_word_and_count() {
+    let mut floor = floor();
+    arrive(&mut floor, 1);
+    let injected = Event::Injected {
+        observed: Holding {
+            id_scope: "0ne00112233".to_owned(),
+            global_endpoint: "global.azure".to_owned(),
+            registration_id: "gw-0001".to_owned(),
+            certificate_sha256: None,
+        },
+        endpoint_prefix: Some(12),
+    };
+    happen(&mut floor, 1, NOON, injected);
+    let mut model = model(floor);
+    let seen = [
+        ["▬ BAY1  INJECTED  GW-0001", "injected 1  open 0"],
+        [
+            "the first 12 bytes of the endpoint",
+            "do next       remove the unit",
+        ],
+        [
+            "units         1 = 0 passed + 0 failed + 1 injected + 0 open",
+            "",
+        ],
+    ];
+    for (words, key) in seen
+        .into_iter()
+        .zip([KeyCode::Esc, KeyCode::F(2), KeyCode::F(3)])
+    {
+        press(&mut model, key);
+        let text = picture_of(&model, 120, 36);
+        assert!(
+            words.iter().all(|words| text.contains(words)),
+            "{words:?}:\n{text}"
+        );
     }
 }
 

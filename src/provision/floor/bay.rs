@@ -83,6 +83,8 @@ pub struct Outcome {
 pub enum Verdict {
     /// The unit is good.
     Pass,
+    /// The unit holds what it should, and has no identity.
+    Injected,
     /// The unit is bad.
     Fail,
     /// The station could not do its part; the unit is not judged.
@@ -199,6 +201,11 @@ impl Bay {
             Event::Recognised { .. } => {
                 self.finish(Outcome::already_passed(self.device.clone(), at_ms));
             }
+            Event::Injected {
+                endpoint_prefix, ..
+            } => {
+                self.finish(Outcome::injected(device(), at_ms, *endpoint_prefix));
+            }
             Event::Failed { fault, .. } => {
                 self.finish(Outcome::of_fault(Verdict::Fail, device(), at_ms, fault));
             }
@@ -245,6 +252,26 @@ impl Outcome {
         }
     }
 
+    fn injected(device: Option<DeviceId>, at_ms: i64, endpoint_prefix: Option<usize>) -> Self {
+        let what = match endpoint_prefix {
+            None => "what was read back is what was asked".to_owned(),
+            Some(length) => format!(
+                "what was read back is what was asked, the first {length} bytes of the endpoint"
+            ),
+        };
+        Self {
+            verdict: Verdict::Injected,
+            device,
+            at_ms,
+            code: "injected".to_owned(),
+            what,
+            meaning:
+                "this unit is configured and on record; it has no identity and is not enrolled"
+                    .to_owned(),
+            next: "remove the unit".to_owned(),
+        }
+    }
+
     fn already_passed(device: Option<DeviceId>, at_ms: i64) -> Self {
         Self {
             verdict: Verdict::AlreadyPassed,
@@ -279,6 +306,7 @@ impl Verdict {
     pub fn word(self) -> &'static str {
         match self {
             Self::Pass => "PASS",
+            Self::Injected => "INJECTED",
             Self::Fail => "FAIL",
             Self::Error => "ERROR",
             Self::AlreadyPassed => "ALREADY PASSED",
@@ -289,6 +317,7 @@ impl Verdict {
     /// The word where there is room for five characters.
     pub fn short(self) -> &'static str {
         match self {
+            Self::Injected => "INJ",
             Self::AlreadyPassed => "SEEN",
             Self::Interrupted => "STOP",
             _ => self.word(),
@@ -343,8 +372,11 @@ impl Step {
             Event::Accepted { .. } => Self::Key,
             Event::KeyRead { .. } | Event::SerialReserved { .. } => Self::Certificate,
             Event::EndorsementRead(_) | Event::Signed { .. } => Self::Write,
-            // Follows the key of either kind; only the TPM's needs no certificate.
-            Event::RegistrationIdDerived { .. } => present?.max(Self::Certificate),
+            // Follows the key of either kind, of which only the TPM's needs no certificate; or there is no key.
+            Event::RegistrationIdDerived { .. } => match present? {
+                Self::Key => Self::Write,
+                present => present.max(Self::Certificate),
+            },
             Event::Written { .. } => Self::Restart,
             Event::Restarted { .. } => Self::ReadBack,
             Event::ReadBack { .. } => Self::Prove,

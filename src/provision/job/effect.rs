@@ -9,6 +9,7 @@ use crate::provision::endorsement::credential::Challenge;
 use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
 use crate::provision::event::{EndorsementRecord, Event, Reservation};
 use crate::provision::fault::Fault;
+use crate::provision::injected::Observed;
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum Disposition {
     Passed,
     /// It had been before, and still is.
     Recognised,
+    /// It holds what it should, and has no identity: its firmware is stock.
+    Injected,
     /// The unit is bad.
     Failed,
     /// The station could not do its part.
@@ -48,7 +51,7 @@ pub enum Effect {
     Write {
         /// What the device is to hold.
         holding: Holding,
-        /// DER certificates, leaf first; empty on a TPM device.
+        /// DER certificates, leaf first; empty on a device without certificates.
         chain: Vec<Blob>,
         /// The ID that it is to bear, where that does not come from itself.
         assigned: Option<DeviceId>,
@@ -101,7 +104,7 @@ pub enum Fact {
     /// The device was seen to start anew, and says this of itself.
     Restarted(Identification),
     /// What the device holds.
-    Observed(Holding, Vec<Blob>),
+    Observed(Observed, Vec<Blob>),
     /// The device signed this nonce; the time is in milliseconds since 1970.
     KeyProof {
         /// The nonce.

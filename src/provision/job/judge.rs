@@ -2,14 +2,15 @@
 //!
 //! Invariant: nothing that a device or the HSM said is recorded as true before it was checked here.
 
-use super::{Fact, Job};
+use super::{Effect, Fact, Job, Next, Stage};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::{self, Csr, Issuer};
-use crate::provision::device::{Holding, Identification, proof_message};
+use crate::provision::device::{Attestation, Identification, proof_message};
 use crate::provision::endorsement;
 use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
 use crate::provision::event::{EndorsementRecord, Event, Proof};
 use crate::provision::fault::{Blame, Fault};
+use crate::provision::injected::{Agreement, Observed};
 
 /// What was read from a TPM.
 struct Found {
@@ -234,7 +235,8 @@ impl Job {
                 fault: Fault::device("swapped", what, next),
             };
         }
-        if found.boots <= before.boots {
+        // Without a counter it is the link that saw the start.
+        if found.boots <= before.boots && !found.stock {
             let what = format!("{} did not start anew when it was reset", self.device);
             return self.verdict(Fault::device("no_restart", what, SET_ASIDE));
         }
@@ -244,12 +246,50 @@ impl Job {
         }
     }
 
-    fn judge_observation(&self, observed: Holding, chain: &[Blob]) -> Event {
+    fn judge_observation(&self, observed: Observed, chain: &[Blob]) -> Event {
         let asked = self.chain();
         if asked.first() == chain.first() && asked != chain {
             return self.does_not_hold("the certificates after its own are not those written");
         }
-        Event::ReadBack { observed }
+        Event::ReadBack {
+            observed: observed.holding,
+            value_limit: observed.value_limit,
+        }
+    }
+
+    /// What follows from what was read back, which is what was asked or the end of the attempt.
+    pub(super) fn after_read_back(&self) -> Next {
+        let Stage::ReadBack(observed) = &self.stage else {
+            return Next::Record(Event::Errored {
+                fault: self.incomplete(),
+            });
+        };
+        let endpoint_prefix =
+            match observed.agreement(&self.asked(), self.product.endpoint_readback) {
+                Agreement::Differs(how) => return Next::Record(self.does_not_hold(&how)),
+                Agreement::EndpointPrefix(length) => Some(length),
+                Agreement::Whole => None,
+            };
+        match (
+            &self.known.endorsement,
+            &self.known.registration_id,
+            self.product.attestation,
+        ) {
+            (Some(endorsement), Some(registration_id), Some(Attestation::Tpm)) => {
+                Next::Do(Effect::Rehearse {
+                    endorsement: Box::new(endorsement.clone()),
+                    registration_id: registration_id.clone(),
+                })
+            }
+            (_, _, Some(Attestation::X509)) => Next::Do(Effect::ProveKey),
+            (_, _, None) => Next::Record(Event::Injected {
+                observed: observed.holding.clone(),
+                endpoint_prefix,
+            }),
+            _ => Next::Record(Event::Errored {
+                fault: self.incomplete(),
+            }),
+        }
     }
 
     fn judge_proof(&self, nonce: Digest, signature: Vec<u8>, at_ms: i64) -> Event {
@@ -271,29 +311,4 @@ impl Job {
             Err(refusal) => self.verdict(refusal.fault()),
         }
     }
-}
-
-/// Names each value that differs.
-pub(super) fn difference(asked: &Holding, observed: &Holding) -> String {
-    let values = [
-        ("ID scope", asked.id_scope != observed.id_scope),
-        (
-            "global endpoint",
-            asked.global_endpoint != observed.global_endpoint,
-        ),
-        (
-            "registration ID",
-            asked.registration_id != observed.registration_id,
-        ),
-        (
-            "certificate",
-            asked.certificate_sha256 != observed.certificate_sha256,
-        ),
-    ];
-    let names: Vec<_> = values
-        .iter()
-        .filter(|(_, differs)| *differs)
-        .map(|(name, _)| *name)
-        .collect();
-    format!("its {} is not what was written", names.join(" and "))
 }

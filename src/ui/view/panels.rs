@@ -18,6 +18,10 @@ pub fn draw_help(area: Rect, buf: &mut Buffer) {
     let verdicts = [
         meaning(Verdict::Pass, "the unit is ready and on record: remove it"),
         meaning(
+            Verdict::Injected,
+            "(INJ) configured, without an identity: remove it",
+        ),
+        meaning(
             Verdict::Fail,
             "the unit is bad: read why, set it aside, press Enter",
         ),
@@ -164,10 +168,11 @@ fn draw_shift_units(model: &Model, shift: &Shift, page: &mut Page, buf: &mut Buf
     );
     let counts = &model.floor.counts;
     let units = format!(
-        "units         {} = {} passed + {} failed + {} open   ({} errors, of the station)",
+        "units         {} = {} passed + {} failed{} + {} open   ({} errors, of the station)",
         counts.units(),
         counts.passed,
         counts.failed,
+        plus_injected(counts.injected),
         counts.open,
         counts.errors
     );
@@ -178,6 +183,7 @@ fn draw_shift_units(model: &Model, shift: &Shift, page: &mut Page, buf: &mut Buf
     let before = u64::from(balance.open_before) + u64::from(balance.scanned);
     let after = u64::from(balance.passed)
         + u64::from(balance.failed)
+        + u64::from(balance.injected)
         + u64::from(balance.scrapped)
         + u64::from(balance.open_after);
     let text = format!(
@@ -186,8 +192,12 @@ fn draw_shift_units(model: &Model, shift: &Shift, page: &mut Page, buf: &mut Buf
     );
     page.row(&text, Style::new(), buf);
     let text = format!(
-        "              = {} passed + {} failed + {} scrapped + {} open after",
-        balance.passed, balance.failed, balance.scrapped, balance.open_after
+        "              = {} passed + {} failed{} + {} scrapped + {} open after",
+        balance.passed,
+        balance.failed,
+        plus_injected(balance.injected),
+        balance.scrapped,
+        balance.open_after
     );
     page.row(&text, Style::new(), buf);
     if before == after {
@@ -195,6 +205,14 @@ fn draw_shift_units(model: &Model, shift: &Shift, page: &mut Page, buf: &mut Buf
     } else {
         let text = format!("              ■ DOES NOT BALANCE: {before} against {after}");
         page.row(&text, Tone::Fault.text(), buf);
+    }
+}
+
+/// A term of a sum; most lines have no such products.
+fn plus_injected(count: u32) -> String {
+    match count {
+        0 => String::new(),
+        count => format!(" + {count} injected"),
     }
 }
 

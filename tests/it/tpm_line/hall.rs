@@ -358,7 +358,8 @@ pub fn product(roots: VendorRoots) -> Product {
         firmware: Vec::new(),
         usb: Vec::new(),
         naming: Default::default(),
-        attestation: Attestation::Tpm,
+        attestation: Some(Attestation::Tpm),
+        endpoint_readback: Default::default(),
         ca: None,
         profile: Profile::default(),
         dps: DpsTarget {

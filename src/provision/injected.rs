@@ -1,0 +1,93 @@
+//! What a device gives of the values that were injected, and whether they are the ones asked for.
+//!
+//! Invariant: only the global endpoint may be believed by its beginning, only where the product's policy says so, and
+//! only where the device itself says that it cuts values off there.
+
+use super::device::Holding;
+use serde::{Deserialize, Serialize};
+
+/// How much of a value must come back before it is believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Readback {
+    /// All of it.
+    #[default]
+    Whole,
+    /// As much as the device gives of any value, which must be the beginning of it.
+    Prefix,
+}
+
+/// What a device gives of the values that were injected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The values, as far as they came back; a value that is not there is empty.
+    pub holding: Holding,
+    /// The most bytes that the device gives of any value, where it says so: a value of that length may go on.
+    pub value_limit: Option<usize>,
+}
+
+/// How what was observed agrees with what was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Agreement {
+    /// Every value came back whole and is right.
+    Whole,
+    /// The endpoint came back as its first bytes only, so many; they and the other values are right.
+    EndpointPrefix(usize),
+    /// What is wrong, as a clause that names each value that is not what was written.
+    Differs(String),
+}
+
+impl Observed {
+    /// Values of which each came back whole.
+    pub fn whole(holding: Holding) -> Self {
+        Self {
+            holding,
+            value_limit: None,
+        }
+    }
+
+    /// Compares with what the device was asked to hold; `endpoint` is the policy for the endpoint.
+    pub fn agreement(&self, asked: &Holding, endpoint: Readback) -> Agreement {
+        let length = self.holding.global_endpoint.len();
+        let cut_off = self.value_limit == Some(length)
+            && length < asked.global_endpoint.len()
+            && asked
+                .global_endpoint
+                .starts_with(&self.holding.global_endpoint);
+        let by_prefix = cut_off && endpoint == Readback::Prefix;
+        let mut held = self.holding.clone();
+        if by_prefix {
+            held.global_endpoint.clone_from(&asked.global_endpoint);
+        }
+        match (held == *asked, by_prefix) {
+            (true, true) => Agreement::EndpointPrefix(length),
+            (true, false) => Agreement::Whole,
+            (false, _) => Agreement::Differs(difference(asked, &held)),
+        }
+    }
+}
+
+/// Names each value that differs.
+fn difference(asked: &Holding, observed: &Holding) -> String {
+    let values = [
+        ("ID scope", asked.id_scope != observed.id_scope),
+        (
+            "global endpoint",
+            asked.global_endpoint != observed.global_endpoint,
+        ),
+        (
+            "registration ID",
+            asked.registration_id != observed.registration_id,
+        ),
+        (
+            "certificate",
+            asked.certificate_sha256 != observed.certificate_sha256,
+        ),
+    ];
+    let names: Vec<_> = values
+        .iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(name, _)| *name)
+        .collect();
+    format!("its {} is not what was written", names.join(" and "))
+}
