@@ -130,10 +130,12 @@ impl Holding {
     }
 }
 
-/// What a device signs to prove that it can use its key: a fixed context, so that the signature can mean nothing
-/// else, and the station's nonce.
+/// What stands before the nonce in what a device signs, so that its signature can mean nothing else.
+pub const PROOF_PREFIX: &[u8] = b"DPS-STATION-PROOF\0";
+
+/// What a device signs to prove that it can use its key: [`PROOF_PREFIX`] and the station's nonce.
 pub fn proof_message(nonce: &[u8; 32]) -> Vec<u8> {
-    [b"DPS-STATION-PROOF\0".as_slice(), nonce].concat()
+    [PROOF_PREFIX, nonce].concat()
 }
 
 /// Why a text is not the name that it should be.

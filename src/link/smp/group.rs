@@ -132,7 +132,7 @@ pub const MAX_UID: usize = 32;
 /// The longest common name, in bytes.
 pub const MAX_COMMON_NAME: usize = 128;
 /// What stands before the nonce in what the device signs, so that its signature can mean nothing else.
-pub const PROOF_PREFIX: &[u8] = b"DPS-STATION-PROOF\0";
+pub use crate::provision::device::PROOF_PREFIX;
 
 /// The group's own error codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
