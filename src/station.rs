@@ -63,6 +63,7 @@ impl Station {
     /// No bay could be opened, or the ledger failed.
     pub async fn run(mut self, mut watchers: Watchers) -> Result<Floor, StationFault> {
         let mut floor = Floor::new(&self.id, self.simulated, self.now());
+        floor.place(self.bays.iter().map(|bay| bay.name.as_str()));
         let (stop, stopped) = watch::channel(false);
         let mut bays = JoinSet::new();
         let mut doors = Doors::new();

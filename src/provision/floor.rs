@@ -40,7 +40,7 @@ pub struct Floor {
     pub simulated: bool,
     /// The shift last heard of.
     pub shift: Option<Shift>,
-    /// The bays, in the order in which they were first heard of.
+    /// The bays, in the order of their places, then in that in which they were first heard of.
     pub bays: Vec<Bay>,
     /// The units of the shift.
     pub counts: Counts,
@@ -112,6 +112,15 @@ impl Floor {
             note: None,
             last_report_ms: now_ms,
             units: BTreeMap::new(),
+        }
+    }
+
+    /// Gives bays their places before any of them is heard of: where a bay is on the screen must not change from one
+    /// start to the next.
+    pub fn place<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+        let at_ms = self.last_report_ms;
+        for name in names {
+            self.with_bay(name, at_ms, |_| {});
         }
     }
 
