@@ -18,7 +18,8 @@ pub use allocation::{AllocationRow, AllocationState};
 pub use chain::{GENESIS, hash};
 pub use outbox::OutboxState;
 pub use read::{
-    OpenAttempt, OutboxFilter, OutboxRow, ReservationRow, ReservationState, Shift, UnitRow, Verdict,
+    OpenAttempt, OutboxCounts, OutboxFilter, OutboxRow, ReservationRow, ReservationState, Shift,
+    UnitRow, Verdict,
 };
 pub use store::{APPLICATION_ID, Pragmas};
 pub use verify::{Damage, Place, Report, verify};
@@ -327,6 +328,12 @@ impl Ledger {
         self.read(move |db| read::outbox(db, &filter)).await
     }
 
+    /// How many records of the outbox for `dps` stand where.
+    pub async fn outbox_counts(&self, dps: &str) -> Result<OutboxCounts, LedgerError> {
+        let dps = dps.to_owned();
+        self.read(move |db| read::outbox_counts(db, &dps)).await
+    }
+
     /// The shift that is open, if any.
     pub async fn current_shift(&self) -> Result<Option<Shift>, LedgerError> {
         self.read(read::current_shift).await
@@ -334,8 +341,9 @@ impl Ledger {
 
     /// The balance of a shift, in units: of those that it found without a verdict and those that it saw first.
     ///
-    /// A closed shift has the verdicts given until it closed, and shows what became of these units since: where their
-    /// enrollment stands now, and as failed what has failed after it passed.
+    /// What happened while no shift was open belongs to the next one. A closed shift has the verdicts given until it
+    /// closed, and shows what became of these units since: where their enrollment stands now, and as failed what has
+    /// failed after it passed.
     pub async fn balance(&self, shift: &str) -> Result<Balance, LedgerError> {
         let name = shift.to_owned();
         let balance = self.read(move |db| read::balance(db, &name)).await?;

@@ -82,7 +82,8 @@ impl Station {
         let mut alive = tokio::time::interval(ALIVE_EVERY);
         let mut show = tokio::time::interval(SHOW_EVERY);
         let mut moved = true;
-        let shift = self.recall(&mut floor).await?;
+        self.recall(&mut floor).await?;
+        let mut shift = None;
         let result = loop {
             let report = tokio::select! {
                 Some(report) = self.reports.recv() => report,
@@ -98,10 +99,9 @@ impl Station {
                         None => continue,
                     },
                 },
-                _ = alive.tick() => match &shift {
-                    Some(name) if std::mem::take(&mut moved) => self.shift_state(name).await?,
-                    _ => Report::Alive { at_ms: self.now() },
-                },
+                _ = alive.tick() => {
+                    self.pulse(&mut shift, std::mem::take(&mut moved), &mut floor).await?
+                }
                 _ = show.tick() => {
                     watchers.floors.send_replace(Arc::new(floor.clone()));
                     continue;
@@ -110,7 +110,7 @@ impl Station {
             if let Some(fault) = opened.note(&report, doors.len()) {
                 break Err(fault);
             }
-            moved |= matches!(report, Report::Event { .. } | Report::Enroller { .. });
+            moved |= moves(&report);
             floor.fold(&report);
             let _ = watchers.reports.send(report).await;
         };
@@ -142,20 +142,55 @@ impl Station {
         })
     }
 
-    /// Counts what the open shift has seen before this process, so that a restart changes no count; gives its name.
-    async fn recall(&self, floor: &mut Floor) -> Result<Option<String>, StationFault> {
+    /// How the shift stands, where something moved or another process opened or closed one; else, that the station
+    /// lives. `shift` is the one last said, and whether it was open.
+    async fn pulse(
+        &self,
+        shift: &mut Option<(String, bool)>,
+        moved: bool,
+        floor: &mut Floor,
+    ) -> Result<Report, StationFault> {
+        let ledger = &self.line.ledger;
+        let open = ledger.current_shift().await.map_err(StationFault::ledger)?;
+        let now = match (open, &*shift) {
+            (Some(open), _) => (open.shift, true),
+            (None, Some((name, _))) => (name.clone(), false),
+            (None, None) => return Ok(Report::Alive { at_ms: self.now() }),
+        };
+        if !moved && shift.as_ref() == Some(&now) {
+            return Ok(Report::Alive { at_ms: self.now() });
+        }
+        self.uploader.count();
+        let (name, open) = &now;
+        let balance = ledger.balance(name).await.map_err(StationFault::ledger)?;
+        let state = Report::ShiftState {
+            at_ms: self.now(),
+            name: name.clone(),
+            open: *open,
+            balance: Some(balance),
+        };
+        if shift.as_ref().is_some_and(|(said, _)| said != name) {
+            floor.fold(&state);
+            self.recall(floor).await?;
+        }
+        *shift = Some(now);
+        Ok(state)
+    }
+
+    /// Counts what belongs to the open shift and was before this process, so that a restart changes no count.
+    async fn recall(&self, floor: &mut Floor) -> Result<(), StationFault> {
         let ledger = &self.line.ledger;
         let Some(open) = ledger.current_shift().await.map_err(StationFault::ledger)? else {
-            return Ok(None);
+            return Ok(());
         };
-        let mut from = open.opened_seq;
+        let mut from = open.from_seq;
         loop {
             let page = ledger
                 .all_events(from, PAGE)
                 .await
                 .map_err(StationFault::ledger)?;
             let Some(last) = page.last() else {
-                return Ok(Some(open.shift));
+                return Ok(());
             };
             from = last.seq + 1;
             for recorded in page {
@@ -186,19 +221,6 @@ impl Station {
             open: false,
             balance: Some(balance),
         }))
-    }
-
-    /// A shift with its balance as it is now.
-    async fn shift_state(&self, name: &str) -> Result<Report, StationFault> {
-        let ledger = &self.line.ledger;
-        let current = ledger.current_shift().await.map_err(StationFault::ledger)?;
-        let balance = ledger.balance(name).await.map_err(StationFault::ledger)?;
-        Ok(Report::ShiftState {
-            at_ms: self.now(),
-            name: name.to_owned(),
-            open: current.is_some_and(|open| open.shift == name),
-            balance: Some(balance),
-        })
     }
 
     fn now(&self) -> i64 {
@@ -238,6 +260,15 @@ impl Opened {
             _ => {}
         }
         None
+    }
+}
+
+/// Whether a report is a reason to say anew how the shift and the outboxes stand. What says only that is none.
+fn moves(report: &Report) -> bool {
+    match report {
+        Report::Event { .. } => true,
+        Report::Enroller { outbox, .. } => outbox.note.is_some(),
+        _ => false,
     }
 }
 

@@ -96,6 +96,19 @@ pub struct OutboxFilter {
     pub limit: Option<u32>,
 }
 
+/// How many records of an outbox stand where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutboxCounts {
+    /// Wait to be enrolled or disabled.
+    pub waiting: u32,
+    /// Of these: tried before.
+    pub tried: u32,
+    /// Enrolled, and read back.
+    pub enrolled: u32,
+    /// Refused: a person must look.
+    pub refused: u32,
+}
+
 /// The open shift.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Shift {
@@ -103,8 +116,8 @@ pub struct Shift {
     pub shift: String,
     /// When it was opened, in milliseconds since 1970.
     pub opened_ms: i64,
-    /// The place of its opening in the chain.
-    pub opened_seq: u64,
+    /// The place in the chain from where on units count for it; see [`balance`].
+    pub from_seq: u64,
 }
 
 /// The last verdict on a unit.
@@ -240,15 +253,36 @@ pub fn outbox(db: &Connection, filter: &OutboxFilter) -> Result<Vec<OutboxRow>, 
     )
 }
 
+/// How many records of the outbox for `dps` stand where.
+pub fn outbox_counts(db: &Connection, dps: &str) -> Result<OutboxCounts, Failure> {
+    let sql = "SELECT count(*) FILTER (WHERE state IN ('pending', 'disable_pending')),
+            count(*) FILTER (WHERE state IN ('pending', 'disable_pending') AND tries > 0),
+            count(*) FILTER (WHERE state = 'enrolled'), count(*) FILTER (WHERE state = 'refused')
+        FROM outbox WHERE dps = ?";
+    let counts = db.query_row(sql, [dps], |row| {
+        Ok(OutboxCounts {
+            waiting: row.get(0)?,
+            tried: row.get(1)?,
+            enrolled: row.get(2)?,
+            refused: row.get(3)?,
+        })
+    })?;
+    Ok(counts)
+}
+
+/// Where the one before a shift closed; the beginning for the first.
+const COUNTS_FROM: &str = "coalesce(
+        (SELECT max(past.closed_seq) FROM shift AS past WHERE past.closed_seq < shift.opened_seq), 0)";
+
 /// The shift that is open, if any.
 pub fn current_shift(db: &Connection) -> Result<Option<Shift>, Failure> {
-    let sql = "SELECT shift, opened_ms, opened_seq FROM shift WHERE closed_seq IS NULL";
+    let sql = format!("SELECT shift, opened_ms, {COUNTS_FROM} FROM shift WHERE closed_seq IS NULL");
     let shift = db
-        .query_row(sql, [], |row| {
+        .query_row(&sql, [], |row| {
             Ok(Shift {
                 shift: row.get(0)?,
                 opened_ms: row.get(1)?,
-                opened_seq: row.get::<_, i64>(2)?.cast_unsigned(),
+                from_seq: row.get::<_, i64>(2)?.cast_unsigned(),
             })
         })
         .optional()?;
@@ -286,15 +320,17 @@ pub fn operations_charged_since(db: &Connection, dps: &str, since_ms: i64) -> Re
 
 /// The balance of a shift, in units: of those that it found without a verdict and those that it saw first.
 ///
-/// A closed shift has the verdicts that were given until it closed, and shows what became of these units since: where
+/// What happened while no shift was open belongs to the next one: no unit is in none. A closed shift has the verdicts
+/// that were given until it closed, and shows what became of these units since: where
 /// their enrollment stands now, and as failed what has failed after it passed. `None`: there is no such shift.
 pub fn balance(db: &Connection, shift: &str) -> Result<Option<Balance>, Failure> {
-    let sql =
-        "SELECT opened_seq, coalesce(closed_seq, 9223372036854775807) FROM shift WHERE shift = ?";
+    let sql = format!(
+        "SELECT {COUNTS_FROM}, coalesce(closed_seq, 9223372036854775807) FROM shift WHERE shift = ?"
+    );
     let span: Option<(i64, i64)> = db
-        .query_row(sql, [shift], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row(&sql, [shift], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let Some((opened, closed)) = span else {
+    let Some((from, closed)) = span else {
         return Ok(None);
     };
     let sql = "WITH counted AS (
@@ -312,7 +348,7 @@ pub fn balance(db: &Connection, shift: &str) -> Result<Option<Balance>, Failure>
             count(*) FILTER (WHERE judged AND verdict = 'passed' AND state = 'refused'),
             count(*) FILTER (WHERE judged AND verdict = 'injected')
         FROM counted";
-    let balance = db.query_row(sql, params![opened, closed], |row| {
+    let balance = db.query_row(sql, params![from, closed], |row| {
         Ok(Balance {
             open_before: row.get(0)?,
             scanned: row.get(1)?,

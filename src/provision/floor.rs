@@ -235,7 +235,11 @@ impl Floor {
             return;
         }
         let mut outbox = outbox.clone();
-        outbox.note = outbox.note.map(|note| harmless(&note, TEXT_MAX));
+        let known = self
+            .outboxes
+            .get(&name)
+            .and_then(|known| known.note.clone());
+        outbox.note = outbox.note.map(|note| harmless(&note, TEXT_MAX)).or(known);
         self.outboxes.insert(name, outbox);
     }
 

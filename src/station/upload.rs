@@ -1,7 +1,7 @@
 //! The way to the cloud from a running station: one upload at a time, beside the bays.
 
 use crate::dps::Dps;
-use crate::enroller::{self, Summary};
+use crate::enroller;
 use crate::ledger::Ledger;
 use crate::provision::floor::{Outbox, Report};
 use std::sync::Arc;
@@ -50,46 +50,46 @@ impl Uploader {
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             for (dps, share) in &shared.clouds {
-                shared
-                    .report(
-                        dps,
-                        Outbox {
-                            note: Some("uploading".to_owned()),
-                            ..Outbox::default()
-                        },
-                    )
-                    .await;
+                shared.report(dps, Some("uploading".to_owned())).await;
                 let summary = enroller::drain(&shared.ledger, dps, *share).await;
-                shared.report(dps, outbox(&summary)).await;
+                let said = summary
+                    .fault
+                    .map_or_else(|| "uploaded".to_owned(), |fault| fault.to_string());
+                shared.report(dps, Some(said)).await;
             }
             shared.running.store(false, Ordering::SeqCst);
+        });
+    }
+
+    /// Reports how each outbox stands. Not awaited: the station that asks is the one that takes the reports.
+    pub fn count(&self) {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            for (dps, _) in &shared.clouds {
+                shared.report(dps, None).await;
+            }
         });
     }
 }
 
 impl Shared {
-    async fn report(&self, dps: &Dps, outbox: Outbox) {
-        let at_ms = (self.clock)();
-        let _ = self
-            .reports
-            .send(Report::Enroller {
-                at_ms,
-                dps: dps.name().to_owned(),
-                outbox,
-            })
-            .await;
-    }
-}
-
-fn outbox(summary: &Summary) -> Outbox {
-    Outbox {
-        pending: summary.pending + summary.deferred,
-        enrolled: summary.enrolled,
-        refused: summary.refused,
-        deferred: summary.deferred,
-        note: Some(match &summary.fault {
-            Some(fault) => fault.to_string(),
-            None => "uploaded".to_owned(),
-        }),
+    /// Reports what the ledger holds for an instance, and what the enroller has to say if anything.
+    async fn report(&self, dps: &Dps, note: Option<String>) {
+        let Ok(counts) = self.ledger.outbox_counts(dps.name()).await else {
+            return; // the station finds out with its own next question, and says so
+        };
+        let outbox = Outbox {
+            pending: counts.waiting,
+            enrolled: counts.enrolled,
+            refused: counts.refused,
+            deferred: counts.tried,
+            note,
+        };
+        let report = Report::Enroller {
+            at_ms: (self.clock)(),
+            dps: dps.name().to_owned(),
+            outbox,
+        };
+        let _ = self.reports.send(report).await;
     }
 }

@@ -106,6 +106,19 @@ fn a_headless_station_obeys_json_lines_on_a_line_that_moves_by_itself() {
         report["report"] == "shift_state" && report["open"] == false
     });
     assert_eq!(closed["report"], "shift_state");
+
+    // Another process opens the next one; what is pending is not of that shift, and still said.
+    let opened = Command::new(env!("CARGO_BIN_EXE_station"))
+        .args(["shift", "open", "next", "--config", config])
+        .status()
+        .unwrap();
+    assert!(opened.success());
+    let (mut followed, mut pending) = (false, false);
+    watch(&reports, |report| {
+        followed |= report["name"] == "next" && report["open"] == true;
+        pending |= report["report"] == "enroller" && report["outbox"]["pending"] == DEVICES;
+        followed && pending
+    });
     quit(&mut station, &mut stdin);
 }
 

@@ -131,7 +131,7 @@ pub struct Outbox {
     pub refused: u32,
     /// Of the pending: tried, and put off to a later time.
     pub deferred: u32,
-    /// What the enroller is doing or waiting for.
+    /// What the enroller is doing or waiting for; absent where it has nothing new to say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }

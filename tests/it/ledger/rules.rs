@@ -284,6 +284,21 @@ async fn a_shift_balances_in_units() {
     let early = ledger.balance("early").await.unwrap();
     assert_eq!((early.passed, early.failed, early.open_after), (2, 1, 2));
     assert_eq!((early.enrolled, early.pending), (1, 1));
+
+    // A unit that comes while no shift is open belongs to the next one; it is in no shift twice, and never in none.
+    let closed = Event::ShiftClosed {
+        shift: "late".to_owned(),
+        balance: late,
+    };
+    ledger.record(&closed).await.unwrap();
+    pass(&ledger, 6).await;
+    assert_eq!(ledger.balance("late").await.unwrap(), late);
+    ledger.record(&opened("night")).await.unwrap();
+    let night = ledger.balance("night").await.unwrap();
+    assert_eq!((night.open_before, night.scanned), (1, 1));
+    assert_eq!((night.passed, night.failed, night.open_after), (1, 0, 1));
+    let counts = ledger.outbox_counts("main").await.unwrap();
+    assert_eq!((counts.enrolled, counts.waiting), (1, 4)); // one of them to be disabled
     let units = ledger.units().await.unwrap();
     let UnitRow {
         verdict,
