@@ -44,6 +44,7 @@ impl Operator<'_> {
         let dwell = if unattended { Duration::ZERO } else { DWELL };
         let mut plans: Vec<Plan> = Vec::new();
         let mut reseats: BTreeMap<String, u32> = BTreeMap::new();
+        let mut closed = false;
         while self.left > 0 || !unattended {
             plans.sort_by_key(|plan| plan.at);
             let next = plans
@@ -55,8 +56,12 @@ impl Operator<'_> {
                     if let Some(ask) = wish(&report, &mut reseats) {
                         plans.push(Plan { at: Instant::now() + dwell, ask });
                     }
-                    if matches!(report, Report::ShiftState { open: false, balance: Some(_), .. }) {
-                        let _ = self.commands.send(Command::Upload).await;
+                    if let Report::ShiftState { open, .. } = report {
+                        // Said anew whenever the outbox moves: only the first time is there something to upload.
+                        let before = std::mem::replace(&mut closed, !open);
+                        if closed && !before {
+                            let _ = self.commands.send(Command::Upload).await;
+                        }
                     }
                     if uploaded(&report) {
                         self.first_boot().await?;
