@@ -6,6 +6,7 @@
 mod product;
 mod secret;
 mod stock;
+mod value;
 
 pub use product::ProductConfig;
 pub use secret::Secret;
@@ -14,6 +15,7 @@ use crate::link::LinkOptions;
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::device::Attestation;
 use crate::provision::endorsement::VendorRoots;
+use crate::provision::fault::harmless;
 use crate::provision::health::LinkLimits;
 use crate::provision::loopback::Limits;
 use crate::provision::product::{DpsTarget, Product, SigningCa};
@@ -59,6 +61,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct StationConfig {
     /// The station's name, in every record.
+    #[serde(deserialize_with = "value::name")]
     pub id: String,
     /// Whether this line is simulated; it is marked everywhere.
     #[serde(default)]
@@ -133,8 +136,10 @@ pub struct DpsConfig {
     /// Its name.
     pub name: Spanned<String>,
     /// Its ID scope; injected.
+    #[serde(deserialize_with = "value::id_scope")]
     pub id_scope: String,
     /// The global endpoint; injected. A host name, with a port where it is not 443.
+    #[serde(deserialize_with = "value::endpoint")]
     pub global_endpoint: String,
     /// URL of the service API.
     pub service_url: String,
@@ -144,7 +149,7 @@ pub struct DpsConfig {
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
     /// This station's share of the service's quota, in operations a minute.
-    #[serde(default = "default_share")]
+    #[serde(default = "default_share", deserialize_with = "value::share")]
     pub share: u32,
 }
 
@@ -336,6 +341,10 @@ fn unique<'a>(
         if name.get_ref().is_empty() {
             return Err((name.span().start, format!("a {what} has an empty name")));
         }
+        if harmless(name.get_ref(), usize::MAX) != *name.get_ref() {
+            let what = format!("the name of a {what} has characters that cannot be shown");
+            return Err((name.span().start, what));
+        }
         if !seen.insert(name.get_ref()) {
             return Err((
                 name.span().start,
@@ -447,6 +456,31 @@ dps = "main"
                 format!("{LINE}inject = {{ value_limit = 32 }}\n"),
                 "line 21: ",
                 "has 37 bytes, and the device gives back no more than 32",
+            ),
+            (
+                LINE.replace("id = \"line-1\"", "id = \"\""),
+                "line 3: ",
+                "1 to 64 printable",
+            ),
+            (
+                LINE.replace("name = \"1\"", "name = \"1\\u001b[2J\""),
+                "line 6: ",
+                "cannot be shown",
+            ),
+            (
+                LINE.replace("0ne00AAAAAA", "0ne00 AAAAAA"),
+                "line 10: ",
+                "ID scope",
+            ),
+            (
+                LINE.replace("\"global.azure", "\"https://global.azure"),
+                "line 11: ",
+                "host name",
+            ),
+            (
+                LINE.replace("credential =", "share = 0\ncredential ="),
+                "line 13: ",
+                "at least 1",
             ),
             (
                 LINE.replace("dps = \"main\"", "dps = \"other\""),

@@ -1,0 +1,60 @@
+//! Values of `station.toml` that are of the right type and still cannot be meant.
+//!
+//! What is injected is checked here: a wrong endpoint would only be noticed weeks later, in every device at once.
+
+use crate::provision::fault::harmless;
+use serde::de::{Deserialize, Deserializer, Error};
+
+/// The longest name, in characters.
+const NAME_MAX: usize = 64;
+
+/// A name that can be shown.
+pub fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    checked(from, "a name has 1 to 64 printable characters", |text| {
+        !text.trim().is_empty() && harmless(text, NAME_MAX) == text
+    })
+}
+
+/// An ID scope, as the portal shows it.
+pub fn id_scope<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    checked(
+        from,
+        "an ID scope has letters and digits only, such as 0ne00AAAAAA",
+        |text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric()),
+    )
+}
+
+/// A host name, with a port where it is not 443.
+pub fn endpoint<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    checked(
+        from,
+        "a global endpoint is a host name, with a port where it is not 443: no scheme and no path",
+        |text| {
+            let (host, port) = text.split_once(':').unwrap_or((text, "443"));
+            let part = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-');
+            !host.is_empty()
+                && host.bytes().all(part)
+                && port.parse::<u16>().is_ok_and(|port| port != 0)
+        },
+    )
+}
+
+/// A share of the service's quota: with none, nothing would ever be enrolled.
+pub fn share<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    match u32::deserialize(from)? {
+        0 => Err(D::Error::custom("a share is at least 1 operation a minute")),
+        share => Ok(share),
+    }
+}
+
+fn checked<'de, D: Deserializer<'de>>(
+    from: D,
+    rule: &str,
+    holds: impl FnOnce(&str) -> bool,
+) -> Result<String, D::Error> {
+    let text = String::deserialize(from)?;
+    match holds(&text) {
+        true => Ok(text),
+        false => Err(D::Error::custom(rule)),
+    }
+}
