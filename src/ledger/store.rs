@@ -1,7 +1,7 @@
 //! The file: opening it for the writer and for readers, its settings, its version, and what can be wrong with it.
 
 use super::LedgerError;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -80,6 +80,13 @@ impl Failure {
             Self::Damaged(reason) => LedgerError::Damaged { path, reason },
             Self::Sqlite(error) => match error.sqlite_error_code() {
                 Some(ErrorCode::DiskFull) => LedgerError::Full { path },
+                // The index of the log did not fit.
+                _ if error
+                    .sqlite_error()
+                    .is_some_and(|e| e.extended_code == ffi::SQLITE_IOERR_SHMSIZE) =>
+                {
+                    LedgerError::Full { path }
+                }
                 Some(ErrorCode::NotADatabase) => LedgerError::NotALedger { path },
                 Some(ErrorCode::DatabaseBusy) => LedgerError::Busy { path },
                 Some(ErrorCode::DatabaseCorrupt) => LedgerError::Damaged {
