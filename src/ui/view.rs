@@ -24,6 +24,9 @@ const ATTENTION_ROWS: u16 = 5;
 /// Of the rows above the minimum, one in so many goes to what needs a person; the bays get the others.
 const ATTENTION_SHARE: u16 = 8;
 
+/// Columns for the shift's name in the header: the date and time that it has by default.
+const SHIFT_WIDTH: usize = 20;
+
 /// Draws the screen.
 pub fn view(frame: &mut Frame, model: &Model) {
     let area = frame.area();
@@ -59,8 +62,8 @@ pub fn render(model: &Model, area: Rect, buf: &mut Buffer) {
 fn draw_header(model: &Model, area: Rect, buf: &mut Buffer) {
     let floor = &model.floor;
     let shift = match &floor.shift {
-        Some(shift) if shift.open => format!("shift {}", short_tail(&shift.name, 16)),
-        Some(shift) => format!("shift {} CLOSED", short_tail(&shift.name, 16)),
+        Some(shift) if shift.open => format!("shift {}", short_tail(&shift.name, SHIFT_WIDTH)),
+        Some(shift) => format!("shift {} CLOSED", short_tail(&shift.name, SHIFT_WIDTH)),
         None => "NO SHIFT".to_owned(),
     };
     let time = clock(model.now_ms);
