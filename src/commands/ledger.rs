@@ -70,6 +70,11 @@ async fn show(
             Some(device) => ledger.events(device).await?,
             None => ledger.all_events(from, PAGE).await?,
         };
+        if let Some(device) = device.as_ref().filter(|_| events.is_empty()) {
+            return Err(Failure::usage(format!(
+                "the ledger has no event of device {device}: correct the device ID"
+            )));
+        }
         for recorded in &events {
             let who = recorded
                 .device

@@ -1,10 +1,14 @@
 //! `station shift`: open, close, report.
 
 use super::{Context, Exit, Failure, parts};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError};
 use crate::provision::event::{Balance, Event};
+use crate::provision::fault::harmless;
 use clap::Subcommand;
 use serde_json::json;
+
+/// The longest name of a shift, in characters.
+const NAME_MAX: usize = 40;
 
 /// What `station shift` can do.
 #[derive(Subcommand)]
@@ -46,7 +50,14 @@ pub(super) async fn run(context: &Context, command: ShiftCommand) -> Result<Exit
             let Some(shift) = name.or_else(|| now.clone()) else {
                 return Err(Failure::usage("no shift is open: name the one to report"));
             };
-            let balance = ledger.balance(&shift).await?;
+            let balance = match ledger.balance(&shift).await {
+                Err(LedgerError::Illegal(why)) => {
+                    return Err(Failure::usage(format!(
+                        "{why} on record: give the name that `station shift open` printed"
+                    )));
+                }
+                balance => balance?,
+            };
             print(
                 context,
                 &shift,
@@ -68,6 +79,16 @@ pub(super) async fn open(ledger: &Ledger, name: Option<String>) -> Result<String
         )));
     }
     let shift = name.unwrap_or_else(|| date_and_time(parts::clock()));
+    if shift.is_empty() || shift.chars().count() > NAME_MAX || harmless(&shift, NAME_MAX) != shift {
+        return Err(Failure::usage(format!(
+            "the shift's name must have 1 to {NAME_MAX} printable characters: give it another"
+        )));
+    }
+    if ledger.balance(&shift).await.is_ok() {
+        return Err(Failure::usage(format!(
+            "a shift {shift} is on record already: give this one another name"
+        )));
+    }
     ledger
         .record(&Event::ShiftOpened {
             shift: shift.clone(),

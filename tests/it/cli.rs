@@ -332,3 +332,21 @@ fn report(line: &mut Running) -> Value {
     let report = line.line().expect("a report");
     serde_json::from_str(&report).unwrap_or_else(|error| panic!("{report:?}: {error}"))
 }
+fn names_that_are_not_on_record_are_the_callers_mistake() {
+    let factory = passed();
+    let shift = |arguments: &[&str]| run(&mut factory.station(&[&["shift"], arguments].concat()));
+    says(&shift(&["report", "nope"]), 2, &["no shift nope"]);
+    assert_eq!(shift(&["close"]).code(), Some(0));
+    says(&shift(&["close"]), 2, &["no shift is open"]);
+    assert_eq!(shift(&["open", "early"]).code(), Some(0));
+    says(&shift(&["open", "late"]), 2, &["shift early is open"]);
+    assert_eq!(shift(&["close"]).code(), Some(0));
+    says(&shift(&["open", "early"]), 2, &["early is on record"]);
+    for name in ["", "a\u{1b}[31mb", "a\nb", &"x".repeat(41)] {
+        says(&shift(&["open", name]), 2, &["printable"]);
+    }
+    let shown = run(&mut factory.station(&["ledger", "show", "--device", "nope"]));
+    says(&shown, 2, &["nope"]);
+}
+
+#[test]
