@@ -39,7 +39,7 @@ pub enum CaCommand {
 /// Runs `station ca …`.
 pub(super) async fn run(context: &Context, command: CaCommand) -> Result<Exit, Failure> {
     let config = context.config()?;
-    let ledger = parts::ledger(&config)?;
+    let ledger = parts::ledger(&config).await?;
     match command {
         CaCommand::Init { ca } => {
             let wanted = |c: &&CaConfig| ca.as_ref().is_none_or(|name| name == c.name.get_ref());

@@ -156,7 +156,7 @@ fn disk(config: &Config) -> Finding {
 async fn ledger_and_hsm(config: &Config) -> Vec<Finding> {
     let path = config.path(&config.station.ledger);
     let what = format!("ledger {}", path.display());
-    let ledger = match parts::ledger(config) {
+    let ledger = match parts::ledger(config).await {
         Ok(ledger) => ledger,
         Err(failure) => {
             return vec![Finding::new(what, Some(failure))];

@@ -79,7 +79,7 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<Exit, Failu
     let dir = folder(&args);
     let mut rig = factory::attach_rig(&dir).await?;
     let config = context.config()?;
-    let ledger = parts::ledger(&config)?;
+    let ledger = parts::ledger(&config).await?;
     let _lock = line::lock(&config)?;
     for ca in &config.cas {
         ca::init(&config, ca, &ledger).await?;

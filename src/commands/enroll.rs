@@ -17,7 +17,7 @@ pub struct EnrollArgs {
 /// Enrolls everything that is pending, in every DPS instance.
 pub(super) async fn enroll(context: &Context, args: EnrollArgs) -> Result<Exit, Failure> {
     let config = context.config()?;
-    let ledger = parts::ledger(&config)?;
+    let ledger = parts::ledger(&config).await?;
     let mut exit = Exit::Done;
     for entry in &config.dps {
         let dps = parts::dps(&config, entry)?;
@@ -55,7 +55,7 @@ pub(super) async fn enroll(context: &Context, args: EnrollArgs) -> Result<Exit, 
 /// Lists every difference between the ledger and each DPS instance.
 pub(super) async fn reconcile(context: &Context) -> Result<Exit, Failure> {
     let config = context.config()?;
-    let ledger = parts::ledger(&config)?;
+    let ledger = parts::ledger(&config).await?;
     let mut exit = Exit::Done;
     for entry in &config.dps {
         let dps = parts::dps(&config, entry)?;

@@ -63,7 +63,7 @@ async fn show(
     config: &crate::config::Config,
     device: Option<DeviceId>,
 ) -> Result<Exit, Failure> {
-    let ledger = parts::ledger(config)?;
+    let ledger = parts::ledger(config).await?;
     let mut from = 1;
     loop {
         let events = match &device {

@@ -34,7 +34,7 @@ pub(super) async fn run(context: &Context, args: LoopbackArgs) -> Result<Exit, F
         .iter()
         .map(|place| find(&config, place))
         .collect::<Result<Vec<_>, _>>()?;
-    let ledger = parts::ledger(&config)?;
+    let ledger = parts::ledger(&config).await?;
     let mut exit = Exit::Done;
     for place in &places {
         let ended = match test(context, &config, &ledger, place).await {

@@ -25,7 +25,13 @@ pub struct RunArgs {
 /// Runs the line until someone quits.
 pub(super) async fn run(context: &Context, args: RunArgs) -> Result<Exit, Failure> {
     let config = context.config()?;
-    let ledger = parts::ledger(&config)?;
+    if config.bays.is_empty() {
+        return Err(Failure::usage(format!(
+            "{} has no [[bay]]: add one for each place that takes a device; `station check --ports` suggests them",
+            context.config.display()
+        )));
+    }
+    let ledger = parts::ledger(&config).await?;
     let _lock = lock(&config)?;
     open_shift(&config, &ledger).await?;
     let (station, _reports) = assemble(&config, ledger.clone()).await?;

@@ -30,7 +30,7 @@ pub enum ShiftCommand {
 /// Runs `station shift …`.
 pub(super) async fn run(context: &Context, command: ShiftCommand) -> Result<Exit, Failure> {
     let config = context.config()?;
-    let ledger = parts::ledger(&config)?;
+    let ledger = parts::ledger(&config).await?;
     match command {
         ShiftCommand::Open { name } => {
             let shift = open(&ledger, name).await?;

@@ -350,3 +350,23 @@ fn names_that_are_not_on_record_are_the_callers_mistake() {
 }
 
 #[test]
+fn the_ledger_of_another_station_is_not_gone_on_with() {
+    let factory = passed();
+    edit(&factory, "id = \"demo\"", "id = \"line-9\"");
+    for arguments in [
+        &["run", "--headless"][..],
+        &["shift", "close"],
+        &["enroll"],
+        &["check"],
+    ] {
+        let ended = run(&mut factory.station(arguments));
+        assert_eq!(ended.code(), Some(2), "{ended:?}");
+        let said = ended.stdout.clone() + &ended.stderr;
+        assert!(
+            said.contains("that of station demo, and this is station line-9"),
+            "{ended:?}"
+        );
+    }
+}
+
+#[test]
