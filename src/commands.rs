@@ -115,6 +115,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     if let Some(environment) = context.environment(&cli.command)? {
         return Err(restart_with(&environment));
     }
+    no_core_file();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()
@@ -184,6 +185,16 @@ impl Context {
         wanted.retain(|name, value| std::env::var(name).as_ref() != Ok(value));
         Ok(Some(wanted).filter(|wanted| !wanted.is_empty()))
     }
+}
+
+/// A core file would have the PINs in it, and lie where nobody guards it.
+fn no_core_file() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        ..getrlimit(Resource::Core)
+    };
+    let _ = setrlimit(Resource::Core, none); // to lower it is always allowed
 }
 
 /// Starts this program anew, in place, with `environment`: PKCS#11 modules and the TPM stack read theirs when they are

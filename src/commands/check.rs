@@ -4,11 +4,12 @@ mod vendor_roots;
 
 use super::signing::self_test;
 use super::{Context, Exit, Failure, parts};
-use crate::config::Config;
+use crate::config::{Config, Secret};
 use crate::link::port;
 use crate::provision::certificate::Issuer;
 use clap::Args;
 use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt;
 
 /// Free space below which a shift should not begin, in bytes: a million events.
 const FREE_MIN: u64 = 1 << 30;
@@ -70,6 +71,7 @@ pub(super) async fn run(context: &Context, args: CheckArgs) -> Result<Exit, Fail
     let mut findings = vec![Finding::new(what, None)];
     findings.extend(ports(&config));
     findings.push(disk(&config));
+    findings.extend(secrets(&config));
     findings.extend(vendor_roots::check(&config));
     findings.extend(ledger_and_hsm(&config).await);
     for entry in &config.dps {
@@ -134,6 +136,28 @@ fn ports(config: &Config) -> Vec<Finding> {
         Finding::new(what, wrong)
     };
     config.bays.iter().map(check).collect()
+}
+
+/// Each file with a secret that any user of this machine can read. One that is missing is named where it is needed.
+fn secrets(config: &Config) -> Vec<Finding> {
+    /// What users have who are neither the owner nor in the group.
+    const OTHERS: u32 = 0o007;
+    let pins = config.cas.iter().map(|ca| &ca.pin);
+    let all = pins.chain(config.dps.iter().map(|dps| &dps.credential));
+    let open = all.filter_map(|secret| {
+        let Secret::File(path) = secret else {
+            return None;
+        };
+        let path = config.path(path);
+        let mode = std::fs::metadata(&path).ok()?.permissions().mode();
+        let wrong = Failure::usage(format!(
+            "{} can be used by every user of this machine: chmod 600 it",
+            path.display()
+        ));
+        let what = format!("secret {}", path.display());
+        (mode & OTHERS != 0).then(|| Finding::new(what, Some(wrong)))
+    });
+    open.collect()
 }
 
 fn disk(config: &Config) -> Finding {
