@@ -160,11 +160,11 @@ impl Context {
     }
 
     /// Prints a line: the object with `--json`, else the text.
-    fn print(&self, object: &serde_json::Value, text: &str) {
+    fn print(&self, object: &serde_json::Value, text: &str) -> Result<(), Failure> {
         if self.json {
-            println!("{object}");
+            print_line(&object.to_string())
         } else {
-            println!("{text}");
+            print_line(text)
         }
     }
 
@@ -185,6 +185,19 @@ impl Context {
         wanted.retain(|name, value| std::env::var(name).as_ref() != Ok(value));
         Ok(Some(wanted).filter(|wanted| !wanted.is_empty()))
     }
+}
+
+/// Prints a line. Who reads stdout may be gone, as with `| head`, or its disk full: that is no reason to panic.
+fn print_line(line: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}")
+        .and_then(|()| stdout.flush())
+        .map_err(|error| {
+            Failure::station(format!(
+                "stdout takes no more ({error}): give it a reader or room, then run the command again"
+            ))
+        })
 }
 
 /// A core file would have the PINs in it, and lie where nobody guards it.

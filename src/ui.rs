@@ -9,16 +9,18 @@ pub mod view;
 use crate::provision::floor::{Command, Floor};
 use crossterm::event::{Event, EventStream};
 use crossterm::execute;
-use crossterm::terminal::{EnterAlternateScreen, enable_raw_mode};
+use crossterm::terminal::{EnterAlternateScreen, disable_raw_mode, enable_raw_mode};
 use futures_util::StreamExt;
 use model::Model;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+use rustix::process::Signal;
 use std::io::{Stdout, stdout};
 use std::sync::{Arc, Once};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use update::{Msg, update};
@@ -105,6 +107,16 @@ fn open_terminal() -> Result<Screen, UiError> {
     Ok(Terminal::new(CrosstermBackend::new(stdout()))?)
 }
 
+/// After a suspension: the shell has used the terminal in between, in its own mode.
+fn take_back(terminal: &mut Screen) -> Result<(), UiError> {
+    disable_raw_mode()?;
+    enable_raw_mode()?;
+    execute!(stdout(), EnterAlternateScreen)?;
+    // Draws everything anew. `clear` would ask the terminal where its cursor is, and the keys' reader takes the answer.
+    let size = terminal.size()?;
+    Ok(terminal.resize(Rect::new(0, 0, size.width, size.height))?)
+}
+
 /// Gives the terminal back before a panic that ends the screen or the program is printed. A bay's panic is caught by its
 /// task and leaves the screen alone.
 fn restore_on_panic() {
@@ -127,6 +139,7 @@ async fn show(
 ) -> Result<(), UiError> {
     let mut keys = EventStream::new();
     let mut frames = frame_clock();
+    let mut resumed = signal(SignalKind::from_raw(Signal::CONT.as_raw()))?;
     let mut model = Model::new(floors.borrow_and_update().clone(), now_ms());
     let mut stale_frames = FRAMES_PER_CLOCK;
     let mut changed = true;
@@ -145,6 +158,11 @@ async fn show(
                     },
                     _ => continue,
                 }
+            }
+            _ = resumed.recv() => {
+                take_back(&mut terminal)?;
+                changed = true;
+                continue;
             }
             _ = frames.tick() => {
                 stale_frames += 1;

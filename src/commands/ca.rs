@@ -56,7 +56,7 @@ pub(super) async fn run(context: &Context, command: CaCommand) -> Result<Exit, F
                 context.print(
                     &json!({"ca": name, "issuing": issuing, "root": config.path(&ca.root)}),
                     &format!("CA {name}: {}", issuing.display()),
-                );
+                )?;
             }
         }
         CaCommand::Show => show(context, &ledger).await?,
@@ -195,7 +195,7 @@ async fn show(context: &Context, ledger: &Ledger) -> Result<(), Failure> {
         context.print(
             &object,
             &format!("{} {:?} {:?} {device}", row.serial, row.purpose, row.state),
-        );
+        )?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 mod vendor_roots;
 
 use super::signing::self_test;
-use super::{Context, Exit, Failure, parts};
+use super::{Context, Exit, Failure, parts, print_line};
 use crate::config::{Config, Secret};
 use crate::link::port;
 use crate::provision::certificate::Issuer;
@@ -45,7 +45,7 @@ impl Finding {
         }
     }
 
-    fn print(&self, context: &Context) {
+    fn print(&self, context: &Context) -> Result<(), Failure> {
         let said = match &self.wrong {
             None => self.said.clone(),
             Some(failure) => failure.to_string(),
@@ -56,7 +56,7 @@ impl Finding {
         }
         let notes = self.notes.iter().map(|note| format!("\n  {note}"));
         let text = format!("{}: {said}{}", self.what, notes.collect::<String>());
-        context.print(&object, &text);
+        context.print(&object, &text)
     }
 }
 
@@ -81,7 +81,7 @@ pub(super) async fn run(context: &Context, args: CheckArgs) -> Result<Exit, Fail
     }
     let mut exit = Exit::Done;
     for finding in findings {
-        finding.print(context);
+        finding.print(context)?;
         if let Some(failure) = finding.wrong {
             exit = if exit == Exit::Station {
                 exit
@@ -109,15 +109,15 @@ fn list_ports(context: &Context) -> Result<Exit, Failure> {
         ))
     })?;
     for port in &ports {
-        context.print(&json!(port), &port.to_string());
+        context.print(&json!(port), &port.to_string())?;
     }
     let suggested = port::suggest(&ports, &taken);
     if context.json {
-        println!("{}", json!({ "suggested": suggested }));
+        print_line(&json!({ "suggested": suggested }).to_string())?;
     } else if suggested.is_empty() {
-        println!("no port has a by-path name that is not a bay's already");
+        print_line("no port has a by-path name that is not a bay's already")?;
     } else {
-        print!("\nfor station.toml:\n\n{suggested}");
+        print_line(&format!("\nfor station.toml:\n\n{}", suggested.trim_end()))?;
     }
     Ok(Exit::Done)
 }

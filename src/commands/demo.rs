@@ -18,6 +18,7 @@ use crate::ui;
 use clap::{Args, ValueEnum};
 use operator::Operator;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Instant;
 use tokio::sync::mpsc;
 
@@ -105,13 +106,18 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<Exit, Failu
             let _ = printer.await;
         } else {
             tokio::spawn(drop_all(to_show));
-            tokio::select! {
-                served = operator.serve(watched, shown, false) => served?,
-                ended = ui::run(floors, commands.clone()) => {
-                    ended.map_err(|error| Failure::station(error.to_string()))?;
+            let mut screen = pin!(ui::run(floors, commands.clone()));
+            let served = tokio::select! {
+                served = operator.serve(watched, shown, false) => {
+                    // The screen ends with the station, and gives the terminal back before anything else is said.
+                    let _ = commands.send(Command::Quit).await;
+                    line::let_go(screen).await.and(served)
                 }
-            }
+                ended = &mut screen => ended.map_err(line::screen_failed),
+                failure = line::quit_on_signal(commands.clone()) => Err(failure),
+            };
             let _ = commands.send(Command::Quit).await;
+            served?;
         }
         line::ended(station.await)?;
     }
@@ -160,7 +166,9 @@ async fn finish(
 
 async fn print_all(mut reports: mpsc::Receiver<Report>) {
     while let Some(report) = reports.recv().await {
-        line::print_report(&report);
+        if line::print_report(&report).is_err() {
+            return; // the ledger has all of it; the line goes on
+        }
     }
 }
 

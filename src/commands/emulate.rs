@@ -69,7 +69,7 @@ pub(super) async fn run(context: &Context, command: EmulateCommand) -> Result<Ex
                     module: None,
                 };
                 let path = lay_out(&dir, &layout)?;
-                context.print(&json!({ "config": path }), &path.display().to_string());
+                context.print(&json!({ "config": path }), &path.display().to_string())?;
             }
             rig::run(&dir)
                 .await
@@ -88,7 +88,7 @@ pub(super) async fn run(context: &Context, command: EmulateCommand) -> Result<Ex
                 "ca_file": emulator.ca_file(),
                 "connection_string": emulator.connection_string(),
             });
-            context.print(&object, &object.to_string());
+            context.print(&object, &object.to_string())?;
             rig::until_terminated()
                 .await
                 .map_err(|error| failed("the emulated DPS", error))?;

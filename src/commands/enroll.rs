@@ -25,7 +25,7 @@ pub(super) async fn enroll(context: &Context, args: EnrollArgs) -> Result<Exit, 
             for (id, intent) in enroller::dry_run(&ledger, &dps, entry.share).await? {
                 let intent = intent_words(&intent);
                 let text = format!("{id}: {intent}");
-                context.print(&json!({"registration_id": id, "intent": intent}), &text);
+                context.print(&json!({"registration_id": id, "intent": intent}), &text)?;
             }
             continue;
         }
@@ -40,7 +40,7 @@ pub(super) async fn enroll(context: &Context, args: EnrollArgs) -> Result<Exit, 
                 "{}: {} enrolled, {} refused, {} disabled, {} deferred, {} pending",
                 dps.name(), s.enrolled, s.refused, s.disabled, s.deferred, s.pending
             ),
-        );
+        )?;
         if let Some(fault) = summary.fault {
             return Err(fault.into());
         }
@@ -65,14 +65,14 @@ pub(super) async fn reconcile(context: &Context) -> Result<Exit, Failure> {
             context.print(
                 &json!({"registration_id": discrepancy.registration_id, "difference": text}),
                 &text,
-            );
+            )?;
             exit = Exit::Incomplete;
         }
         let (name, count) = (dps.name(), found.len());
         context.print(
             &json!({"dps": name, "differences": count}),
             &format!("{name}: {count} differences"),
-        );
+        )?;
     }
     ledger.close().await?;
     Ok(exit)

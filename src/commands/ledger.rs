@@ -42,13 +42,13 @@ pub(super) async fn run(context: &Context, command: LedgerCommand) -> Result<Exi
                 context.print(
                     &json!({"damage": damage.to_string()}),
                     &format!("DAMAGE {damage}"),
-                );
+                )?;
             }
             let (events, damages) = (report.events, report.damages.len());
             context.print(
                 &json!({"events": events, "damages": damages}),
                 &format!("{events} events, {damages} damages in {}", path.display()),
-            );
+            )?;
             Ok(if damages == 0 {
                 Exit::Done
             } else {
@@ -86,7 +86,7 @@ async fn show(
             context.print(
                 &object,
                 &format!("{:>6} {} {who}", recorded.seq, recorded.event.kind()),
-            );
+            )?;
         }
         match events.last() {
             Some(last) if device.is_none() => from = last.seq + 1,

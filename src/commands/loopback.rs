@@ -1,6 +1,6 @@
 //! `station loopback`: the station's own ports tested with a plug in the place of the device.
 
-use super::{Context, Exit, Failure, parts};
+use super::{Context, Exit, Failure, parts, print_line};
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::link::loopback::{self, LoopbackError};
@@ -101,10 +101,10 @@ async fn test(
         object["bay"] = json!(place.bay);
         object["port"] = json!(port);
         object["lines"] = json!(result.lines);
-        context.print(&object, &format!("{port}: {rate}"));
+        context.print(&object, &format!("{port}: {rate}"))?;
     }
     if !context.json {
-        println!("{port}: {}", result.lines);
+        print_line(&format!("{port}: {}", result.lines))?;
     }
     Ok(passed)
 }

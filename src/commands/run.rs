@@ -1,6 +1,6 @@
 //! `station run`: the line, on the screen or headless.
 
-use super::{Context, Exit, Failure, parts, shift};
+use super::{Context, Exit, Failure, parts, print_line, shift};
 use crate::bay::Bay;
 use crate::config::Config;
 use crate::ledger::Ledger;
@@ -10,7 +10,9 @@ use crate::ui;
 use clap::Args;
 use std::fs::File;
 use std::io::{BufRead, Read};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -21,6 +23,9 @@ pub struct RunArgs {
     #[arg(long)]
     headless: bool,
 }
+
+/// How long the screen may take to give the terminal back.
+const SCREEN_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs the line until someone quits.
 pub(super) async fn run(context: &Context, args: RunArgs) -> Result<Exit, Failure> {
@@ -42,14 +47,15 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<Exit, Failur
             let commands = commands.clone();
             std::thread::spawn(move || obey_stdin(&commands));
             while let Some(report) = watched.recv().await {
-                print_report(&report);
+                print_report(&report)?;
             }
             Ok(())
         } else {
             let drain = async { while watched.recv().await.is_some() {} };
+            let mut screen = pin!(ui::run(floors, commands.clone()));
             tokio::select! {
-                shown = ui::run(floors, commands.clone()) => shown,
-                () = drain => Ok(()),
+                shown = &mut screen => shown.map_err(screen_failed),
+                () = drain => let_go(screen).await,
             }
         }
     };
@@ -58,10 +64,12 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<Exit, Failur
         shown = onlooker => shown,
         result = signals => return Err(result),
     };
+    // Nobody takes reports any more: the station must not wait for that while it stops.
+    drop(watched);
     let _ = commands.send(Command::Quit).await;
     let floor = ended(station.await)?;
     ledger.close().await?;
-    shown.map_err(|error| Failure::station(error.to_string()))?;
+    shown?;
     Ok(if floor.counts.failed == 0 {
         Exit::Done
     } else {
@@ -167,24 +175,40 @@ pub(super) fn watchers(config: &Config) -> Ends {
 }
 
 /// Prints a report as a JSON line.
-pub(super) fn print_report(report: &Report) {
+pub(super) fn print_report(report: &Report) -> Result<(), Failure> {
     let line = serde_json::to_string(report).expect("a report is made of strings and numbers");
-    println!("{line}");
+    print_line(&line)
 }
 
-/// Turns SIGTERM and SIGINT into a Quit; returns only when signals cannot be watched.
-async fn quit_on_signal(commands: mpsc::Sender<Command>) -> Failure {
-    let (mut terminate, mut interrupt) = match (
+/// Waits until the screen of a station that has ended has given the terminal back: what is said afterwards would be
+/// lost with the screen, and the terminal left unusable. Not for ever: a terminal may take no more output.
+pub(super) async fn let_go(
+    screen: impl Future<Output = Result<(), ui::UiError>>,
+) -> Result<(), Failure> {
+    let shown = tokio::time::timeout(SCREEN_LIMIT, screen).await;
+    shown.unwrap_or(Ok(())).map_err(screen_failed)
+}
+
+/// The screen ended by itself.
+pub(super) fn screen_failed(error: ui::UiError) -> Failure {
+    Failure::station(error.to_string())
+}
+
+/// Turns SIGTERM, SIGINT and SIGHUP, which a closed terminal sends, into a Quit; returns only when signals cannot be watched.
+pub(super) async fn quit_on_signal(commands: mpsc::Sender<Command>) -> Failure {
+    let (mut terminate, mut interrupt, mut hangup) = match (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
     ) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Ok(terminate), Ok(interrupt), Ok(hangup)) => (terminate, interrupt, hangup),
         _ => return Failure::station("signals cannot be watched: restart the station"),
     };
     loop {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
         }
         let _ = commands.send(Command::Quit).await;
     }

@@ -37,12 +37,12 @@ pub(super) async fn run(context: &Context, command: ShiftCommand) -> Result<Exit
             context.print(
                 &json!({"shift": shift, "open": true}),
                 &format!("shift {shift} is open"),
-            );
+            )?;
         }
         ShiftCommand::Close => {
             let shift = current(&ledger).await?;
             let balance = close(&ledger, &shift).await?;
-            print(context, &shift, false, &balance);
+            print(context, &shift, false, &balance)?;
         }
         ShiftCommand::Report { name } => {
             let now = ledger.current_shift().await?;
@@ -63,7 +63,7 @@ pub(super) async fn run(context: &Context, command: ShiftCommand) -> Result<Exit
                 &shift,
                 now.as_deref() == Some(shift.as_str()),
                 &balance,
-            );
+            )?;
         }
     }
     ledger.close().await?;
@@ -117,7 +117,7 @@ async fn current(ledger: &Ledger) -> Result<String, Failure> {
         .ok_or_else(|| Failure::usage("no shift is open: open one with `station shift open`"))
 }
 
-fn print(context: &Context, shift: &str, open: bool, balance: &Balance) {
+fn print(context: &Context, shift: &str, open: bool, balance: &Balance) -> Result<(), Failure> {
     let b = balance;
     let text = format!(
         "shift {shift}: {} open before + {} scanned = {} passed + {} failed + {} injected + {} scrapped + {} open after\n\
@@ -138,7 +138,7 @@ fn print(context: &Context, shift: &str, open: bool, balance: &Balance) {
     context.print(
         &json!({"shift": shift, "open": open, "balance": balance}),
         &text,
-    );
+    )
 }
 
 fn date_and_time(now_ms: i64) -> String {

@@ -5,6 +5,7 @@ use crate::support::{Ended, Factory, Place, Running, calls, run};
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use std::fs;
+use std::process::Stdio;
 
 /// A factory whose only unit has passed, and is not enrolled yet.
 fn passed() -> Factory {
@@ -332,6 +333,8 @@ fn report(line: &mut Running) -> Value {
     let report = line.line().expect("a report");
     serde_json::from_str(&report).unwrap_or_else(|error| panic!("{report:?}: {error}"))
 }
+
+#[test]
 fn names_that_are_not_on_record_are_the_callers_mistake() {
     let factory = passed();
     let shift = |arguments: &[&str]| run(&mut factory.station(&[&["shift"], arguments].concat()));
@@ -370,3 +373,25 @@ fn the_ledger_of_another_station_is_not_gone_on_with() {
 }
 
 #[test]
+fn a_reader_of_stdout_that_has_gone_is_no_panic() {
+    let factory = passed();
+    for arguments in [&["ledger", "show"][..], &["run", "--headless"]] {
+        let mut child = factory
+            .station(arguments)
+            .stdin(Stdio::piped()) // held open: it must not be what ends the station
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let stdin = child.stdin.take();
+        let ended = child.wait_with_output().unwrap();
+        drop(stdin);
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(3), "{said}");
+        assert!(
+            said.starts_with("station: stdout takes no more") && said.lines().count() == 1,
+            "{said}"
+        );
+    }
+}

@@ -1,7 +1,7 @@
 //! What became of every device of a demo: `summary.json`, and what is kept of each identity.
 
 use super::rig_failed;
-use crate::commands::{Context, Exit, Failure};
+use crate::commands::{Context, Exit, Failure, print_line};
 use crate::fixtures::rig::control::{Answer, Boot};
 use crate::fixtures::rig::{Plan, PlannedDevice, tpm_path, write_whole};
 use crate::ledger::{Ledger, OutboxFilter, OutboxRow, OutboxState, UnitRow, Verdict};
@@ -77,7 +77,7 @@ pub async fn sum_up(
         serde_json::to_string_pretty(&summary).expect("a summary is made of strings and numbers");
     write_whole(&dir.join("summary.json"), text.as_bytes()).map_err(rig_failed)?;
     if context.json {
-        println!("{}", text.replace('\n', " "));
+        print_line(&text.replace('\n', " "))?;
     } else {
         eprintln!("station: {}", summary.sentence());
     }
