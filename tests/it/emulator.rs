@@ -285,6 +285,38 @@ async fn pages_of_a_query_give_every_record_once() {
     assert_eq!(refused.status, 400);
 }
 
+/// Each is what a client of Microsoft's sends in its samples or its own tests.
+#[tokio::test]
+async fn the_queries_and_the_empty_keys_of_microsofts_samples_are_taken() {
+    let cloud = Cloud::start().await;
+    let empty = json!({"primaryKey": "", "secondaryKey": ""});
+    let attestation = json!({"type": "symmetricKey", "symmetricKey": empty});
+    let body = json!({"enrollmentGroupId": "g", "attestation": attestation});
+    let created = cloud.put("/enrollmentGroups/g", &body, None).await;
+    assert_eq!(created.status, 200, "{created:?}");
+    let path = "/enrollmentGroups/g/attestationmechanism";
+    let keys = cloud.post(path, None).await.body["symmetricKey"].clone();
+    assert_ne!(keys["primaryKey"], keys["secondaryKey"]);
+    for name in ["primaryKey", "secondaryKey"] {
+        let key = data_encoding::BASE64.decode(text(&keys[name]).as_bytes());
+        assert_eq!(key.unwrap().len(), 64);
+    }
+    for (path, query, records) in [
+        ("/enrollments/query", "*", 0),
+        ("/enrollmentGroups/query", "*", 1),
+        ("/registrations/g/query", "*", 0),
+        (
+            "/registrations/g/query",
+            "SELECT * FROM enrollmentGroups",
+            0,
+        ),
+    ] {
+        let page = cloud.post(path, Some(&json!({"query": query}))).await;
+        let found = page.body.as_array().map(Vec::len);
+        assert_eq!((page.status, found), (200, Some(records)), "{page:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_restart_keeps_authority_keys_and_state_and_forgets_a_torn_line() {
     let cloud = Cloud::start().await;
