@@ -259,7 +259,7 @@ impl Dps {
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => break,
-                Err(error) => return Err(DpsError::Unknown(cause(&error))),
+                Err(error) => return Err(DpsError::silence(cause(&error))),
             }
         }
         let answer = Answer {
@@ -293,7 +293,10 @@ impl Answer {
                 complaint,
             },
             400..=499 => DpsError::Refused(complaint),
-            500..=599 => DpsError::Unknown(complaint.to_string()),
+            500..=599 => DpsError::Unknown {
+                retry_after: retry_after(&self.headers),
+                why: complaint.to_string(),
+            },
             _ => DpsError::Malformed(complaint.to_string()),
         })
     }
@@ -354,9 +357,9 @@ fn not_sent_or_unknown(error: reqwest::Error) -> DpsError {
     } else if error.is_builder() {
         DpsError::Configuration(why)
     } else if error.is_timeout() {
-        DpsError::Unknown(format!("none within {} s", CALL_DEADLINE.as_secs()))
+        DpsError::silence(format!("none within {} s", CALL_DEADLINE.as_secs()))
     } else {
-        DpsError::Unknown(why)
+        DpsError::silence(why)
     }
 }
 
@@ -366,7 +369,10 @@ fn cause(error: &reqwest::Error) -> String {
     while let Some(source) = inner.source() {
         inner = source;
     }
-    harmless(&inner.to_string(), 200)
+    // The TLS library adds where its manual explains that the other side just hung up.
+    let text = inner.to_string();
+    let text = text.split(": https://docs.rs/").next().unwrap_or_default();
+    harmless(text, 200)
 }
 
 #[cfg(test)]
@@ -413,7 +419,7 @@ mod tests {
         assert!(sorted(200).is_none());
         assert!(matches!(sorted(401), Some(DpsError::Unauthorized(_))));
         assert!(matches!(sorted(412), Some(DpsError::Refused(_))));
-        assert!(matches!(sorted(500), Some(DpsError::Unknown(_))));
+        assert!(matches!(sorted(500), Some(DpsError::Unknown { .. })));
         assert!(matches!(sorted(302), Some(DpsError::Malformed(_))));
         let busy = |after| answer(429, &[("retry-after", after)], "").sorted().err();
         for (text, seconds) in [("7", Some(7)), ("-1", None), ("soon", None)] {
@@ -422,6 +428,9 @@ mod tests {
             };
             assert_eq!(retry_after, seconds.map(Duration::from_secs));
         }
+        let down = answer(503, &[("retry-after", "7")], "").sorted().err();
+        let pause = down.and_then(|error| error.retry_after());
+        assert_eq!(pause, Some(Duration::from_secs(7)));
     }
 
     #[test]

@@ -24,6 +24,8 @@ const PASS_LIMIT: u32 = 20;
 const PATIENCE_MS: i64 = 60_000;
 /// Calls in a row without a usable answer that end a run.
 const SILENCE_LIMIT: u32 = 5;
+/// Pause before a call that only reads is made again for want of a usable answer.
+const SILENCE_PAUSE: Duration = Duration::from_millis(500);
 /// Times that a call is made again because the service was too busy.
 const BUSY_LIMIT: u32 = 5;
 /// Pause before the first such repetition if the service names none; doubles with each.
@@ -94,9 +96,7 @@ pub async fn dry_run(
     let mut intents = Vec::new();
     for row in waiting(ledger, dps).await? {
         let id = &row.enrollment.registration_id;
-        run.charge(1, &[]).await?;
-        let held = run.call(1, || dps.get(id)).await?;
-        let intent = match held.map_err(|error| dps.fault(&error))? {
+        let intent = match run.read(|| dps.get(id)).await? {
             None if row.wanted == Status::Disabled => Intent::Disable,
             None => Intent::Create,
             Some(held) => match verdict(&row.enrollment, row.wanted, &held) {
@@ -337,8 +337,10 @@ impl<'a> Run<'a> {
         loop {
             let result = make().await;
             match &result {
-                Err(DpsError::Throttled { retry_after, .. }) => {
-                    let pause = retry_after.unwrap_or(BUSY_PAUSE * (1 << repetition));
+                Err(error @ DpsError::Throttled { .. }) => {
+                    let pause = error
+                        .retry_after()
+                        .unwrap_or(BUSY_PAUSE * (1 << repetition));
                     if repetition == BUSY_LIMIT || pause > BUSY_PAUSE_LIMIT {
                         return result.map(Ok).map_err(|error| self.dps.fault(&error));
                     }
@@ -346,11 +348,13 @@ impl<'a> Run<'a> {
                     tokio::time::sleep(pause).await;
                     self.charge(operations, &[]).await?;
                 }
-                Err(error @ (DpsError::Unknown(_) | DpsError::Malformed(_))) => {
+                Err(error @ (DpsError::Unknown { .. } | DpsError::Malformed(_))) => {
                     self.silent += 1;
-                    if self.silent == SILENCE_LIMIT {
+                    let pause = error.retry_after().unwrap_or_default();
+                    if self.silent == SILENCE_LIMIT || pause > BUSY_PAUSE_LIMIT {
                         return Err(self.dps.fault(error));
                     }
+                    tokio::time::sleep(pause).await;
                     return Ok(result);
                 }
                 Ok(_) | Err(DpsError::Refused(_)) => {
@@ -358,6 +362,22 @@ impl<'a> Run<'a> {
                     return Ok(result);
                 }
                 Err(error) => return Err(self.dps.fault(error)),
+            }
+        }
+    }
+
+    /// Charges and makes a call that only reads, and again after a pause when it has no usable answer:
+    /// [`Run::call`] says when that is enough.
+    async fn read<T, F>(&mut self, make: impl Fn() -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, DpsError>>,
+    {
+        loop {
+            self.charge(1, &[]).await?;
+            match self.call(1, &make).await? {
+                Ok(answer) => return Ok(answer),
+                Err(DpsError::Unknown { .. }) => tokio::time::sleep(SILENCE_PAUSE).await,
+                Err(error) => return Err(self.dps.fault(&error)),
             }
         }
     }
@@ -427,7 +447,7 @@ fn ledger_fault(error: LedgerError) -> Fault {
     Fault::station(
         &fault.code,
         fault.what,
-        format!("{}, then enroll again", fault.next),
+        format!("{}, then try again", fault.next),
     )
 }
 

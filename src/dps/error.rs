@@ -33,8 +33,13 @@ pub enum DpsError {
     #[error("refuses: {0}")]
     Refused(Complaint),
     /// The request was sent and may or may not have taken effect: no answer, a broken one, or a 5xx.
-    #[error("gave no usable answer: {0}")]
-    Unknown(String),
+    #[error("gave no usable answer: {why}")]
+    Unknown {
+        /// What came instead.
+        why: String,
+        /// How long a 5xx asks that the service be left alone, if it says.
+        retry_after: Option<Duration>,
+    },
     /// The answer is not what the protocol says; the request may have taken effect.
     #[error("answered what the protocol does not know: {0}")]
     Malformed(String),
@@ -51,6 +56,24 @@ pub struct Complaint {
     pub message: String,
     /// `trackingId`, for Microsoft's support.
     pub tracking_id: String,
+}
+
+impl DpsError {
+    /// How long the service asks to be left alone, if it says.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled { retry_after, .. } | Self::Unknown { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The request was sent, and no whole answer came.
+    pub(super) fn silence(why: String) -> Self {
+        Self::Unknown {
+            why,
+            retry_after: None,
+        }
+    }
 }
 
 impl Complaint {
@@ -100,32 +123,32 @@ impl Dps {
             DpsError::Unreachable(_) => Fault::cloud(
                 "dps_unreachable",
                 what,
-                "nothing is lost; check the network and service_url, then enroll again",
+                "nothing is lost; check the network, service_url and ca_file, then try again",
             ),
             DpsError::Unauthorized(_) => Fault::station(
                 "dps_unauthorized",
                 what,
                 match self.clock_warning() {
-                    Some(warning) => format!("{warning}, then enroll again"),
+                    Some(warning) => format!("{warning}, then try again"),
                     None => format!(
-                        "put the credential of [[dps]] {name:?} right, then enroll again; nothing is lost"
+                        "put the credential of [[dps]] {name:?} right, then try again; nothing is lost"
                     ),
                 },
             ),
             DpsError::Throttled { .. } => Fault::cloud(
                 "dps_throttled",
                 what,
-                "nothing is lost; enroll again later, or lower share for all stations of this DPS",
+                "nothing is lost; try again later, or lower share for all stations of this DPS",
             ),
             DpsError::Refused(_) => Fault::cloud(
                 "dps_refused",
                 what,
                 format!("check service_url of [[dps]] {name:?}, and the service's message"),
             ),
-            DpsError::Unknown(_) => Fault::cloud(
+            DpsError::Unknown { .. } => Fault::cloud(
                 "dps_no_answer",
                 what,
-                "nothing is lost; enroll again later: what was sent is read back first",
+                "nothing is lost; try again later: what was sent is read back first",
             ),
             DpsError::Malformed(_) => Fault::cloud(
                 "dps_malformed",

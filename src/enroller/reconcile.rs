@@ -1,7 +1,6 @@
 //! Compares the ledger with all that DPS holds, both ways.
 
-use super::pace::charge;
-use super::{Verdict, ledger_fault, verdict};
+use super::{Run, Verdict, ledger_fault, verdict};
 use crate::dps::Dps;
 use crate::ledger::{Ledger, OutboxFilter, OutboxState};
 use crate::provision::batch::{Difference, Held, Status, difference};
@@ -46,7 +45,8 @@ type Settled = Option<(Enrollment, Status)>;
 /// A fault that names the service and the next step.
 pub async fn reconcile(ledger: &Ledger, dps: &Dps, share: u32) -> Result<Vec<Discrepancy>, Fault> {
     let ours = known(ledger, dps).await?;
-    let seen = query(ledger, dps, share, &ours).await?;
+    let mut run = Run::new(ledger, dps, share);
+    let seen = query(&mut run, &ours).await?;
     let mut found = seen.unknown;
     for (id, settled) in &ours {
         let Some((enrollment, status)) = settled else {
@@ -55,9 +55,7 @@ pub async fn reconcile(ledger: &Ledger, dps: &Dps, share: u32) -> Result<Vec<Dis
         if seen.agreed.contains(id) {
             continue;
         }
-        charge(ledger, dps, share, 1, &[]).await?;
-        let held = dps.get(&enrollment.registration_id).await;
-        let held = held.map_err(|error| dps.fault(&error))?;
+        let held = run.read(|| dps.get(&enrollment.registration_id)).await?;
         if let Some(kind) = disagreement(enrollment, *status, held.as_ref()) {
             found.insert(id.clone(), kind);
         }
@@ -100,18 +98,12 @@ struct Seen {
     unknown: BTreeMap<String, DiscrepancyKind>,
 }
 
-async fn query(
-    ledger: &Ledger,
-    dps: &Dps,
-    share: u32,
-    ours: &BTreeMap<String, Settled>,
-) -> Result<Seen, Fault> {
+async fn query(run: &mut Run<'_>, ours: &BTreeMap<String, Settled>) -> Result<Seen, Fault> {
+    let dps = run.dps;
     let mut seen = Seen::default();
     let mut from = None;
     for _ in 0..PAGE_LIMIT {
-        charge(ledger, dps, share, 1, &[]).await?;
-        let page = dps.query(from.as_ref()).await;
-        let page = page.map_err(|error| dps.fault(&error))?;
+        let page = run.read(|| dps.query(from.as_ref())).await?;
         for held in page.records {
             let id = held.registration_id.to_ascii_lowercase();
             match ours.get(&id) {

@@ -639,3 +639,36 @@ async fn reconciling_lists_every_difference_both_ways() {
     );
     assert_eq!(ours.len() + 3, line.writes().len());
 }
+
+#[tokio::test]
+async fn reading_leaves_a_busy_service_alone_and_outlives_a_lost_answer() {
+    let line = Line::new().await;
+    line.pass_many(2).await;
+    assert_eq!(line.drain().await, enrolled(2));
+    line.pass(&x509(2)).await;
+    let trouble = Faults {
+        throttle: 1,
+        retry_after_seconds: 1,
+        fail: 1,
+        ..Faults::default()
+    };
+    line.faults(trouble.clone()).await;
+    let start = Instant::now();
+    let found = reconcile(&line.ledger, &line.dps, SHARE).await;
+    assert_eq!(found, Ok(vec![]));
+    assert!(start.elapsed() >= Duration::from_secs(1));
+
+    line.faults(trouble).await;
+    let start = Instant::now();
+    let intents = dry_run(&line.ledger, &line.dps, SHARE).await.unwrap();
+    assert_eq!(intents.len(), 1);
+    assert!(start.elapsed() >= Duration::from_secs(1));
+
+    line.faults(Faults {
+        fail: u32::MAX,
+        ..Faults::default()
+    })
+    .await;
+    let ended = reconcile(&line.ledger, &line.dps, SHARE).await.unwrap_err();
+    assert_eq!(ended.code, "dps_no_answer");
+}
