@@ -4,10 +4,11 @@
 
 mod pace;
 mod reconcile;
+mod refusal;
 
 pub use reconcile::{Discrepancy, DiscrepancyKind, reconcile};
 
-use crate::dps::{Complaint, Dps, DpsError};
+use crate::dps::{Dps, DpsError};
 use crate::ledger::{Ledger, LedgerError, OutboxFilter, OutboxRow, OutboxState};
 use crate::provision::batch::{
     Batch, Difference, Held, Outcome, Row, Status, difference, next_try_ms, plan, read_answer,
@@ -16,6 +17,7 @@ use crate::provision::batch::{
 use crate::provision::device::RegistrationId;
 use crate::provision::event::{Enrollment, Event};
 use crate::provision::fault::{Fault, harmless};
+use refusal::{is_about_content, refused_alone};
 use std::time::Duration;
 
 /// Passes over the outbox in one run: with doubling waits, more than [`PATIENCE_MS`] allows.
@@ -250,7 +252,7 @@ impl<'a> Run<'a> {
             match self.call(operations, || dps.create(&content)).await? {
                 Ok(answer) => Some(read_answer(&ids, &answer)),
                 Err(DpsError::Refused(complaint)) if is_about_content(&complaint) => {
-                    (rows.len() == 1).then(|| vec![Outcome::Refused(complaint.to_string())])
+                    (rows.len() == 1).then(|| vec![refused_alone(&complaint)])
                 }
                 Err(error @ DpsError::Refused(_)) => return Err(dps.fault(&error)),
                 Err(_) => Some(vec![Outcome::Unknown; rows.len()]),
@@ -449,12 +451,6 @@ fn ledger_fault(error: LedgerError) -> Fault {
         fault.what,
         format!("{}, then try again", fault.next),
     )
-}
-
-/// Whether a refusal can be about what was sent; any other is about the URL, the version or the method, and would
-/// meet every record alike.
-fn is_about_content(complaint: &Complaint) -> bool {
-    matches!(complaint.status, 400 | 409 | 412 | 413 | 422)
 }
 
 /// All fields by name first, so that none is lost where the text is cut.
