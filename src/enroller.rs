@@ -35,6 +35,11 @@ const BUSY_PAUSE: Duration = Duration::from_secs(2);
 /// Longest pause that the service may ask for within a run; beyond it, the run ends.
 const BUSY_PAUSE_LIMIT: Duration = Duration::from_secs(600);
 
+/// Code of a record that is put off and known not to be there: it may be sent again.
+const DEFERRED: &str = "enrollment_deferred";
+/// Code of a record that is put off while nobody knows what its last call did: it is read back first.
+const UNANSWERED: &str = "enrollment_unanswered";
+
 /// How a run over the outbox ended, in records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -130,7 +135,7 @@ async fn waiting(ledger: &Ledger, dps: &Dps) -> Result<Vec<Row>, Fault> {
             wanted,
             tries: row.tries,
             next_try_ms: row.next_try_ms,
-            unanswered: row.sending,
+            unanswered: row.sending || row.fault.is_some_and(|fault| fault.code == UNANSWERED),
         }));
     }
     Ok(rows)
@@ -204,7 +209,10 @@ impl<'a> Run<'a> {
 
     async fn settle(&mut self, batch: &Batch<'_>) -> Result<(), Fault> {
         let rows = match batch.read_first {
-            true => self.read_back(&batch.rows).await?,
+            true => {
+                let rows = self.reopened(&batch.rows).await?;
+                self.read_back(&rows).await?
+            }
             false => batch.rows.clone(),
         };
         let rows = self.charge_sending(&rows).await?;
@@ -219,6 +227,15 @@ impl<'a> Run<'a> {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Rows whose answer may be recorded: the ledger takes none without a call on record, and that of a row which was
+    /// deferred ended so.
+    async fn reopened<'r>(&mut self, rows: &[&'r Row]) -> Result<Vec<&'r Row>, Fault> {
+        match rows.iter().all(|row| row.tries == 0) {
+            true => Ok(rows.to_vec()),
+            false => self.charge_sending(rows).await,
         }
     }
 
@@ -266,13 +283,17 @@ impl<'a> Run<'a> {
         for (row, outcome) in rows.iter().zip(outcomes) {
             match outcome {
                 Outcome::Refused(why) => self.refuse(row, &why).await?,
-                Outcome::Deferred(why) => self.defer(row, &why).await?,
+                Outcome::Deferred(why) => self.defer(row, DEFERRED, &why).await?,
                 Outcome::Accepted | Outcome::Exists | Outcome::Unknown => sent.push(*row),
             }
         }
         for row in self.read_back(&sent).await? {
-            self.defer(row, "it was sent, and the service does not hold it")
-                .await?;
+            self.defer(
+                row,
+                DEFERRED,
+                "it was sent, and the service does not hold it",
+            )
+            .await?;
         }
         Ok(())
     }
@@ -298,7 +319,7 @@ impl<'a> Run<'a> {
                     self.refuse(row, &complaint.to_string()).await?;
                 }
                 Err(error @ DpsError::Refused(_)) => return Err(dps.fault(&error)),
-                Err(error) => self.defer(row, &error.to_string()).await?,
+                Err(error) => self.defer(row, UNANSWERED, &error.to_string()).await?,
             }
         }
         Ok(absent)
@@ -312,14 +333,17 @@ impl<'a> Run<'a> {
         }
         let replace = || dps.replace(&row.enrollment, Status::Disabled, etag);
         if let Err(error) = self.call(1, replace).await? {
-            return self.defer(row, &error.to_string()).await;
+            return self.defer(row, UNANSWERED, &error.to_string()).await;
         }
         self.charge(1, &[]).await?;
         let read = || dps.get(&row.enrollment.registration_id);
         match self.call(1, read).await? {
             Ok(Some(held)) if held.status == Status::Disabled => self.settled(row, held.etag).await,
-            Ok(_) => self.defer(row, "it was not disabled after all").await,
-            Err(error) => self.defer(row, &error.to_string()).await,
+            Ok(_) => {
+                self.defer(row, UNANSWERED, "it was not disabled after all")
+                    .await
+            }
+            Err(error) => self.defer(row, UNANSWERED, &error.to_string()).await,
         }
     }
 
@@ -422,10 +446,10 @@ impl<'a> Run<'a> {
     }
 
     /// Puts off a record; the wait doubles with each time.
-    async fn defer(&mut self, row: &Row, why: &str) -> Result<(), Fault> {
+    async fn defer(&mut self, row: &Row, code: &str, why: &str) -> Result<(), Fault> {
         let registration_id = row.enrollment.registration_id.clone();
         let fault = Fault::cloud(
-            "enrollment_deferred",
+            code,
             format!("DPS {:?}, {registration_id}: {why}", self.dps.name()),
             "nothing; it is tried again",
         );

@@ -672,3 +672,29 @@ async fn reading_leaves_a_busy_service_alone_and_outlives_a_lost_answer() {
     let ended = reconcile(&line.ledger, &line.dps, SHARE).await.unwrap_err();
     assert_eq!(ended.code, "dps_no_answer");
 }
+
+#[tokio::test]
+async fn what_was_deferred_without_an_answer_is_read_back_before_it_is_sent_again() {
+    let line = Line::new().await;
+    let enrollments = line.pass_many(2).await;
+    let [there, absent] = [&enrollments[0], &enrollments[1]];
+    // Both were sent, one arrived, and neither answer did, nor that to the reading back.
+    line.charge(&[there, absent]).await;
+    line.put(&[(there, Status::Enabled)]).await;
+    for enrollment in [there, absent] {
+        let event = Event::EnrollmentDeferred {
+            registration_id: enrollment.registration_id.clone(),
+            fault: Fault::cloud("enrollment_unanswered", "no answer", "wait"),
+            next_try_ms: 0,
+        };
+        line.ledger.record(&event).await.unwrap();
+    }
+    // Sent again, it would be deferred again.
+    line.faults(Faults {
+        refuse_in_bulk: vec![there.registration_id.to_string()],
+        ..Faults::default()
+    })
+    .await;
+    assert_eq!(line.drain().await, enrolled(2));
+    each_created_once(&line, &enrollments);
+}
