@@ -1,10 +1,20 @@
 //! `station enroll` and `station reconcile`: after the shift.
 
 use super::{Context, Exit, Failure, parts};
+use crate::config::{Config, DpsConfig};
 use crate::enroller::{self, Discrepancy, DiscrepancyKind, Intent};
+use crate::ledger::{Ledger, OutboxFilter, OutboxState};
 use crate::provision::batch::Difference;
 use clap::Args;
 use serde_json::json;
+use std::collections::BTreeMap;
+
+/// Where a record may stand that did not make it.
+const NOT_SETTLED: &[OutboxState] = &[
+    OutboxState::Pending,
+    OutboxState::DisablePending,
+    OutboxState::Refused,
+];
 
 /// Options of `station enroll`.
 #[derive(Args)]
@@ -18,64 +28,153 @@ pub struct EnrollArgs {
 pub(super) async fn enroll(context: &Context, args: EnrollArgs) -> Result<Exit, Failure> {
     let config = context.config()?;
     let ledger = parts::ledger(&config).await?;
-    let mut exit = Exit::Done;
+    let mut ends = Vec::new();
     for entry in &config.dps {
-        let dps = parts::dps(&config, entry)?;
-        if args.dry_run {
-            for (id, intent) in enroller::dry_run(&ledger, &dps, entry.share).await? {
-                let intent = intent_words(&intent);
-                let text = format!("{id}: {intent}");
-                context.print(&json!({"registration_id": id, "intent": intent}), &text)?;
-            }
-            continue;
-        }
-        let summary = enroller::drain(&ledger, &dps, entry.share).await;
-        let s = &summary;
-        context.print(
-            &json!({
-                "dps": dps.name(), "enrolled": s.enrolled, "refused": s.refused, "disabled": s.disabled,
-                "deferred": s.deferred, "pending": s.pending,
-            }),
-            &format!(
-                "{}: {} enrolled, {} refused, {} disabled, {} deferred, {} pending",
-                dps.name(), s.enrolled, s.refused, s.disabled, s.deferred, s.pending
-            ),
-        )?;
-        if let Some(fault) = summary.fault {
-            return Err(fault.into());
-        }
-        if summary.refused + summary.deferred + summary.pending > 0 {
-            exit = Exit::Incomplete;
-        }
+        ends.push(match args.dry_run {
+            true => foresee(context, &config, entry, &ledger).await,
+            false => settle(context, &config, entry, &ledger).await,
+        });
     }
     ledger.close().await?;
-    Ok(exit)
+    together(ends)
 }
 
 /// Lists every difference between the ledger and each DPS instance.
 pub(super) async fn reconcile(context: &Context) -> Result<Exit, Failure> {
     let config = context.config()?;
     let ledger = parts::ledger(&config).await?;
-    let mut exit = Exit::Done;
+    let mut ends = Vec::new();
     for entry in &config.dps {
-        let dps = parts::dps(&config, entry)?;
-        let found = enroller::reconcile(&ledger, &dps, entry.share).await?;
-        for discrepancy in &found {
-            let text = discrepancy_words(discrepancy);
-            context.print(
-                &json!({"registration_id": discrepancy.registration_id, "difference": text}),
-                &text,
-            )?;
-            exit = Exit::Incomplete;
-        }
-        let (name, count) = (dps.name(), found.len());
-        context.print(
-            &json!({"dps": name, "differences": count}),
-            &format!("{name}: {count} differences"),
-        )?;
+        ends.push(compare(context, &config, entry, &ledger).await);
     }
     ledger.close().await?;
-    Ok(exit)
+    together(ends)
+}
+
+/// The end of all: one instance that fails does not stop the others, and each failure is said.
+fn together(ends: Vec<Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let mut exit = Exit::Done;
+    let mut failed: Option<Failure> = None;
+    for end in ends {
+        match end {
+            Ok(Exit::Done) => {}
+            Ok(other) => exit = other,
+            Err(failure) => match &mut failed {
+                None => failed = Some(failure),
+                Some(first) => first.sentence = format!("{}; {failure}", first.sentence),
+            },
+        }
+    }
+    failed.map_or(Ok(exit), Err)
+}
+
+async fn foresee(
+    context: &Context,
+    config: &Config,
+    entry: &DpsConfig,
+    ledger: &Ledger,
+) -> Result<Exit, Failure> {
+    let dps = parts::dps(config, entry)?;
+    for (id, intent) in enroller::dry_run(ledger, &dps, entry.share).await? {
+        let intent = intent_words(&intent);
+        let text = format!("{id}: {intent}");
+        context.print(&json!({"registration_id": id, "intent": intent}), &text)?;
+    }
+    Ok(Exit::Done)
+}
+
+async fn settle(
+    context: &Context,
+    config: &Config,
+    entry: &DpsConfig,
+    ledger: &Ledger,
+) -> Result<Exit, Failure> {
+    let dps = parts::dps(config, entry)?;
+    let known = troubled(ledger, dps.name(), &[OutboxState::Refused]).await?;
+    let summary = enroller::drain(ledger, &dps, entry.share).await;
+    let s = &summary;
+    context.print(
+        &json!({
+            "dps": dps.name(), "enrolled": s.enrolled, "refused": s.refused, "disabled": s.disabled,
+            "deferred": s.deferred, "pending": s.pending,
+        }),
+        &format!(
+            "{}: {} enrolled, {} refused, {} disabled, {} deferred, {} pending",
+            dps.name(),
+            s.enrolled,
+            s.refused,
+            s.disabled,
+            s.deferred,
+            s.pending
+        ),
+    )?;
+    for (id, (word, why)) in troubled(ledger, dps.name(), NOT_SETTLED).await? {
+        if !known.contains_key(&id) {
+            let text = format!("{id}: {word}: {why}");
+            context.print(&json!({"registration_id": id, word: why}), &text)?;
+        }
+    }
+    if let Some(fault) = summary.fault {
+        return Err(fault.into());
+    }
+    match summary.refused + summary.deferred + summary.pending {
+        0 => Ok(Exit::Done),
+        _ => Ok(Exit::Incomplete),
+    }
+}
+
+/// The records in one of these states that have a reason to be there: by registration ID, a word for the state and the
+/// reason.
+async fn troubled(
+    ledger: &Ledger,
+    dps: &str,
+    states: &[OutboxState],
+) -> Result<BTreeMap<String, (&'static str, String)>, Failure> {
+    let mut found = BTreeMap::new();
+    for state in states {
+        let filter = OutboxFilter {
+            dps: Some(dps.to_owned()),
+            state: Some(*state),
+            ..OutboxFilter::default()
+        };
+        let word = match state {
+            OutboxState::Refused => "refused",
+            _ => "deferred",
+        };
+        for row in ledger.outbox(filter).await? {
+            if let Some(fault) = row.fault {
+                let id = row.registration_id.to_string();
+                found.insert(id, (word, fault.to_string()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+async fn compare(
+    context: &Context,
+    config: &Config,
+    entry: &DpsConfig,
+    ledger: &Ledger,
+) -> Result<Exit, Failure> {
+    let dps = parts::dps(config, entry)?;
+    let found = enroller::reconcile(ledger, &dps, entry.share).await?;
+    for discrepancy in &found {
+        let text = discrepancy_words(discrepancy);
+        context.print(
+            &json!({"registration_id": discrepancy.registration_id, "difference": text}),
+            &text,
+        )?;
+    }
+    let (name, count) = (dps.name(), found.len());
+    context.print(
+        &json!({"dps": name, "differences": count}),
+        &format!("{name}: {count} differences"),
+    )?;
+    match found.is_empty() {
+        true => Ok(Exit::Done),
+        false => Ok(Exit::Incomplete),
+    }
 }
 
 fn intent_words(intent: &Intent) -> String {

@@ -1,9 +1,10 @@
 //! Bad input, and a world that is not as it should be: one sentence that names the thing and the next step, the exit
 //! code that goes with it, and nothing lost.
 
+use crate::emulator::support as emulator;
 use crate::support::{Ended, Factory, Place, Running, calls, run};
 use rustix::process::{Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::process::Stdio;
 
@@ -206,6 +207,52 @@ fn without_dps_or_with_a_wrong_key_nothing_is_lost() {
     );
     says(&refusal(ended), 3, &["main", "localhost"]);
     finishes(&factory);
+}
+
+#[test]
+fn a_dps_that_is_away_does_not_stop_the_next_one() {
+    let factory = passed();
+    let dead = "[[dps]]\nname = \"away\"\nid_scope = \"0ne00000000\"\nglobal_endpoint = \"localhost:9\"\n\
+        service_url = \"https://localhost:9\"\ncredential = \"file:rig/dps-credential\"\nshare = 10\n\n[[dps]]";
+    edit(&factory, "[[dps]]", dead);
+    let ended = run(&mut factory.station(&["reconcile", "--json"]));
+    assert_eq!(text(&ended.objects()[0], "dps"), "main");
+    says(&ended, 3, &["\"away\"", "localhost:9"]);
+    finishes(&factory);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_refused_is_named_with_the_reason() {
+    let factory = passed();
+    let id = "sim-x509-0001";
+    let credential = factory.text("rig/dps-credential");
+    let (_, key) = credential.rsplit_once("SharedAccessKey=").unwrap();
+    let owner = Some("provisioningserviceowner");
+    let token = emulator::token(key.trim(), "localhost", emulator::now() + 60, owner);
+    let settings = factory.text("station.toml");
+    let url = settings.split("service_url = \"").nth(1).unwrap();
+    let url = url.split('"').next().unwrap();
+    let foreign = json!({"registrationId": id, "attestation": {"type": "symmetricKey"}});
+    let put = emulator::client(&factory.dir().join("rig/dps-ca.pem"))
+        .put(format!("{url}/enrollments/{id}?api-version=2021-10-01"))
+        .header("authorization", token)
+        .json(&foreign);
+    assert_eq!(put.send().await.unwrap().status(), 200);
+
+    let ended = run(&mut factory.station(&["enroll", "--json"]));
+    assert_eq!(ended.code(), Some(1), "{ended:?}");
+    let [sum, refused] = &ended.objects()[..] else {
+        panic!("{ended:?}")
+    };
+    assert_eq!(sum["refused"], 1);
+    assert_eq!(text(refused, "registration_id"), id);
+    let why = text(refused, "refused");
+    assert!(
+        why.contains("attestation") && why.contains("person"),
+        "{why}"
+    );
+    let again = run(&mut factory.station(&["enroll", "--json"]));
+    assert_eq!((again.code(), again.objects().len()), (Some(0), 1));
 }
 
 /// What was said without the sum that stdout has.
