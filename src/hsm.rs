@@ -9,6 +9,7 @@
 //! A call into a module cannot be cancelled. One that outlives its deadline leaves the module out of use until the
 //! station is restarted, and whatever it says in the end is thrown away.
 
+mod clock;
 mod signer;
 mod token;
 
@@ -53,7 +54,7 @@ pub struct Meter {
     pub signatures: u64,
     /// Signatures asked for that failed.
     pub sign_faults: u64,
-    /// Sessions opened; more than one means that the token was lost.
+    /// Sessions opened; more than one, and one for each key made, means that the token was lost.
     pub sessions: u64,
     /// Logins tried.
     pub logins: u64,

@@ -195,9 +195,9 @@ impl Module {
         let token = self.token(id);
         let session = token.session.as_ref().expect("the key was just looked for");
         let made = token::make_key(session, &token.names, label);
-        if made.is_err() {
-            token.session = None; // whether the pair exists is found out on a new session, at the next call
-        }
+        // Looked for on a new session: whether a failure left a pair behind is not known, and a TPM without a resource
+        // manager has room for one loaded key, which it puts away with the session.
+        token.session = None;
         made?;
         self.public_key(id, label)
     }

@@ -1,14 +1,15 @@
 //! Single questions to a token, each asked once: find it, log in, find a key, make a key.
 
-use super::HsmError;
+use super::{HsmError, clock};
 use crate::provision::bytes::Digest;
 use pkcs11::context::Pkcs11;
 use pkcs11::error::{Error, RvError};
 use pkcs11::mechanism::Mechanism;
 use pkcs11::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use pkcs11::session::{Session, SessionState, UserType};
-use pkcs11::slot::TokenInfo;
+use pkcs11::slot::{Slot, TokenInfo};
 use secrecy::SecretString;
+use std::path::Path;
 
 /// DER of the object identifier of P-256, as `CKA_EC_PARAMS` holds it (RFC 5480, section 2.1.1.1).
 const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
@@ -80,11 +81,16 @@ pub(super) fn open_session(library: &Pkcs11, names: &Names) -> Result<Session, H
     const SHOWN: usize = 8;
     let mut present = Vec::new();
     let mut found = Vec::new();
+    let mut unread = None;
     let slots = library.get_slots_with_token();
     for slot in slots.map_err(|error| names.failed(error))? {
         // A slot that cannot be read is not ours to judge: another token of the module may still be the one.
-        let Ok(info) = library.get_token_info(slot) else {
-            continue;
+        let info = match token_info(library, names, slot) {
+            Ok(info) => info,
+            Err(error) => {
+                unread = Some(error);
+                continue;
+            }
         };
         if !info.token_initialized() {
             continue;
@@ -95,23 +101,39 @@ pub(super) fn open_session(library: &Pkcs11, names: &Names) -> Result<Session, H
             present.push(info.label().to_owned());
         }
     }
-    match found.as_slice() {
-        [(slot, info)] => {
+    match (found.as_slice(), unread) {
+        ([(slot, info)], _) => {
             check_pin_state(info, names)?;
-            library
-                .open_rw_session(*slot)
-                .map_err(|error| names.failed(error))
+            open_slot(library, *slot).map_err(|error| names.failed(error))
         }
-        [] => Err(HsmError::TokenMissing {
+        ([], Some(error)) if present.is_empty() => Err(error),
+        ([], _) => Err(HsmError::TokenMissing {
             module: names.module.clone(),
             token: names.token.clone(),
             present,
         }),
-        several => Err(HsmError::TokenAmbiguous {
+        (several, _) => Err(HsmError::TokenAmbiguous {
             module: names.module.clone(),
             token: names.token.clone(),
             count: several.len(),
         }),
+    }
+}
+
+/// What a slot's token says of itself, its clock left out where only that cannot be read.
+fn token_info(library: &Pkcs11, names: &Names, slot: Slot) -> Result<TokenInfo, HsmError> {
+    library.get_token_info(slot).or_else(|error| match error {
+        Error::Pkcs11(..) => Err(names.failed(error)),
+        _ => clock::without(Path::new(&names.module), slot).ok_or_else(|| names.failed(error)),
+    })
+}
+
+/// A session that may make keys; on a token that allows none, one that can still find them and sign.
+fn open_slot(library: &Pkcs11, slot: Slot) -> Result<Session, Error> {
+    use RvError::{SessionCount, TokenWriteProtected};
+    match library.open_rw_session(slot) {
+        Err(Error::Pkcs11(TokenWriteProtected | SessionCount, _)) => library.open_ro_session(slot),
+        opened => opened,
     }
 }
 
@@ -219,7 +241,7 @@ pub(super) fn make_key(session: &Session, names: &Names, label: &str) -> Result<
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
         Attribute::Sign(true),
-        Attribute::Decrypt(false),
+        // No CKA_DECRYPT: tpm2-pkcs11 takes "may not decrypt" for "the public half may not verify", and makes no key.
         Attribute::Unwrap(false),
         Attribute::Derive(false),
     ];

@@ -147,7 +147,7 @@ fn a_key_is_made_once_found_again_and_signs() {
             );
             let meter = hsm.meter();
             assert_eq!((meter.signatures, meter.sign_faults), (41, 0));
-            assert_eq!((meter.sessions, meter.logins), (1, 1));
+            assert_eq!((meter.sessions, meter.logins), (3, 3), "two keys were made");
             assert!(meter.longest_signature >= meter.last_signature);
         },
     );
@@ -236,7 +236,7 @@ fn a_lost_session_is_opened_again_and_the_key_found_again() {
             // Somebody logs the token out: SoftHSM's object handles are stale from here on.
             own_session(&library, "line").logout().unwrap();
             prove(2).await;
-            assert_eq!(hsm.meter().sessions, 2);
+            assert_eq!(hsm.meter().sessions, 3, "the key's making had its own");
             // The module is finalized and initialized by somebody else: no handle is valid.
             library.clone().finalize().unwrap();
             library
@@ -381,6 +381,44 @@ fn make_pair(session: &Session, label: &str, extractable: bool, sign: bool) {
     session
         .generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)
         .unwrap();
+}
+
+/// The spy before SoftHSM, with an oddity of another maker's module.
+fn odd_module(directory: &Path, oddity: &str) -> PathBuf {
+    let module = directory.join(format!("{oddity}.so"));
+    let status = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&module)
+        .arg(format!("-DODD=\"{oddity}\""))
+        .arg(format!("-DREAL={:?}", spy()))
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/odd_module.c"))
+        .arg("-ldl")
+        .status()
+        .expect("cc (build-essential) is not installed: run scripts/setup");
+    assert!(status.success());
+    module
+}
+
+#[test]
+fn modules_of_other_makers_make_keys_and_sign() {
+    let name = "modules_of_other_makers_make_keys_and_sign";
+    alone(name, &["line"], async |directory| {
+        for (number, oddity) in (1..).zip(["clock", "tpm", "read-only"]) {
+            let module = odd_module(&directory, oddity);
+            let hsm = Hsm::open(options(module, "line", PIN)).await.unwrap();
+            // A token that is only to be used has the key that the ones before it made.
+            let spki = hsm.find_or_make_key("issuing").await.unwrap();
+            let test = self_test(number);
+            let signature = hsm.sign("issuing", reserved(&test)).await.unwrap();
+            verify_proof(&spki, &test.tbs.0, &signature).unwrap();
+            if oddity == "read-only" {
+                let error = hsm.find_or_make_key("other").await.unwrap_err();
+                assert!(matches!(error, HsmError::Token { .. }), "{error}");
+            } else {
+                hsm.find_or_make_key(oddity).await.unwrap();
+            }
+        }
+    });
 }
 
 #[test]
