@@ -103,16 +103,15 @@ pub enum HsmError {
         /// How many have it.
         count: usize,
     },
-    /// The PIN was refused, or trying it could lock the token. Stays so until the token is opened anew.
-    #[error(
-        "the PIN of token {token:?} cannot be used ({why}) and is not tried again: correct `pin` \
-         and restart the station"
-    )]
+    /// The PIN was refused, or trying it could lock the token. Stays so until the station is restarted.
+    #[error("the PIN of token {token:?} cannot be used ({why}) and is not tried again: {next}")]
     Pin {
         /// The token's label.
         token: String,
         /// What the token said.
         why: String,
+        /// What a person has to do.
+        next: &'static str,
     },
     /// No key has the label.
     #[error(

@@ -7,7 +7,7 @@ use crate::provision::certificate::Reserved;
 use pkcs11::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use pkcs11::mechanism::Mechanism;
 use pkcs11::session::Session;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -129,6 +129,7 @@ pub(super) struct Module {
     library: Option<Pkcs11>,
     initialized: bool,
     tokens: BTreeMap<u64, Token>,
+    refusals: Vec<Refusal>,
 }
 
 /// One opening of a token.
@@ -136,8 +137,14 @@ struct Token {
     names: Names,
     pin: SecretString,
     session: Option<Session>,
-    pin_refused: Option<HsmError>,
     meter: Arc<Mutex<Meter>>,
+}
+
+/// A PIN that a token refused: kept for the life of the process, because each try counts, whoever makes it.
+struct Refusal {
+    token: String,
+    pin: SecretString,
+    error: HsmError,
 }
 
 /// What to throw away before asking again.
@@ -155,6 +162,7 @@ impl Module {
             library: None,
             initialized: false,
             tokens: BTreeMap::new(),
+            refusals: Vec::new(),
         }
     }
 
@@ -172,7 +180,6 @@ impl Module {
             },
             pin,
             session: None,
-            pin_refused: None,
             meter,
         };
         self.tokens.insert(id, token);
@@ -252,7 +259,8 @@ impl Module {
                 Renew::Module => self.finalize(),
             }
             let library = self.library()?;
-            let (session, names) = self.token(id).session(&library)?;
+            let token = self.tokens.get_mut(&id).expect(OPEN);
+            let (session, names) = token.session(&library, &mut self.refusals)?;
             question(session, names)
         };
         for renew in [Renew::Nothing, Renew::Session] {
@@ -299,29 +307,36 @@ impl Module {
     }
 
     fn token(&mut self, id: u64) -> &mut Token {
-        self.tokens
-            .get_mut(&id)
-            .expect("an opening asks only between its open and its close")
+        self.tokens.get_mut(&id).expect(OPEN)
     }
 }
 
+const OPEN: &str = "an opening asks only between its open and its close";
+
 impl Token {
     /// A session that is logged in: the one at hand if the token still knows it, else a new one.
-    fn session(&mut self, library: &Pkcs11) -> Result<(&Session, &Names), HsmError> {
-        if let Some(refused) = &self.pin_refused {
-            return Err(refused.clone());
+    fn session(
+        &mut self,
+        library: &Pkcs11,
+        refusals: &mut Vec<Refusal>,
+    ) -> Result<(&Session, &Names), HsmError> {
+        let pin = self.pin.expose_secret();
+        let same =
+            |past: &&Refusal| past.token == self.names.token && past.pin.expose_secret() == pin;
+        if let Some(past) = refusals.iter().find(same) {
+            return Err(past.error.clone());
         }
         let session = match self.session.take() {
             Some(session) => {
                 token::check_session(&session, &self.names)?;
                 session
             }
-            None => self.log_in(library)?,
+            None => self.log_in(library, refusals)?,
         };
         Ok((self.session.insert(session), &self.names))
     }
 
-    fn log_in(&mut self, library: &Pkcs11) -> Result<Session, HsmError> {
+    fn log_in(&self, library: &Pkcs11, refusals: &mut Vec<Refusal>) -> Result<Session, HsmError> {
         let opened = token::open_session(library, &self.names).and_then(|session| {
             self.count(|meter| {
                 meter.sessions += 1;
@@ -330,8 +345,12 @@ impl Token {
             token::log_in(&session, &self.names, &self.pin)?;
             Ok(session)
         });
-        if let Err(refused @ HsmError::Pin { .. }) = &opened {
-            self.pin_refused = Some(refused.clone());
+        if let Err(error @ HsmError::Pin { .. }) = &opened {
+            refusals.push(Refusal {
+                token: self.names.token.clone(),
+                pin: self.pin.clone(),
+                error: error.clone(),
+            });
         }
         opened
     }

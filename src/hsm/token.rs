@@ -43,10 +43,11 @@ impl Names {
         }
     }
 
-    fn pin(&self, why: &str) -> HsmError {
+    fn pin(&self, why: &str, next: &'static str) -> HsmError {
         HsmError::Pin {
             token: self.token.clone(),
             why: why.to_owned(),
+            next,
         }
     }
 
@@ -137,32 +138,53 @@ fn open_slot(library: &Pkcs11, slot: Slot) -> Result<Session, Error> {
     }
 }
 
+const CORRECT: &str = "correct `pin` and restart the station";
+const UNLOCK: &str = "have the HSM's security officer unlock it, then restart the station";
+const SET: &str = "set a user PIN with the HSM maker's tool, correct `pin` and restart the station";
+
 fn check_pin_state(info: &TokenInfo, names: &Names) -> Result<(), HsmError> {
     if info.user_pin_locked() {
-        return Err(names.pin("the token is locked"));
+        return Err(names.pin("the token is locked", UNLOCK));
     }
     if info.user_pin_final_try() {
-        return Err(names.pin("one try is left before the token locks"));
+        return Err(names.pin(
+            "one try is left before the token locks",
+            "correct `pin`, log in once with the HSM maker's tool, which gives the tries back, and restart the station",
+        ));
     }
     Ok(())
 }
 
 /// Logs in. Another session of this process may have done so already: the login is the token's, not the session's.
+///
+/// Only where the token or the session had gone away is the PIN known not to have been judged, so that it may be tried
+/// again: some modules have words of their own for a wrong one.
 pub(super) fn log_in(session: &Session, names: &Names, pin: &SecretString) -> Result<(), HsmError> {
-    match session.login(UserType::User, Some(pin)) {
-        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
-        Err(Error::Pkcs11(
-            error @ (RvError::PinIncorrect
-            | RvError::PinInvalid
-            | RvError::PinLenRange
-            | RvError::PinExpired
-            | RvError::PinLocked
-            | RvError::PinTooWeak
-            | RvError::UserPinNotInitialized),
-            _,
-        )) => Err(names.pin(&format!("{error:?}"))),
-        Err(error) => Err(names.failed(error)),
-    }
+    let error = match session.login(UserType::User, Some(pin)) {
+        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => return Ok(()),
+        Err(error) => error,
+    };
+    let Error::Pkcs11(said_of, _) = &error else {
+        return Err(names.failed(error));
+    };
+    let next = match said_of {
+        RvError::DeviceError
+        | RvError::DeviceMemory
+        | RvError::DeviceRemoved
+        | RvError::SessionClosed
+        | RvError::SessionHandleInvalid
+        | RvError::TokenNotPresent
+        | RvError::TokenNotRecognized
+        | RvError::CryptokiNotInitialized => return Err(names.failed(error)),
+        RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange => CORRECT,
+        RvError::PinLocked => UNLOCK,
+        RvError::PinExpired | RvError::PinTooWeak | RvError::UserPinNotInitialized => SET,
+        RvError::ArgumentsBad => {
+            "where the HSM has a PIN pad, use a token that takes its PIN from a program, and restart the station"
+        }
+        _ => "log in once with the HSM maker's tool to see what is wrong, then restart the station",
+    };
+    Err(names.pin(&said(&error), next))
 }
 
 /// Asks the token whether it still knows the session as logged in.

@@ -189,8 +189,11 @@ fn a_wrong_pin_is_tried_once_and_never_again() {
             assert!(matches!(error, HsmError::Pin { .. }), "{error}");
             let said = format!("{error} {error:?} {:?}", options(spy(), "line", wrong));
             assert!(said.contains("line") && !said.contains(wrong), "{said}");
+            // Nor by another CA with a key in this token.
+            let again = Hsm::open(options(spy(), "line", wrong)).await.unwrap_err();
+            assert!(matches!(again, HsmError::Pin { .. }), "{again}");
             assert_eq!(calls(&directory, "C_Login"), 1);
-            // The right PIN opens it: the refusal belongs to the opening, not to the process.
+            // The right PIN opens it: what is refused is the PIN, not the token.
             Hsm::open(options(spy(), "line", PIN)).await.unwrap();
         },
     );
@@ -418,6 +421,17 @@ fn modules_of_other_makers_make_keys_and_sign() {
                 hsm.find_or_make_key(oddity).await.unwrap();
             }
         }
+    });
+}
+
+#[test]
+fn a_pin_refused_in_the_maker_s_own_words_is_tried_once_and_never_again() {
+    let name = "a_pin_refused_in_the_maker_s_own_words_is_tried_once_and_never_again";
+    alone(name, &["line"], async |directory| {
+        let module = odd_module(&directory, "own-words");
+        let error = Hsm::open(options(module, "line", "user-0000")).await;
+        assert!(matches!(error, Err(HsmError::Pin { .. })), "{error:?}");
+        assert_eq!(calls(&directory, "C_Login"), 1);
     });
 }
 
