@@ -136,8 +136,8 @@ pub enum HsmError {
     },
     /// The key may not be a CA's: it can leave the token, cannot sign, or is of another kind.
     #[error(
-        "key {label:?} of token {token:?} is not fit to sign with ({why}): make \
-         another one with `station ca init`"
+        "key {label:?} of token {token:?} is not fit to sign with ({why}): relabel it, or give `label` another \
+         name, and make one with `station ca init`"
     )]
     KeyUnfit {
         /// The token's label.
@@ -145,6 +145,19 @@ pub enum HsmError {
         /// The key's label.
         label: String,
         /// What is wrong with it.
+        why: String,
+    },
+    /// The key could not be made.
+    #[error(
+        "token {token:?} made no P-256 key labelled {label:?} ({why}): make the pair under this label with the HSM \
+         maker's tool, then `station ca init` adopts it"
+    )]
+    KeyUnmade {
+        /// The token's label.
+        token: String,
+        /// The key's label.
+        label: String,
+        /// What the module said.
         why: String,
     },
     /// The token failed, on a new session and a newly initialized module too.
@@ -161,8 +174,8 @@ pub enum HsmError {
     },
     /// The signature was asked for and did not come. It is not asked for again: the serial number is lost.
     #[error(
-        "key {label:?} of token {token:?} did not sign ({why}): abandon \
-         the serial number and draft anew"
+        "key {label:?} of token {token:?} did not sign ({why}), and its serial number is given up: check the HSM and \
+         the key, then try again"
     )]
     Sign {
         /// The token's label.

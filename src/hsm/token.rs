@@ -59,6 +59,14 @@ impl Names {
         }
     }
 
+    fn unmade(&self, label: &str, error: &Error) -> HsmError {
+        HsmError::KeyUnmade {
+            token: self.token.clone(),
+            label: label.to_owned(),
+            why: said(error),
+        }
+    }
+
     pub fn sign(&self, label: &str, why: String) -> HsmError {
         HsmError::Sign {
             token: self.token.clone(),
@@ -238,19 +246,19 @@ pub(super) fn public_key(
     }
     match point {
         Some(point) if on_p256 => Ok([&P256_SPKI[..], point].concat()),
-        _ => Err(names.unfit(label, "it is not on P-256")),
+        _ => Err(names.unfit(label, "its public half does not show a point on P-256")),
     }
 }
 
 /// Makes a P-256 pair that signs, stays, and cannot be read. Its `CKA_ID` is derived from the label.
 pub(super) fn make_key(session: &Session, names: &Names, label: &str) -> Result<(), HsmError> {
-    remove_orphans(session, names, label)?;
     let id = Digest::of(label.as_bytes()).0[..20].to_vec();
-    let label = label.as_bytes().to_vec();
+    remove_orphans(session, names, label, &id)?;
+    let octets = label.as_bytes().to_vec();
     let public = [
         Attribute::Token(true),
         Attribute::Private(false),
-        Attribute::Label(label.clone()),
+        Attribute::Label(octets.clone()),
         Attribute::Id(id.clone()),
         Attribute::EcParams(P256.to_vec()),
         Attribute::Verify(true),
@@ -258,7 +266,7 @@ pub(super) fn make_key(session: &Session, names: &Names, label: &str) -> Result<
     let private = [
         Attribute::Token(true),
         Attribute::Private(true),
-        Attribute::Label(label),
+        Attribute::Label(octets),
         Attribute::Id(id),
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
@@ -269,13 +277,19 @@ pub(super) fn make_key(session: &Session, names: &Names, label: &str) -> Result<
     ];
     session
         .generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)
-        .map_err(|error| names.failed(error))?;
+        .map_err(|error| names.unmade(label, &error))?;
     Ok(())
 }
 
 /// Destroys public keys that a process left which was killed while the pair was made: without the private half, which
-/// nobody ever had, nothing can have been signed for them.
-fn remove_orphans(session: &Session, names: &Names, label: &str) -> Result<(), HsmError> {
+/// nobody ever had, nothing can have been signed for them. One that does not bear the station's `id` is not its to
+/// destroy: somebody made it elsewhere, and the private half may be there under another name.
+fn remove_orphans(
+    session: &Session,
+    names: &Names,
+    label: &str,
+    id: &[u8],
+) -> Result<(), HsmError> {
     let template = [
         Attribute::Class(ObjectClass::PUBLIC_KEY),
         Attribute::Label(label.as_bytes().to_vec()),
@@ -283,6 +297,15 @@ fn remove_orphans(session: &Session, names: &Names, label: &str) -> Result<(), H
     let orphans = session
         .find_objects(&template)
         .map_err(|error| names.failed(error))?;
+    let own = Attribute::Id(id.to_vec());
+    for orphan in &orphans {
+        let known = session
+            .get_attributes(*orphan, &[AttributeType::Id])
+            .map_err(|error| names.failed(error))?;
+        if !known.contains(&own) {
+            return Err(names.unfit(label, "its private half is not there"));
+        }
+    }
     for orphan in orphans {
         session
             .destroy_object(orphan)
@@ -344,9 +367,18 @@ fn check_private(
             Attribute::KeyType(KeyType::EC),
             "it is no elliptic curve key",
         ),
-        (Attribute::Sensitive(true), "it can be read"),
-        (Attribute::Extractable(false), "it can leave the token"),
-        (Attribute::Sign(true), "it may not sign"),
+        (
+            Attribute::Sensitive(true),
+            "it can be read: CKA_SENSITIVE is not true",
+        ),
+        (
+            Attribute::Extractable(false),
+            "it can leave the token: CKA_EXTRACTABLE is not false",
+        ),
+        (
+            Attribute::Sign(true),
+            "it may not sign: CKA_SIGN is not true",
+        ),
     ];
     let kinds: Vec<AttributeType> = required
         .iter()
@@ -355,9 +387,15 @@ fn check_private(
     let found = session
         .get_attributes(key, &kinds)
         .map_err(|error| names.failed(error))?;
-    match required.iter().find(|(wanted, _)| !found.contains(wanted)) {
-        Some((_, why)) => Err(names.unfit(label, why)),
-        None => Ok(()),
+    if let Some((_, why)) = required.iter().find(|(wanted, _)| !found.contains(wanted)) {
+        return Err(names.unfit(label, why));
+    }
+    // Asked for alone: tokens that know nothing of it may refuse the whole question.
+    match session.get_attributes(key, &[AttributeType::AlwaysAuthenticate]) {
+        Ok(always) if always.contains(&Attribute::AlwaysAuthenticate(true)) => {
+            Err(names.unfit(label, "it wants the PIN again for each signature"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -16,7 +16,7 @@ use dps_station::provision::device::SerialNumber;
 use dps_station::provision::event::{Event, Recorded, Reservation};
 use pkcs11::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use pkcs11::mechanism::Mechanism;
-use pkcs11::object::Attribute;
+use pkcs11::object::{Attribute, ObjectClass};
 use pkcs11::session::{Session, UserType};
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -342,6 +342,12 @@ fn what_is_missing_or_ambiguous_is_named() {
                 matches!(error, HsmError::KeyAmbiguous { count: 2, .. }),
                 "{error}"
             );
+            make_always_asking(&session, "asking");
+            let error = hsm.find_or_make_key("asking").await.unwrap_err();
+            assert!(
+                matches!(&error, HsmError::KeyUnfit { why, .. } if why.contains("each signature")),
+                "{error}"
+            );
             make_pair(&session, "portable", true, true);
             let error = hsm.public_key("portable").await.unwrap_err();
             assert!(
@@ -365,8 +371,9 @@ fn what_is_missing_or_ambiguous_is_named() {
     );
 }
 
+const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+
 fn make_pair(session: &Session, label: &str, extractable: bool, sign: bool) {
-    const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
     let label = Attribute::Label(label.as_bytes().to_vec());
     let public = [
         Attribute::Token(true),
@@ -384,6 +391,59 @@ fn make_pair(session: &Session, label: &str, extractable: bool, sign: bool) {
     session
         .generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)
         .unwrap();
+}
+
+/// A pair whose private half wants the PIN for each signature.
+fn make_always_asking(session: &Session, label: &str) {
+    let label = Attribute::Label(label.as_bytes().to_vec());
+    let public = [
+        Attribute::Token(true),
+        label.clone(),
+        Attribute::EcParams(P256.to_vec()),
+    ];
+    let private = [
+        Attribute::Token(true),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(true),
+        Attribute::AlwaysAuthenticate(true),
+        label,
+    ];
+    session
+        .generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)
+        .unwrap();
+}
+
+#[test]
+fn a_public_key_that_somebody_else_left_is_not_destroyed() {
+    let name = "a_public_key_that_somebody_else_left_is_not_destroyed";
+    alone(name, &["line"], async |directory| {
+        let hsm = Hsm::open(options(spy(), "line", PIN)).await.unwrap();
+        let library = Pkcs11::new(spy()).unwrap();
+        let session = own_session(&library, "line");
+        make_pair(&session, "issuing", false, true);
+        let labelled = |class| {
+            session
+                .find_objects(&[
+                    Attribute::Class(class),
+                    Attribute::Label(b"issuing".to_vec()),
+                ])
+                .unwrap()
+        };
+        // Its owner knows the private half by another name.
+        let renamed = [Attribute::Label(b"customer".to_vec())];
+        let private = labelled(ObjectClass::PRIVATE_KEY)[0];
+        session.update_attributes(private, &renamed).unwrap();
+
+        let error = hsm.find_or_make_key("issuing").await.unwrap_err();
+        assert!(
+            matches!(&error, HsmError::KeyUnfit { why, .. } if why.contains("private half")),
+            "{error}"
+        );
+        assert_eq!(labelled(ObjectClass::PUBLIC_KEY).len(), 1);
+        assert_eq!(calls(&directory, "C_GenerateKeyPair"), 1, "the test's own");
+    });
 }
 
 /// The spy before SoftHSM, with an oddity of another maker's module.
@@ -416,7 +476,7 @@ fn modules_of_other_makers_make_keys_and_sign() {
             verify_proof(&spki, &test.tbs.0, &signature).unwrap();
             if oddity == "read-only" {
                 let error = hsm.find_or_make_key("other").await.unwrap_err();
-                assert!(matches!(error, HsmError::Token { .. }), "{error}");
+                assert!(matches!(error, HsmError::KeyUnmade { .. }), "{error}");
             } else {
                 hsm.find_or_make_key(oddity).await.unwrap();
             }
