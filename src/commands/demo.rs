@@ -12,6 +12,7 @@ pub(super) use factory::{Layout, lay_out};
 use super::{Context, Exit, Failure, ca, parts, run as line, shift};
 use crate::fixtures::rig;
 use crate::fixtures::rig::control::{Answer, Ask};
+use crate::ledger::{UnitRow, Verdict};
 use crate::provision::floor::{Command, Report};
 use crate::station::REPORTS_MAX;
 use crate::ui;
@@ -145,20 +146,30 @@ async fn finish(
 ) -> Result<Exit, Failure> {
     rig.ask(&Ask::Export).await.map_err(rig_failed)?;
     if args.until == Until::Passed {
-        return Ok(Exit::Done);
+        let units = ledger.units().await?;
+        let passed = |unit: &&UnitRow| unit.verdict == Some(Verdict::Passed);
+        let left = rig.ask(&Ask::Status).await.map_err(rig_failed)?;
+        return Ok(match units.iter().filter(passed).count() == left.done {
+            true => Exit::Done,
+            false => Exit::Incomplete,
+        });
     }
     if let Some(open) = ledger.current_shift().await? {
         shift::close(ledger, &open.shift).await?;
     }
+    let mut exit = Exit::Done;
     for entry in &config.dps {
         let dps = parts::dps(config, entry)?;
         let summary = crate::enroller::drain(ledger, &dps, entry.share).await;
         if let Some(fault) = summary.fault {
             return Err(fault.into());
         }
+        if summary.refused + summary.deferred + summary.pending > 0 {
+            exit = Exit::Incomplete;
+        }
     }
     if args.until == Until::Enrolled {
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     let boots = rig.ask(&Ask::FirstBoot).await.map_err(rig_failed)?;
     summary::sum_up(context, &folder(args), ledger, &boots, started).await

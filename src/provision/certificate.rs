@@ -65,6 +65,14 @@ pub enum KeyKind {
     Rsa,
 }
 
+/// Names for a sentence.
+fn names(found: &[String]) -> String {
+    match found {
+        [] => "nobody".to_owned(),
+        found => found.join(" and "),
+    }
+}
+
 /// Why the station will not sign, or will not believe what was signed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -77,7 +85,10 @@ pub enum Refusal {
     )]
     RequestSignature,
     /// The request names another device, none, or several.
-    #[error("the certificate request names {found:?} and not this device, {expected:?}")]
+    #[error(
+        "the certificate request names {} and not this device, {expected}",
+        names(found)
+    )]
     RequestSubject {
         /// The common names in the request.
         found: Vec<String>,
