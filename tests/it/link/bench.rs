@@ -179,7 +179,9 @@ pub fn session(
                 request.push(byte);
                 if whole.push(byte).is_some() {
                     let reply = server(&std::mem::take(&mut request)).unwrap_or_default();
-                    far.write_all(&reply).await.unwrap();
+                    if far.write_all(&reply).await.is_err() {
+                        return; // the session is over
+                    }
                 }
             }
         }
