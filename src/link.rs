@@ -311,7 +311,7 @@ fn meaning(refusal: &Refusal, user_group: u16) -> String {
             _,
             Refusal {
                 group: Some(smp::SETTINGS_GROUP),
-                code: smp::SETTINGS_KEY_NOT_FOUND,
+                code: smp::SETTINGS_KEY_NOT_FOUND | smp::SETTINGS_ROOT_NOT_FOUND,
             },
         ) => "it does not know the settings key, or not such a value".to_owned(),
         (
@@ -321,6 +321,12 @@ fn meaning(refusal: &Refusal, user_group: u16) -> String {
                 code: smp::COMMON_NOT_SUPPORTED,
             },
         ) => "its firmware does not know the command".to_owned(),
+        (
+            _,
+            Refusal {
+                code: smp::NO_CODE, ..
+            },
+        ) => "of an error that it gave no number of".to_owned(),
         (
             _,
             Refusal {

@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 const OBJECT_TRIES: u32 = 3;
 /// The longest value of a setting that is looked at, in characters.
 pub(super) const MAX_SETTING: usize = 256;
-/// The longest DER ECDSA signature with P-256, in bytes.
-const MAX_SIGNATURE: usize = 72;
+/// The longest signature, in bytes: that of a 4096-bit RSA key, where a product takes such.
+const MAX_SIGNATURE: usize = 512;
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Asks the device who it is.
@@ -387,7 +387,10 @@ pub(super) fn settings(what: &'static str, op: Op, command: u8) -> Question {
 
 fn is_no_such_key(refusal: smp::Refusal) -> bool {
     match refusal.group {
-        Some(group) => group == smp::SETTINGS_GROUP && refusal.code == smp::SETTINGS_KEY_NOT_FOUND,
+        Some(group) => {
+            let unknown = [smp::SETTINGS_KEY_NOT_FOUND, smp::SETTINGS_ROOT_NOT_FOUND];
+            group == smp::SETTINGS_GROUP && unknown.contains(&refusal.code)
+        }
         None => refusal.code == smp::COMMON_NO_ENTRY,
     }
 }

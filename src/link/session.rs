@@ -1,10 +1,13 @@
 //! One conversation with one device: requests, answers, deadlines and what is sent again.
 
+mod restart;
+
+pub(in crate::link) use restart::StartSign;
+
 use super::port::Port;
 use super::smp::frame::{self, Decoder};
-use super::smp::{self, HEADER_LENGTH, Header, Map, Op, Packet, Version};
+use super::smp::{self, HEADER_LENGTH, Header, Map, Op, Packet, Refusal, Version};
 use super::{LinkError, LinkHealth, LinkOptions};
-use crate::provision::device::Identification;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,21 +24,10 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 const SEND_LIMIT: Duration = Duration::from_secs(5);
 /// How much is read at a time, in bytes.
 const READ_SIZE: usize = 1024;
-/// How restarting is named in errors.
-const RESTART: &str = "start anew";
-/// How long after its answer a Zephyr device acts on a reset request (`MCUMGR_GRP_OS_RESET_MS`), and a little more.
-const RESET_DELAY: Duration = Duration::from_millis(300);
-/// Pause between two looks at a port or a device that is to come back.
-const RESTART_POLL: Duration = Duration::from_millis(20);
-/// How long a device that is starting anew gets for one answer, beside what the line takes for it.
-const RESTART_ANSWER: Duration = Duration::from_millis(250);
-/// The same for the first question, which follows the first sign of life at once. One that comes too early is lost.
-const EAGER_ANSWER: Duration = Duration::from_millis(40);
-/// Bytes on the line for one question and its answer then, at most, and the bits of each.
-const LOOK_BYTES: u32 = 600;
-const BITS_PER_BYTE: u32 = 10;
-/// A device that still counts as before so long after a reset request never got it.
-const RESET_LOST: Duration = Duration::from_secs(2);
+/// A reply that has begun is heard to its end as long as it does not pause for so long: a slow line is no silence.
+const REPLY_PAUSE: Duration = Duration::from_millis(100);
+/// But no longer than so long after the wait for it.
+const REPLY_LIMIT: Duration = Duration::from_secs(5);
 
 /// One conversation with one device over `S`.
 #[derive(Debug)]
@@ -48,6 +40,8 @@ pub struct Session<S> {
     sequence: u8,
     next_rid: u32,
     frame_size: usize,
+    /// Replies to questions that were given up.
+    late: u64,
     pub(super) health: LinkHealth,
 }
 
@@ -86,145 +80,6 @@ impl Session<Port> {
         session.probe().await?;
         Ok(session)
     }
-
-    /// Resets the device and watches until it has started anew; gives what it says of itself then.
-    ///
-    /// Sent again only when the device was seen not to have started. Port and name may be others when it comes back.
-    ///
-    /// # Errors
-    ///
-    /// `Silent` when it does not come back in the options' time, `Swapped` when another device does; what
-    /// [`Session::identify`] gives before the reset.
-    pub async fn restart(&mut self) -> Result<Identification, LinkError> {
-        // Asked now, because a device that lost power since it was last asked has counted once more.
-        let before = self.identify().await?;
-        self.restart_from(&before).await
-    }
-
-    /// The same for a device that has just said `before` of itself.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Session::restart`].
-    pub async fn restart_from(
-        &mut self,
-        before: &Identification,
-    ) -> Result<Identification, LinkError> {
-        self.restart_watching(before).await
-    }
-
-    /// Resets the device and watches for the sign that it has started anew.
-    pub(super) async fn restart_watching<T: StartSign>(
-        &mut self,
-        sign: &T,
-    ) -> Result<T::Device, LinkError> {
-        let deadline = Instant::now() + Duration::from_millis(self.options.restart_ms);
-        let reset = Question {
-            what: RESTART,
-            op: Op::Write,
-            group: smp::OS_GROUP,
-            command: smp::RESET,
-            patience: Patience::Once(self.options.answer()),
-        };
-        while Instant::now() < deadline {
-            match self.ask(reset, |_| Map::new()).await {
-                // Neither an answer nor its absence says whether the device will start anew.
-                Ok(_) | Err(LinkError::Silent { .. } | LinkError::Malformed { .. }) => {}
-                Err(error) if error.lost_port() => {}
-                Err(error) => return Err(error),
-            }
-            if let Some(device) = self.watch_restart(sign, deadline).await? {
-                return Ok(device);
-            }
-            self.health.retries += 1;
-        }
-        Err(self.silent(RESTART))
-    }
-
-    /// The device, started anew, or nothing if the device still answers with the old one long after the request.
-    async fn watch_restart<T: StartSign>(
-        &mut self,
-        sign: &T,
-        deadline: Instant,
-    ) -> Result<Option<T::Device>, LinkError> {
-        let asked = Instant::now();
-        // Most devices say something when they start, or their port goes: no need to ask before.
-        let mut buffer = [0; READ_SIZE];
-        let mut heard = self
-            .receive(&mut buffer, asked + RESET_DELAY)
-            .await
-            .map(|_| ());
-        let on_line =
-            Duration::from_secs(1) * LOOK_BYTES * BITS_PER_BYTE / self.options.baud.max(1);
-        let mut wait = EAGER_ANSWER + on_line;
-        while Instant::now() < deadline {
-            let answer = match heard {
-                Ok(()) => sign.look(self, Patience::Once(wait)).await,
-                Err(error) => Err(error),
-            };
-            wait = RESTART_ANSWER + on_line;
-            match answer {
-                Ok(Some(device)) => return Ok(Some(device)),
-                Ok(None) if asked.elapsed() > RESET_LOST => return Ok(None),
-                Ok(None) | Err(LinkError::Silent { .. } | LinkError::Malformed { .. }) => {}
-                Err(error) if error.lost_port() => self.reopen(deadline).await?,
-                Err(error) => return Err(error),
-            }
-            sleep(RESTART_POLL).await;
-            heard = self.settle().await;
-        }
-        Err(self.silent(RESTART))
-    }
-
-    /// Opens the port again as soon as it is there.
-    async fn reopen(&mut self, deadline: Instant) -> Result<(), LinkError> {
-        loop {
-            match Port::open(&self.path, &self.options) {
-                Ok(port) => {
-                    self.stream = port;
-                    self.decoder = Decoder::default();
-                    return Ok(());
-                }
-                Err(error) if Instant::now() >= deadline => return Err(error),
-                // A port that is just appearing may be missing, busy with udev, or not yet ours.
-                Err(_) => sleep(RESTART_POLL).await,
-            }
-        }
-    }
-}
-
-/// How to tell that a device has started anew.
-pub(super) trait StartSign: Sync {
-    /// What is known of the device then.
-    type Device: Send;
-
-    /// One look at the device, which gets `patience` for each answer: nothing as long as it has not started anew;
-    /// `Swapped` where it is another one.
-    fn look(
-        &self,
-        session: &mut Session<Port>,
-        patience: Patience,
-    ) -> impl Future<Output = Result<Option<Self::Device>, LinkError>> + Send;
-}
-
-/// What a device with a start counter said of itself before.
-impl StartSign for Identification {
-    type Device = Self;
-
-    async fn look(
-        &self,
-        session: &mut Session<Port>,
-        patience: Patience,
-    ) -> Result<Option<Self>, LinkError> {
-        let now = session.identify_with(patience).await?;
-        if !now.same_unit(self) {
-            return Err(LinkError::Swapped {
-                port: session.port(),
-                found: now.device_id,
-            });
-        }
-        Ok((now.boots > self.boots).then_some(now))
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
@@ -248,6 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             sequence: rid[0],
             next_rid: u32::from_be_bytes(rid),
             frame_size: options.frame_size.clamp(SMALLEST_FRAME, frame::MAX_PACKET),
+            late: 0,
             health: LinkHealth::default(),
             options: options.clone(),
         })
@@ -320,6 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             Patience::Ordinary | Patience::Slow => self.options.answer(),
         };
         let mut tries = 1;
+        let mut other_version = false;
         loop {
             let packet = Packet {
                 header: Header {
@@ -332,10 +189,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 body: body(self.frame_size - HEADER_LENGTH),
             };
             let error = match self.exchange(question.what, &packet, wait).await {
-                Ok(reply) => match self.judge(question.what, reply) {
-                    Some(result) => return result,
-                    None => continue, // once more in the older version
-                },
+                Ok(reply) if !other_version && self.wants_other_version(&reply) => {
+                    other_version = true;
+                    continue;
+                }
+                Ok(reply) => return self.judge(question.what, reply),
                 Err(error @ (LinkError::Silent { .. } | LinkError::Malformed { .. })) => error,
                 Err(error) => return Err(error),
             };
@@ -362,22 +220,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
     }
 
-    /// The result that a reply stands for, or nothing when the question must be put in the older version.
-    fn judge(&mut self, what: &'static str, reply: Packet) -> Option<Result<Map, LinkError>> {
-        let Some(refusal) = reply.body.as_refusal() else {
-            return Some(Ok(reply.body));
+    /// Whether the device only knows the other version of the protocol, which is spoken from now on. Both ways: the
+    /// next device at this port, or this one's firmware after its bootloader, may know only the newer one.
+    fn wants_other_version(&mut self, reply: &Packet) -> bool {
+        let (refused, other) = match self.version {
+            Version::One => (smp::COMMON_VERSION_TOO_OLD, Version::Two),
+            Version::Two => (smp::COMMON_VERSION_TOO_NEW, Version::One),
         };
-        let too_new = refusal.group.is_none() && refusal.code == smp::COMMON_VERSION_TOO_NEW;
-        if too_new && self.version == Version::Two {
-            self.version = Version::One;
-            return None;
+        let wanted = Some(Refusal {
+            group: None,
+            code: refused,
+        });
+        let wants = reply.body.as_refusal() == wanted;
+        if wants {
+            self.version = other;
         }
-        Some(Err(LinkError::Refused {
-            port: self.port(),
-            what,
-            refusal,
-            user_group: self.options.user_group,
-        }))
+        wants
+    }
+
+    /// The result that a reply stands for.
+    fn judge(&self, what: &'static str, reply: Packet) -> Result<Map, LinkError> {
+        match reply.body.as_refusal() {
+            None => Ok(reply.body),
+            Some(refusal) => Err(LinkError::Refused {
+                port: self.port(),
+                what,
+                refusal,
+                user_group: self.options.user_group,
+            }),
+        }
     }
 
     /// Sends one packet and waits for the reply to it.
@@ -396,9 +267,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             self.send(line).await?;
         }
         let sent = Instant::now();
+        let mut deadline = sent + wait;
         let mut buffer = [0; READ_SIZE];
         let mut nonsense = None;
-        while let Some(count) = self.receive(&mut buffer, sent + wait).await? {
+        while let Some(count) = self.receive(&mut buffer, deadline).await? {
             let before = self.decoder.damage();
             let frames: Vec<_> = buffer[..count]
                 .iter()
@@ -415,9 +287,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                         self.health.round_trips += 1;
                         return Ok(reply);
                     }
-                    Ok(_) => {} // the reply to a question that was given up
+                    Ok(other) if other.header.op == packet.header.reply().op => self.late += 1,
+                    Ok(_) => {} // an echo of the question
                     Err(error) => nonsense = Some(error),
                 }
+            }
+            if self.decoder.in_packet() {
+                let more = Instant::now() + REPLY_PAUSE;
+                deadline = deadline.max(more.min(sent + wait + REPLY_LIMIT));
             }
         }
         Err(match nonsense {

@@ -31,6 +31,8 @@ pub const SETTINGS_SAVE: u8 = 3;
 pub const SETTINGS_KEY_TOO_LONG: u32 = 2;
 /// Settings group, code: the key is not known.
 pub const SETTINGS_KEY_NOT_FOUND: u32 = 3;
+/// Settings group, code: nothing in the firmware knows the key, nor the first part of its name (newer Zephyr).
+pub const SETTINGS_ROOT_NOT_FOUND: u32 = 5;
 
 /// Common code: a field is missing or has the wrong type.
 pub const COMMON_INVALID: u32 = 3;
@@ -38,10 +40,15 @@ pub const COMMON_INVALID: u32 = 3;
 pub const COMMON_NO_ENTRY: u32 = 5;
 /// Common code: group, command or operation not known.
 pub const COMMON_NOT_SUPPORTED: u32 = 8;
+/// Common code: the header's version is older than the server takes.
+pub const COMMON_VERSION_TOO_OLD: u32 = 12;
 /// Common code: the header's version is newer than the server knows.
 pub const COMMON_VERSION_TOO_NEW: u32 = 13;
 /// In version 1, an error of a user group is this number plus the group's own code.
 pub const COMMON_USER: u32 = 256;
+
+/// Stands for the code of a refusal that has none, or one that is no code.
+pub const NO_CODE: u32 = u32::MAX;
 
 /// Octets in an SMP header.
 pub const HEADER_LENGTH: usize = 8;
@@ -321,7 +328,7 @@ impl Map {
                 .as_integer()
                 .and_then(|n| i128::from(n).try_into().ok());
             // A code that is no number, or a negative one, is no success either.
-            Some(number.unwrap_or(u32::MAX)).filter(|&code| code != 0)
+            Some(number.unwrap_or(NO_CODE)).filter(|&code| code != 0)
         };
         if let Some(inner) = self.get("err") {
             let inner = inner.as_map().map(Vec::as_slice).unwrap_or_default();
@@ -332,7 +339,7 @@ impl Map {
             let group = find("group").and_then(Value::as_integer);
             return Some(Refusal {
                 group: group.and_then(|n| n.try_into().ok()),
-                code: find("rc").and_then(code).unwrap_or(u32::MAX),
+                code: find("rc").and_then(code).unwrap_or(NO_CODE),
             });
         }
         let code = self.get("rc").and_then(code)?;

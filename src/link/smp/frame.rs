@@ -131,6 +131,11 @@ impl Decoder {
         None
     }
 
+    /// Whether a packet has begun and is not complete.
+    pub fn in_packet(&self) -> bool {
+        self.line == Line::First || !self.packet.is_empty()
+    }
+
     /// What was dropped since the decoder was made.
     pub fn damage(&self) -> Damage {
         self.damage
