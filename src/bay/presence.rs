@@ -15,6 +15,8 @@ const ARRIVAL_POLL: Duration = Duration::from_millis(100);
 /// How long a bay in which nothing was heard is listened to after such a question: who answers later is heard at the
 /// next, and has longer from then on.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_millis(150);
+/// How often in a row nothing must have been heard for the bay to count as empty again.
+const QUIET_LOOKS: u32 = 4;
 /// How often a bay whose unit is done is asked whether it has left.
 const DEPARTURE_POLL: Duration = Duration::from_millis(300);
 /// How often in a row a unit that is done must not have been heard for it to have left: one answer may be lost.
@@ -111,6 +113,7 @@ impl Bay {
         let mut there_since = self.hotplug.then(Instant::now);
         let mut said = (Instant::now(), link.health().wrong());
         let mut pause = Duration::ZERO;
+        let mut quiet = 0;
         while !self.test_wanted(pause).await {
             pause = ARRIVAL_POLL;
             let heard_before = link.health().bytes_in;
@@ -121,11 +124,15 @@ impl Bay {
                 Err(error) => error,
             };
             let heard = link.health().bytes_in > heard_before;
-            match heard || self.hotplug {
-                true => _ = there_since.get_or_insert_with(Instant::now),
-                false => there_since = None,
+            // What talks now and then, such as firmware that logs once a second, is there in between too.
+            quiet = if heard { 0 } else { quiet + 1 };
+            let there = heard || self.hotplug;
+            if there {
+                there_since.get_or_insert_with(Instant::now);
+            } else if quiet == QUIET_LOOKS {
+                there_since = None;
             }
-            if there_since.is_some_and(|since| since.elapsed() >= patience) {
+            if there && there_since.is_some_and(|since| since.elapsed() >= patience) {
                 return Arrival::Stranger(self.stranger(&error, heard, memory));
             }
             let wrong = link.health().wrong();

@@ -24,6 +24,7 @@ mod rack;
 mod readme;
 mod scenarios;
 mod screens;
+mod stranger;
 mod support;
 mod tidy;
 mod tpm;
