@@ -4,7 +4,7 @@ use super::bench::{Bench, over, quick, session, spec, wanted};
 use dps_station::fixtures::pty::Pty;
 use dps_station::link::session::Session;
 use dps_station::link::smp::frame::{self, Decoder};
-use dps_station::link::smp::{self, Map, Packet, Refusal, Version};
+use dps_station::link::smp::{self, Header, Map, Op, Packet, Refusal, Version};
 use dps_station::link::{DeviceLink, Injection, LinkError, LinkOptions};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -260,4 +260,40 @@ async fn a_refusal_without_a_number_is_said_so() {
         refused.ends_with("because of an error that it gave no number of"),
         "{refused}"
     );
+}
+
+/// As Zephyr's settings group does (`settings_mgmt.c`).
+#[tokio::test]
+async fn a_simulated_device_gives_as_much_of_a_value_as_is_asked_for() {
+    let bench = Bench::new();
+    let ask = |op, command, body: Map| {
+        let header = Header {
+            version: Version::Two,
+            op,
+            group: smp::SETTINGS_GROUP,
+            sequence: 1,
+            command,
+        };
+        let packet = Packet { header, body }.encode();
+        let lines = frame::encode(&packet, frame::LINE_LENGTH).unwrap();
+        let answer = bench.device.lock().unwrap().handle(&lines.concat());
+        request(&answer).unwrap().body
+    };
+    let named = || Map::new().text("name", "dps/id_scope");
+    ask(
+        Op::Write,
+        smp::SETTING,
+        named().bytes("val", b"0ne00112233"),
+    );
+    for (size, value, limit) in [(3, &b"0ne"[..], None), (500, b"0ne00112233", Some(253))] {
+        let read = ask(Op::Read, smp::SETTING, named().uint("max_size", size));
+        assert_eq!(read.get_bytes("val"), Ok(value));
+        assert_eq!(read.get_uint("max_size").ok(), limit);
+    }
+    // What is not in storage stays in RAM, and a value that is left out is empty.
+    ask(Op::Read, smp::SETTINGS_SAVE, Map::new());
+    let read = || ask(Op::Read, smp::SETTING, named());
+    assert_eq!(read().get_bytes("val"), Ok(&b"0ne00112233"[..]));
+    assert_eq!(ask(Op::Write, smp::SETTING, named()), Map::new());
+    assert_eq!(read().get_bytes("val"), Ok(&b""[..]));
 }
