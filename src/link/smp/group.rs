@@ -6,6 +6,11 @@
 //! the keys and strings themselves are of definite length; unknown keys are ignored. The station has one request in
 //! flight.
 //!
+//! The station's packets have at most 182 bytes, which is two lines, unless the bay's options say otherwise or a setting
+//! has a longer value; it reads replies of up to 4,096 bytes, in lines of any length. *Identify* is answered within
+//! 0.5 s. Other requests are sent four times at most, a second apart; *make key*, *sign* and *TPM* ever more rarely,
+//! for 15 s. What else the console says may stand anywhere but between the marker and the end of a line.
+//!
 //! `fixtures/firmware/` is this page in portable C, and `fixtures/vectors/group.txt` has the bytes of a whole
 //! conversation.
 //!
@@ -26,7 +31,7 @@
 //! | `v` | uint | version of this page: [`PAGE_VERSION`] |
 //! | `id` | text | device ID, 1 to 128 of `A-Z a-z 0-9 - . _ :`, first and last a letter or digit; empty: none yet, see below |
 //! | `model`, `fw` | text | model name and firmware version, at most [`MAX_NAME`] bytes each |
-//! | `uid` | bytes | the microcontroller's unique ID, at most [`MAX_UID`] bytes; not empty on a device without an `id` |
+//! | `uid` | bytes | the microcontroller's unique ID, at most [`MAX_UID`] bytes, never that of another device: two with one `uid` are refused; empty where there is none, but not on a device without an `id` |
 //! | `boots` | uint | grows by one at each start and survives power loss |
 //! | `sealed`, `tpm` | bool | see [`SEAL`]; whether there is a TPM behind [`TPM`] |
 //! | `holds` | 32 bytes | digest of what the device holds, see below |
@@ -59,6 +64,9 @@
 //!
 //! **Sign.** `sig` is the DER ECDSA signature, with SHA-256 and the device's key, of the [`PROOF_PREFIX`] and the
 //! nonce, one after the other.
+//!
+//! **Other keys.** A product may take keys of other kinds. The request is then signed as its own signature algorithm
+//! says; `sig` is ECDSA with SHA-384 of a P-384 key, RSASSA-PKCS1-v1_5 with SHA-256 of an RSA key of 2048 to 4096 bits.
 //!
 //! **TPM.** Collects a TPM 2.0 command like an object; all parts bear the same `rid`. When complete and `sha` is
 //! right, the device executes it **once** and answers with `len` and `sha` of the response and its first bytes as
