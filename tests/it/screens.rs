@@ -535,6 +535,8 @@ fn the_shift_closes_only_by_a_typed_word_in_the_shift_panel() {
     );
     assert_eq!(enter(&mut model, "close"), Some(Command::CloseShift));
     assert_eq!(enter(&mut model, "upload"), Some(Command::Upload));
+    let asked = "To close the shift";
+    assert!(picture_of(&model, 80, 24).contains(asked));
     let mut closed = (*model.floor).clone();
     closed.fold(&Report::ShiftState {
         at_ms: NOON,
@@ -543,6 +545,7 @@ fn the_shift_closes_only_by_a_typed_word_in_the_shift_panel() {
         balance: None,
     });
     update(&mut model, Msg::Floor(Arc::new(closed)));
+    assert!(!picture_of(&model, 80, 24).contains(asked));
     assert_eq!(enter(&mut model, "CLOSE"), None);
     assert!(picture_of(&model, 80, 24).contains("no shift is open"));
 }

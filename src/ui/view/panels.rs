@@ -149,12 +149,16 @@ pub fn draw_shift(model: &Model, area: Rect, buf: &mut Buffer) {
         }
     }
     if let Some(note) = &model.floor.note {
-        let text = format!("{}: {}", note.title, note.lines.join(", "));
-        page.row(&text, Style::new(), buf);
+        page.row(&note.title, Style::new(), buf);
+        for line in &note.lines {
+            page.row(&format!("              {line}"), Style::new(), buf);
+        }
     }
     page.row("", Style::new(), buf);
-    let close = format!("To close the shift, type {CLOSE_WORD} and press Enter.");
-    page.row(&close, Tone::Act.text(), buf);
+    if model.floor.shift.as_ref().is_some_and(|shift| shift.open) {
+        let close = format!("To close the shift, type {CLOSE_WORD} and press Enter.");
+        page.row(&close, Tone::Act.text(), buf);
+    }
     let upload = format!("To upload what is pending, type {UPLOAD_WORD} and press Enter.");
     page.row(&upload, Tone::Act.text(), buf);
 }
