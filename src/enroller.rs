@@ -57,6 +57,13 @@ pub struct Summary {
     pub fault: Option<Fault>,
 }
 
+impl Summary {
+    /// Whether no record is left to a person or to a later run.
+    pub fn all_settled(&self) -> bool {
+        self.refused + self.deferred + self.pending == 0
+    }
+}
+
 /// What a run would do with one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Intent {

@@ -161,11 +161,11 @@ async fn finish(
     for entry in &config.dps {
         let dps = parts::dps(config, entry)?;
         let summary = crate::enroller::drain(ledger, &dps, entry.share).await;
+        if !summary.all_settled() {
+            exit = Exit::Incomplete;
+        }
         if let Some(fault) = summary.fault {
             return Err(fault.into());
-        }
-        if summary.refused + summary.deferred + summary.pending > 0 {
-            exit = Exit::Incomplete;
         }
     }
     if args.until == Until::Enrolled {

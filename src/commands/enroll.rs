@@ -114,12 +114,13 @@ async fn settle(
             context.print(&json!({"registration_id": id, word: why}), &text)?;
         }
     }
+    let all_settled = summary.all_settled();
     if let Some(fault) = summary.fault {
         return Err(fault.into());
     }
-    match summary.refused + summary.deferred + summary.pending {
-        0 => Ok(Exit::Done),
-        _ => Ok(Exit::Incomplete),
+    match all_settled {
+        true => Ok(Exit::Done),
+        false => Ok(Exit::Incomplete),
     }
 }
 

@@ -374,13 +374,22 @@ fn what_is_missing_or_ambiguous_is_named() {
 const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
 fn make_pair(session: &Session, label: &str, extractable: bool, sign: bool) {
+    make_pair_with(session, label, extractable, sign, false);
+}
+
+/// A pair whose private half wants the PIN for each signature.
+fn make_always_asking(session: &Session, label: &str) {
+    make_pair_with(session, label, false, true, true);
+}
+
+fn make_pair_with(session: &Session, label: &str, extractable: bool, sign: bool, asks: bool) {
     let label = Attribute::Label(label.as_bytes().to_vec());
     let public = [
         Attribute::Token(true),
         label.clone(),
         Attribute::EcParams(P256.to_vec()),
     ];
-    let private = [
+    let mut private = vec![
         Attribute::Token(true),
         Attribute::Private(true),
         Attribute::Sensitive(true),
@@ -388,28 +397,7 @@ fn make_pair(session: &Session, label: &str, extractable: bool, sign: bool) {
         Attribute::Sign(sign),
         label,
     ];
-    session
-        .generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)
-        .unwrap();
-}
-
-/// A pair whose private half wants the PIN for each signature.
-fn make_always_asking(session: &Session, label: &str) {
-    let label = Attribute::Label(label.as_bytes().to_vec());
-    let public = [
-        Attribute::Token(true),
-        label.clone(),
-        Attribute::EcParams(P256.to_vec()),
-    ];
-    let private = [
-        Attribute::Token(true),
-        Attribute::Private(true),
-        Attribute::Sensitive(true),
-        Attribute::Extractable(false),
-        Attribute::Sign(true),
-        Attribute::AlwaysAuthenticate(true),
-        label,
-    ];
+    private.extend(asks.then_some(Attribute::AlwaysAuthenticate(true)));
     session
         .generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)
         .unwrap();

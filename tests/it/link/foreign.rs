@@ -60,18 +60,23 @@ async fn a_reply_that_comes_byte_by_byte_is_heard_to_its_end() {
     assert!(link.health().latency_max_ms > 300, "{:?}", link.health());
 }
 
-#[tokio::test]
-async fn a_reply_that_breaks_off_is_silence() {
-    let bench = Bench::new();
-    let gap = Duration::from_secs(20);
-    let mut link = trickling(&bench, Duration::ZERO, gap);
-    let silent = tokio::time::timeout(Duration::from_secs(10), link.identify())
+/// The device counts as silent, by a deadline of the link's own.
+async fn is_silent_within(link: &mut Session<DuplexStream>, limit: Duration) {
+    let silent = tokio::time::timeout(limit, link.identify())
         .await
         .expect("a deadline of its own");
     assert!(
         matches!(silent, Err(LinkError::Silent { .. })),
         "{silent:?}"
     );
+}
+
+#[tokio::test]
+async fn a_reply_that_breaks_off_is_silence() {
+    let bench = Bench::new();
+    let gap = Duration::from_secs(20);
+    let mut link = trickling(&bench, Duration::ZERO, gap);
+    is_silent_within(&mut link, Duration::from_secs(10)).await;
 }
 
 #[tokio::test]
@@ -89,13 +94,7 @@ async fn a_line_that_never_stops_talking_ends_the_wait() {
         ..quick()
     };
     let mut link = Session::over(near, &bench.port(), &options).unwrap();
-    let silent = tokio::time::timeout(Duration::from_secs(15), link.identify())
-        .await
-        .expect("a deadline of its own");
-    assert!(
-        matches!(silent, Err(LinkError::Silent { .. })),
-        "{silent:?}"
-    );
+    is_silent_within(&mut link, Duration::from_secs(15)).await;
 }
 
 /// Answers in one version only, and changes to the other with each question that it answered.
