@@ -16,7 +16,7 @@ pub use loopback::LOOPBACK_FAILED;
 pub use scans::Scans;
 
 use crate::hsm::Hsm;
-use crate::ledger::{Claim, Ledger, LedgerError};
+use crate::ledger::{Claim, Ledger, LedgerError, Reserved};
 use crate::link::{DeviceLink, Injection, LinkHealth, LinkOptions};
 use crate::provision::bytes::Digest;
 use crate::provision::certificate::Issuer;
@@ -250,6 +250,7 @@ impl Bay {
             clock: self.line.clock,
             silences: &mut memory.silences,
             began,
+            reserved: None,
             last: found,
             resetting: false,
         };
@@ -302,9 +303,10 @@ impl Bay {
                 Next::Do(effect) => job.interpret(work.perform(effect).await),
             };
             let event = work.of_the_unit_here(event).await;
-            let recorded = self
+            let (recorded, reserved) = self
                 .record(claim, &event, Some(job), work.measured())
                 .await?;
+            work.reserved = reserved;
             job.apply(&recorded).map_err(StationFault::damaged)?;
             if let Event::Failed { fault, .. } = &recorded.event
                 && job.frees_id()
@@ -314,18 +316,19 @@ impl Bay {
         }
     }
 
-    /// Makes an event durable and tells of it. Where the ledger refuses it because another device has the same
-    /// identity, that refusal is the verdict, and is recorded instead.
+    /// Makes an event durable and tells of it; with a reservation comes the right to have it signed. Where the ledger
+    /// refuses the event because another device has the same identity, that refusal is the verdict, and is recorded
+    /// instead.
     async fn record(
         &self,
         claim: &Claim,
         event: &Event,
         job: Option<&Job>,
         measured: LinkHealth,
-    ) -> Result<Recorded, StationFault> {
+    ) -> Result<(Recorded, Option<Reserved>), StationFault> {
         let digest = job.and_then(Job::product_digest);
         match self.append(claim, digest, event, measured).await {
-            Ok(recorded) => Ok(recorded),
+            Ok(answer) => Ok(answer),
             Err(error) => {
                 let fault = refusal(claim.device(), error)?;
                 let verdict = match job {
@@ -346,16 +349,22 @@ impl Bay {
         digest: Option<Digest>,
         event: &Event,
         measured: LinkHealth,
-    ) -> Result<Recorded, LedgerError> {
+    ) -> Result<(Recorded, Option<Reserved>), LedgerError> {
         let ledger = &self.line.ledger;
         if event.ends_attempt() {
             let measured = Event::LinkMeasured { health: measured };
             let recorded = ledger.append(claim, digest, &measured).await?;
             self.report_event(recorded).await;
         }
-        let recorded = ledger.append(claim, digest, event).await?;
+        let (recorded, reserved) = match event.clone() {
+            Event::SerialReserved { reservation } => {
+                let (recorded, right) = ledger.reserve_for(claim, digest, reservation).await?;
+                (recorded, Some(right))
+            }
+            event => (ledger.append(claim, digest, &event).await?, None),
+        };
         self.report_event(recorded.clone()).await;
-        Ok(recorded)
+        Ok((recorded, reserved))
     }
 
     /// Ends an attempt that never got a device of its own.

@@ -15,7 +15,6 @@ mod loopback;
 mod parts;
 mod run;
 mod shift;
-mod signing;
 
 use crate::config::{Config, ConfigError};
 use crate::provision::fault::Fault;

@@ -6,6 +6,9 @@
 //! at hand, on a new session, and after finalizing and initializing the module. A PIN that was refused is never tried
 //! again. A signature is asked for once: if that fails, its serial number is to be abandoned.
 //!
+//! The one thing that this room knows of the ledger is [`Reserved`], because that is what makes "signs only what was
+//! reserved" true: no caller can bring bytes that are not on record, or bring the same ones twice.
+//!
 //! A call into a module cannot be cancelled. One that outlives its deadline leaves the module out of use until the
 //! station is restarted, and whatever it says in the end is thrown away.
 
@@ -13,7 +16,7 @@ mod clock;
 mod signer;
 mod token;
 
-use crate::provision::certificate::Reserved;
+use crate::ledger::Reserved;
 use secrecy::SecretString;
 use signer::{Module, Signer};
 use std::fmt;

@@ -9,6 +9,7 @@ mod chain;
 mod outbox;
 mod project;
 mod read;
+mod reserved;
 mod store;
 mod verify;
 mod wal;
@@ -21,13 +22,13 @@ pub use read::{
     OpenAttempt, OutboxCounts, OutboxFilter, OutboxRow, ReservationRow, ReservationState, Shift,
     UnitRow, Verdict,
 };
+pub use reserved::Reserved;
 pub use store::{APPLICATION_ID, Pragmas};
 pub use verify::{Damage, Place, Report, verify};
 
 use crate::provision::bytes::{Blob, Digest};
-use crate::provision::certificate::Reserved;
 use crate::provision::device::DeviceId;
-use crate::provision::event::{Balance, Event, Recorded, Reservation};
+use crate::provision::event::{Balance, Event, Recorded};
 use crate::provision::fault::Fault;
 use crate::provision::naming::IdFormat;
 use rusqlite::Connection;
@@ -245,7 +246,8 @@ impl Ledger {
         Ok(written.recorded)
     }
 
-    /// Records what happened to the device of `claim`.
+    /// Records what happened to the device of `claim`. A reservation that is to be signed goes through
+    /// [`Self::reserve_for`]; one that is recorded here can only be given up.
     ///
     /// A verdict, [`Event::Recognised`] and [`Event::Interrupted`] end the attempt. Refused with
     /// [`LedgerError::Fenced`] after the claim was taken over, with [`LedgerError::Duplicate`] where another live
@@ -267,15 +269,6 @@ impl Ledger {
     /// before the content changed is recorded, and the record stays to be sent.
     pub async fn record(&self, event: &Event) -> Result<Recorded, LedgerError> {
         Ok(self.write(Subject::Station, None, event).await?.recorded)
-    }
-
-    /// Records a reservation that is for no device, and gives what the HSM takes to sign.
-    pub async fn reserve(&self, reservation: Reservation) -> Result<Reserved, LedgerError> {
-        let event = Event::SerialReserved {
-            reservation: reservation.clone(),
-        };
-        self.record(&event).await?;
-        Ok(Reserved::recorded(reservation))
     }
 
     /// The settings of the writer's connection.

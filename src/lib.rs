@@ -5,7 +5,9 @@
 //! - [`provision`] thinks: what a device may be called, what comes next for it ([`provision::job`]), what may be
 //!   signed, whether an endorsement key is genuine, what to enroll. No I/O, no clock, no randomness.
 //! - [`config`] reads `station.toml`.
-//! - [`link`], [`tpm`], [`hsm`], [`ledger`] and [`dps`] touch the world, and do not know one another.
+//! - [`link`], [`tpm`], [`hsm`], [`ledger`] and [`dps`] touch the world, and do not know one another; but what [`hsm`]
+//!   signs is a [`ledger::Reserved`], which only the ledger gives.
+//! - [`signing`] has the HSM sign what is the station's own: reserved first, checked after.
 //! - [`bay`] brings them together for one place on the line: arrival, identification, then one effect after another,
 //!   each recorded before the next. [`enroller`] drains the outbox. [`station`] supervises them.
 //! - [`ui`] is the operator's screen: it gets copies of the floor and gives commands from a closed list.
@@ -21,6 +23,8 @@ pub mod hsm;
 pub mod ledger;
 pub mod link;
 pub mod tpm;
+
+pub mod signing;
 
 pub mod bay;
 pub mod enroller;

@@ -48,7 +48,7 @@ pub(super) fn step_name(effect: &Effect) -> &'static str {
         Effect::RequestCertificate { .. } => "making its key",
         Effect::ReadEndorsement => "reading its endorsement key",
         Effect::Draft { .. } => "drafting its certificate",
-        Effect::Sign(_) => "signing its certificate",
+        Effect::Sign { .. } => "signing its certificate",
         Effect::Write { .. } => "writing to it",
         Effect::Restart => "restarting it",
         Effect::ReadBack => "reading back",

@@ -4,10 +4,11 @@ use super::faults::{cannot_be_read_back, link_fault, no_ca, step_name};
 use super::memory::Silences;
 use super::presence::{PRESENCE_TIMEOUT, find};
 use super::{LineProduct, Signer};
+use crate::ledger::Reserved;
 use crate::link::smp::group::Code;
 use crate::link::{DeviceLink, LinkError, LinkHealth};
 use crate::provision::bytes::{Blob, Digest};
-use crate::provision::certificate::{Csr, Reserved, draft_leaf};
+use crate::provision::certificate::{Csr, draft_leaf};
 use crate::provision::device::{DeviceId, Identification, SerialNumber};
 use crate::provision::event::Event;
 use crate::provision::fault::Fault;
@@ -33,6 +34,8 @@ pub(super) struct Work<'a> {
     pub silences: &'a mut Silences,
     /// The link's counters when the attempt began.
     pub began: LinkHealth,
+    /// The right to a signature, where the event recorded last was a reservation.
+    pub reserved: Option<Reserved>,
     /// What the device last said of itself.
     pub last: Identification,
     /// Whether it was told to start anew and was not seen to have done so: its start counter may be one ahead.
@@ -44,7 +47,7 @@ impl Work<'_> {
     pub async fn perform(&mut self, effect: Effect) -> Fact {
         let step = step_name(&effect);
         match effect {
-            Effect::Sign(reserved) => self.sign(reserved).await,
+            Effect::Sign { serial } => self.sign(&serial).await,
             Effect::ReadEndorsement => self.read_endorsement(step).await,
             Effect::Rehearse {
                 endorsement,
@@ -107,7 +110,7 @@ impl Work<'_> {
                 }
             }
             Effect::Seal { holds } => Fact::Sealed(self.link.seal(holds).await?),
-            Effect::Sign(_)
+            Effect::Sign { .. }
             | Effect::Draft { .. }
             | Effect::ReadEndorsement
             | Effect::Rehearse { .. } => unreachable!("performed elsewhere"),
@@ -238,9 +241,14 @@ impl Work<'_> {
         }
     }
 
-    async fn sign(&self, reserved: Reserved) -> Fact {
+    async fn sign(&mut self, serial: &SerialNumber) -> Fact {
         let Some(Signer { hsm, label, .. }) = &self.made.signer else {
             return Fact::Fault(no_ca(&self.made.product.name));
+        };
+        let reserved = self.reserved.take();
+        let Some(reserved) = reserved.filter(|right| right.reservation().serial == *serial) else {
+            let why = "this bay did not record the reservation, so it cannot have it signed";
+            return Fact::Signature(Err(why.to_owned()));
         };
         Fact::Signature(
             hsm.sign(label, reserved)

@@ -2,13 +2,13 @@
 //!
 //! Every signature, a root's and a self-test's too, has its reservation on record before the HSM is asked.
 
-use super::signing::{abandon_open, random_serial, sign};
 use super::{Context, Exit, Failure, parts};
 use crate::config::{CaConfig, Config};
 use crate::ledger::{Ledger, ReservationRow, ReservationState};
 use crate::provision::bytes::pem;
 use crate::provision::certificate::{CaProfile, Issuer, draft_issuing, draft_root};
 use crate::provision::event::{Event, Purpose};
+use crate::signing::{SigningKey, abandon_open, random_serial};
 use clap::Subcommand;
 use serde_json::json;
 use std::fs;
@@ -73,6 +73,11 @@ pub(super) async fn init(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Res
     let root_label = format!("{}-root", ca.label);
     let root_key = hsm.find_or_make_key(&root_label).await?;
     let issuing_key = hsm.find_or_make_key(&ca.label).await?;
+    let signer = SigningKey {
+        hsm: &hsm,
+        label: &root_label,
+        public_key: &root_key,
+    };
     let marked = |what: &str| match config.station.simulated {
         true => format!("SIMULATED {} {what}", ca.organization),
         false => format!("{} {what}", ca.organization),
@@ -96,7 +101,7 @@ pub(super) async fn init(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Res
         None => {
             let root = profile("Root CA", ROOT_DAYS);
             let draft = draft_root(name, &root_key, &root, random_serial(), parts::clock())?;
-            sign(&hsm, &root_label, &root_key, draft, ledger).await?
+            signer.certificate(draft, ledger).await?
         }
     };
     write_pem(&config.path(&ca.root), &root)?;
@@ -114,7 +119,7 @@ pub(super) async fn init(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Res
                 random_serial(),
                 parts::clock(),
             )?;
-            sign(&hsm, &root_label, &root_key, draft, ledger).await?
+            signer.certificate(draft, ledger).await?
         }
     };
     write_pem(&path, &issuing)

@@ -2,7 +2,6 @@
 
 mod vendor_roots;
 
-use super::signing::self_test;
 use super::{Context, Exit, Failure, parts, print_line};
 use crate::config::{Config, Secret};
 use crate::link::port;
@@ -196,7 +195,7 @@ async fn ledger_and_hsm(config: &Config) -> Vec<Finding> {
             let certificate = crate::config::read_certificate(&config.path(&entry.issuing))?;
             let issuer = Issuer::parse(entry.name.get_ref(), &certificate.0)?;
             let hsm = parts::hsm(config, entry).await?;
-            self_test(&hsm, &entry.label, &issuer, &ledger).await
+            Ok(parts::self_test(&hsm, entry, &issuer, &ledger).await?)
         };
         let wrong = test.await.err();
         findings.push(Finding::new(what, wrong));

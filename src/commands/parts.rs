@@ -1,6 +1,5 @@
 //! The parts of a station, opened from its configuration; every command that needs one opens it here.
 
-use super::signing::self_test;
 use super::{Exit, Failure};
 use crate::bay::{Line, LineProduct, Signer, StationFault};
 use crate::config::{CaConfig, Config, DpsConfig, ProductConfig};
@@ -10,6 +9,7 @@ use crate::ledger::{Ledger, LedgerError, Options};
 use crate::provision::certificate::{Issuer, Refusal};
 use crate::provision::endorsement::VendorRoots;
 use crate::provision::fault::harmless;
+use crate::signing::{SigningError, SigningKey};
 use crate::tpm;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -129,12 +129,27 @@ async fn signer(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Result<Signe
     let certificate = crate::config::read_certificate(&config.path(&ca.issuing))?;
     let issuer = Issuer::parse(name, &certificate.0)?;
     let hsm = hsm(config, ca).await?;
-    self_test(&hsm, &ca.label, &issuer, ledger).await?;
+    self_test(&hsm, ca, &issuer, ledger).await?;
     Ok(Signer {
         hsm,
         label: ca.label.clone(),
         issuer: Arc::new(issuer),
     })
+}
+
+/// Has the CA's key sign, and finds out whether it is the one in the CA's certificate.
+pub(super) async fn self_test(
+    hsm: &Hsm,
+    ca: &CaConfig,
+    issuer: &Issuer,
+    ledger: &Ledger,
+) -> Result<(), SigningError> {
+    let key = SigningKey {
+        hsm,
+        label: &ca.label,
+        public_key: issuer.spki(),
+    };
+    key.self_test(issuer.name(), ledger).await
 }
 
 impl From<LedgerError> for Failure {
@@ -152,6 +167,15 @@ impl From<HsmError> for Failure {
 impl From<StationFault> for Failure {
     fn from(error: StationFault) -> Self {
         Self::station(error.0.to_string())
+    }
+}
+
+impl From<SigningError> for Failure {
+    fn from(error: SigningError) -> Self {
+        match error {
+            SigningError::Unsound(refusal) => refusal.into(),
+            error => Self::station(error.to_string()),
+        }
     }
 }
 

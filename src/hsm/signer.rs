@@ -2,8 +2,8 @@
 
 use super::token::{self, Names};
 use super::{HsmError, Meter};
+use crate::ledger::Reserved;
 use crate::provision::bytes::Digest;
-use crate::provision::certificate::Reserved;
 use pkcs11::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use pkcs11::mechanism::Mechanism;
 use pkcs11::session::Session;

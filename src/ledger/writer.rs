@@ -1,7 +1,7 @@
 //! The one writer thread: takes what is queued, commits it as one transaction, then answers each.
 
 use super::store::{self, Failure, Pragmas};
-use super::{Claim, LedgerError, Options, chain, project};
+use super::{Claim, LedgerError, Options, Reserved, chain, project};
 use crate::provision::bytes::Digest;
 use crate::provision::device::{DeviceId, RegistrationId};
 use crate::provision::event::{Event, Recorded};
@@ -51,12 +51,14 @@ pub enum Subject {
 }
 
 /// A recorded event, and what else its writer needs to know.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Written {
     /// The event as it stands in the ledger.
     pub recorded: Recorded,
     /// The claim that it took, if it was an identification.
     pub claim: Option<Claim>,
+    /// The right to a signature, if it was a reservation; there once it is committed.
+    pub reserved: Option<Reserved>,
 }
 
 /// The writer's side of the ledger.
@@ -121,7 +123,7 @@ impl Writer {
                     alone.pop().expect("one outcome for each write")
                 })
                 .collect(),
-            Err(error) => vec![Err(error); batch.len()],
+            Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
         };
         for ((_, answer), outcome) in batch.into_iter().zip(outcomes) {
             let _ = answer.send(outcome);
@@ -140,7 +142,7 @@ impl Writer {
             .db
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(at)?;
-        let mut outcomes = Vec::new();
+        let mut outcomes: Vec<Result<Written, _>> = Vec::new();
         for write in writes {
             let savepoint = transaction.savepoint().map_err(at)?;
             let blank = Recorded {
@@ -166,6 +168,9 @@ impl Writer {
             }
         }
         transaction.commit().map_err(at)?;
+        for written in outcomes.iter_mut().flatten() {
+            written.reserved = Reserved::committed(&written.recorded);
+        }
         Ok(outcomes)
     }
 
@@ -206,7 +211,11 @@ fn record(db: &Connection, subject: &Subject, mut event: Recorded) -> Result<Wri
         }),
         _ => None,
     };
-    Ok(Written { recorded, claim })
+    Ok(Written {
+        recorded,
+        claim,
+        reserved: None,
+    })
 }
 
 fn wrong_place(event: &Event) -> Failure {

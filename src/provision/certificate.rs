@@ -1,8 +1,7 @@
 //! What the station is willing to sign: request policy, draft, assembly, self-check, path validation.
 //!
 //! Invariants: only a public key leaves a certificate request, everything else in a certificate is the station's
-//! own profile; what would fail the check after signing is refused while it is still a draft; and an HSM signs a
-//! [`Reserved`] only, which exists only for bytes that are on record.
+//! own profile; and what would fail the check after signing is refused while it is still a draft.
 
 mod check;
 mod draft;
@@ -20,7 +19,6 @@ pub use draft::{
 pub use issuer::Issuer;
 pub use request::Csr;
 
-use super::event::{Event, Recorded, Reservation};
 use super::fault::Fault;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -29,10 +27,6 @@ use x509_parser::oid_registry::{
 };
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
-
-/// A reservation that is on record: the only thing that an HSM will sign, and once, for it cannot be copied.
-#[derive(Debug)]
-pub struct Reserved(Reservation);
 
 /// What a product wants of the certificates that its devices get.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,26 +117,6 @@ pub enum Refusal {
     /// What was signed is not what was reserved, or was not signed by the key that should have.
     #[error("the signed result fails its check: {0}")]
     Check(String),
-}
-
-impl Reserved {
-    /// Takes a reservation that has just been recorded. Call it only after the ledger has confirmed the record.
-    pub(crate) fn recorded(reservation: Reservation) -> Self {
-        Self(reservation)
-    }
-
-    /// Takes the reservation out of a ledger record; none if the record is of something else.
-    pub fn of_record(record: &Recorded) -> Option<Self> {
-        match &record.event {
-            Event::SerialReserved { reservation } => Some(Self::recorded(reservation.clone())),
-            _ => None,
-        }
-    }
-
-    /// What was reserved.
-    pub fn reservation(&self) -> &Reservation {
-        &self.0
-    }
 }
 
 impl Default for Profile {

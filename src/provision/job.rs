@@ -10,8 +10,7 @@ mod judge;
 pub use effect::{Disposition, Effect, Fact, Next};
 
 use super::bytes::{Blob, Digest};
-use super::certificate::Reserved;
-use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId};
+use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId, SerialNumber};
 use super::event::{EndorsementRecord, EnrolledIdentity, Enrollment, Event, Recorded, Reservation};
 use super::fault::Fault;
 use super::injected::Observed;
@@ -40,7 +39,10 @@ enum Stage {
         certified: bool,
     },
     Named,
-    Reserved(Option<Reserved>),
+    Reserved {
+        /// What is to be signed, until it is asked for.
+        unasked: Option<SerialNumber>,
+    },
     /// Asked for, and spent without a certificate.
     Unsigned(String),
     Certified,
@@ -100,19 +102,19 @@ impl Job {
             job.apply(recorded)?;
         }
         // Whoever recorded it may have had it signed: a reservation that is found is only ever given up.
-        if let Stage::Reserved(token) = &mut job.stage {
-            *token = None;
+        if let Stage::Reserved { unasked } = &mut job.stage {
+            *unasked = None;
         }
         Ok(job)
     }
 
-    /// What to do now. A reservation is handed out once: asked again, the job gives it up.
+    /// What to do now. A signature is asked for once: asked again what to do, the job gives the reservation up.
     #[allow(clippy::should_implement_trait)] // the word for it; a job is no iterator
     pub fn next(&mut self) -> Next {
         match &mut self.stage {
             Stage::Ended(disposition) => Next::Done(*disposition),
-            Stage::Reserved(token) => match token.take() {
-                Some(reserved) => Next::Do(Effect::Sign(reserved)),
+            Stage::Reserved { unasked } => match unasked.take() {
+                Some(serial) => Next::Do(Effect::Sign { serial }),
                 None => self.abandon("the signature was asked for and its outcome is not known"),
             },
             Stage::Unsigned(reason) => Next::Record(Event::Errored {
@@ -205,7 +207,7 @@ impl Job {
             (
                 stage,
                 Event::SerialReserved { .. } | Event::SerialAbandoned { .. } | Event::Signed { .. },
-            ) => self.sign(stage, recorded),
+            ) => self.sign(stage, &recorded.event),
             (stage, event) => self.climb(stage, event),
         }
     }
@@ -278,22 +280,24 @@ impl Job {
     }
 
     /// The reservation's part of the ladder: reserved, then signed or given up, and never signed again.
-    fn sign(&mut self, stage: Stage, recorded: &Recorded) -> Option<Stage> {
-        Some(match (stage, &recorded.event) {
+    fn sign(&mut self, stage: Stage, event: &Event) -> Option<Stage> {
+        Some(match (stage, event) {
             (Stage::Named, Event::SerialReserved { reservation }) if self.known.open.is_none() => {
                 self.known.open = Some(reservation.clone());
                 self.known.used = true;
-                Stage::Reserved(Some(Reserved::of_record(recorded)?))
+                Stage::Reserved {
+                    unasked: Some(reservation.serial.clone()),
+                }
             }
             (Stage::Named, Event::SerialAbandoned { serial, .. }) => {
                 self.known.open.take_if(|open| open.serial == *serial)?;
                 Stage::Named
             }
-            (Stage::Reserved(_), Event::SerialAbandoned { serial, reason }) => {
+            (Stage::Reserved { .. }, Event::SerialAbandoned { serial, reason }) => {
                 self.known.open.take_if(|open| open.serial == *serial)?;
                 Stage::Unsigned(reason.clone())
             }
-            (Stage::Reserved(_), Event::Signed { serial, result }) => {
+            (Stage::Reserved { .. }, Event::Signed { serial, result }) => {
                 self.known.open.take_if(|open| open.serial == *serial)?;
                 let key = self.known.public_key.clone()?;
                 self.known.certificate = Some((result.clone(), key));

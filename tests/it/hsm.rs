@@ -5,15 +5,18 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod signing;
+
+use crate::plant;
 use crate::support::{self, signed_digests, spy};
 use dps_station::fixtures::pki::{find_softhsm, make_token};
 use dps_station::hsm::{Hsm, HsmError, HsmOptions};
+use dps_station::ledger::Reserved;
 use dps_station::provision::certificate::{
-    CaProfile, Issuer, Reserved, assemble, check_signature, draft_root, draft_self_test,
-    verify_proof,
+    CaProfile, Issuer, assemble, check_signature, draft_root, draft_self_test, verify_proof,
 };
 use dps_station::provision::device::SerialNumber;
-use dps_station::provision::event::{Event, Recorded, Reservation};
+use dps_station::provision::event::Reservation;
 use pkcs11::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use pkcs11::mechanism::Mechanism;
 use pkcs11::object::{Attribute, ObjectClass};
@@ -64,20 +67,12 @@ fn options(module: PathBuf, token: &str, pin: &str) -> HsmOptions {
     }
 }
 
-fn reserved(reservation: &Reservation) -> Reserved {
-    let record = Recorded {
-        seq: 1,
-        at_ms: 0,
-        station: "test".to_owned(),
-        operator: None,
-        attempt: None,
-        device: None,
-        product_digest: None,
-        event: Event::SerialReserved {
-            reservation: reservation.clone(),
-        },
-    };
-    Reserved::of_record(&record).unwrap()
+/// Reserves in the test's ledger.
+async fn reserved(directory: &Path, reservation: &Reservation) -> Reserved {
+    let ledger = plant::ledger(&directory.join("ledger.sqlite"));
+    let reserved = ledger.reserve(reservation.clone()).await.unwrap();
+    ledger.close().await.unwrap();
+    reserved
 }
 
 fn self_test(number: u8) -> Reservation {
@@ -128,16 +123,22 @@ fn a_key_is_made_once_found_again_and_signs() {
                 organization: None,
                 validity_days: 30,
             };
-            let serial = SerialNumber::from_random([7; 20]);
+            let serial = SerialNumber::from_random([77; 20]);
             let draft = draft_root("root", &spki, &profile, serial, 1_800_000_000_000).unwrap();
-            let signature = hsm.sign("issuing", reserved(&draft)).await.unwrap();
+            let signature = hsm
+                .sign("issuing", reserved(&directory, &draft).await)
+                .await
+                .unwrap();
             let certificate = assemble(&draft.tbs.0, &signature);
             check_signature(&certificate, &draft, &spki).unwrap();
             assert_eq!(Issuer::parse("root", &certificate).unwrap().spki(), spki);
 
             for number in 0..40 {
                 let test = self_test(number);
-                let signature = hsm.sign("issuing", reserved(&test)).await.unwrap();
+                let signature = hsm
+                    .sign("issuing", reserved(&directory, &test).await)
+                    .await
+                    .unwrap();
                 verify_proof(&spki, &test.tbs.0, &signature).unwrap();
             }
             assert_eq!(
@@ -213,7 +214,9 @@ fn a_pin_changed_under_a_running_station_is_tried_once_and_never_again() {
         session.logout().unwrap();
         let before = calls(&directory, "C_Login");
         for number in 0..5 {
-            let error = hsm.sign("issuing", reserved(&self_test(number))).await;
+            let error = hsm
+                .sign("issuing", reserved(&directory, &self_test(number)).await)
+                .await;
             assert!(matches!(error, Err(HsmError::Pin { .. })), "{error:?}");
         }
         assert_eq!(calls(&directory, "C_Login"), before + 1);
@@ -232,7 +235,10 @@ fn a_lost_session_is_opened_again_and_the_key_found_again() {
             let library = Pkcs11::new(spy()).unwrap();
             let prove = async |number| {
                 let test = self_test(number);
-                let signature = hsm.sign("issuing", reserved(&test)).await.unwrap();
+                let signature = hsm
+                    .sign("issuing", reserved(&directory, &test).await)
+                    .await
+                    .unwrap();
                 verify_proof(&spki, &test.tbs.0, &signature).unwrap();
             };
             prove(1).await;
@@ -263,11 +269,17 @@ fn a_signature_that_fails_is_not_asked_for_again() {
         let spki = hsm.find_or_make_key("issuing").await.unwrap();
         let library = Pkcs11::new(spy()).unwrap();
         make_pair(&own_session(&library, "line"), "mute", false, false);
-        let error = hsm.sign("mute", reserved(&self_test(1))).await.unwrap_err();
+        let error = hsm
+            .sign("mute", reserved(&directory, &self_test(1)).await)
+            .await
+            .unwrap_err();
         assert!(matches!(error, HsmError::Sign { .. }), "{error}");
         assert_eq!(calls(&directory, "C_SignInit"), 1);
         let test = self_test(2);
-        let signature = hsm.sign("issuing", reserved(&test)).await.unwrap();
+        let signature = hsm
+            .sign("issuing", reserved(&directory, &test).await)
+            .await
+            .unwrap();
         verify_proof(&spki, &test.tbs.0, &signature).unwrap();
         let meter = hsm.meter();
         assert_eq!((meter.signatures, meter.sign_faults), (1, 1));
@@ -277,7 +289,7 @@ fn a_signature_that_fails_is_not_asked_for_again() {
 #[test]
 fn tokens_of_one_module_do_not_disturb_one_another() {
     let name = "tokens_of_one_module_do_not_disturb_one_another";
-    alone(name, &["root", "line"], async |_| {
+    alone(name, &["root", "line"], async |directory| {
         let softhsm = find_softhsm().unwrap();
         let root = Hsm::open(options(softhsm.clone(), "root", PIN))
             .await
@@ -292,7 +304,10 @@ fn tokens_of_one_module_do_not_disturb_one_another() {
         drop(line);
         drop(root);
         let test = self_test(1);
-        let signature = again.sign("key", reserved(&test)).await.unwrap();
+        let signature = again
+            .sign("key", reserved(&directory, &test).await)
+            .await
+            .unwrap();
         verify_proof(&line_key, &test.tbs.0, &signature).unwrap();
         drop(again); // the last one finalizes the module, and the next one initializes it
         let root = Hsm::open(options(softhsm, "root", PIN)).await.unwrap();
@@ -335,7 +350,7 @@ fn what_is_missing_or_ambiguous_is_named() {
             let session = own_session(&library, "line");
             make_pair(&session, "issuing", false, true);
             let error = hsm
-                .sign("issuing", reserved(&self_test(1)))
+                .sign("issuing", reserved(&directory, &self_test(1)).await)
                 .await
                 .unwrap_err();
             assert!(
@@ -460,7 +475,10 @@ fn modules_of_other_makers_make_keys_and_sign() {
             // A token that is only to be used has the key that the ones before it made.
             let spki = hsm.find_or_make_key("issuing").await.unwrap();
             let test = self_test(number);
-            let signature = hsm.sign("issuing", reserved(&test)).await.unwrap();
+            let signature = hsm
+                .sign("issuing", reserved(&directory, &test).await)
+                .await
+                .unwrap();
             verify_proof(&spki, &test.tbs.0, &signature).unwrap();
             if oddity == "read-only" {
                 let error = hsm.find_or_make_key("other").await.unwrap_err();

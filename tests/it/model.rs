@@ -117,6 +117,26 @@ fn an_event_that_does_not_follow_is_an_error() {
 }
 
 #[test]
+fn a_signature_is_asked_for_once() {
+    let mut world = World::new();
+    while world.events.last().map(|recorded| recorded.event.kind()) != Some("serial_reserved") {
+        world.step(Done);
+    }
+    let mut job = world.job.take().unwrap();
+    let reserved = reservation(&world.events).serial.clone();
+    let Next::Do(Effect::Sign { serial }) = job.next() else {
+        panic!("what was just reserved is to be signed");
+    };
+    assert_eq!(serial, reserved);
+    for _ in 0..2 {
+        let Next::Record(Event::SerialAbandoned { serial, .. }) = job.next() else {
+            panic!("what may have been signed is to be given up");
+        };
+        assert_eq!(serial, reserved);
+    }
+}
+
+#[test]
 fn a_record_follows_whatever_the_product_is_now() {
     let mut world = World::new();
     while world.events.last().map(|recorded| recorded.event.kind()) != Some("written") {
@@ -199,7 +219,7 @@ impl World {
         let next = job.next();
         let recovered = recover(&self.events).unwrap().next();
         match (&next, &recovered) {
-            (Next::Do(Effect::Sign(_)), recovered) => assert!(
+            (Next::Do(Effect::Sign { .. }), recovered) => assert!(
                 matches!(recovered, Next::Record(Event::SerialAbandoned { .. })),
                 "a record is enough to sign from: {recovered:?}"
             ),
@@ -220,12 +240,12 @@ impl World {
             }
             (Next::Do(effect), happening) => {
                 let fact = match (happening, &effect) {
-                    (DeviceFault | StationFault, Effect::Sign(_)) => {
+                    (DeviceFault | StationFault, Effect::Sign { .. }) => {
                         Fact::Signature(Err("no".to_owned()))
                     }
                     (DeviceFault, _) => Fact::Fault(Fault::device("test", "bad", "set aside")),
                     (StationFault, _) => Fact::Fault(Fault::station("test", "bad", "call")),
-                    (Pulled, Effect::Sign(_) | Effect::Draft { .. }) => self.perform(effect),
+                    (Pulled, Effect::Sign { .. } | Effect::Draft { .. }) => self.perform(effect),
                     (Pulled, _) => Fact::Gone(Fault::device("test", "gone", "put in again")),
                     _ => self.perform(effect),
                 };
@@ -264,10 +284,15 @@ impl World {
                 self.drafts += 1;
                 Fact::Drafted(FACTORY.draft(&csr, &common_name, self.drafts))
             }
-            Effect::Sign(reserved) => {
-                let Reservation { serial, tbs, .. } = reserved.reservation();
+            Effect::Sign { serial } => {
+                let last = self.events.last().map(|recorded| &recorded.event);
+                let Some(Event::SerialReserved { reservation }) = last else {
+                    panic!("{last:?} gives no right to a signature");
+                };
+                assert_eq!(reservation.serial, serial);
+                let signature = FACTORY.issuing.sign(&reservation.tbs.0);
                 assert!(self.signed.insert(serial.clone()), "{serial} signed twice");
-                Fact::Signature(Ok(FACTORY.issuing.sign(&tbs.0)))
+                Fact::Signature(Ok(signature))
             }
             Effect::Write { holding, chain, .. } => {
                 assert!(!self.device.sealed);

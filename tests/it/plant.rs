@@ -5,17 +5,17 @@ use dps_station::hsm::{Hsm, HsmOptions};
 use dps_station::ledger::{Ledger, Options};
 use dps_station::link::Injection;
 use dps_station::provision::bytes::{Blob, Digest};
-use dps_station::provision::certificate::{
-    CaProfile, Issuer, Profile, Reserved, assemble, draft_issuing, draft_root,
-};
+use dps_station::provision::certificate::{CaProfile, Issuer, Profile, draft_issuing, draft_root};
 use dps_station::provision::device::{Attestation, SerialNumber};
 use dps_station::provision::endorsement::{EndorsementPolicy, VendorRoots};
-use dps_station::provision::event::{Event, Recorded, Reservation};
+use dps_station::provision::event::Reservation;
 use dps_station::provision::product::{DpsTarget, Product, SigningCa};
+use dps_station::signing::SigningKey;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tempfile::TempDir;
 
 /// The product's limit for one step, unless a test has its own.
 pub const STEP_DEADLINE: Duration = Duration::from_secs(30);
@@ -46,11 +46,19 @@ impl Plant {
             validity_days: 7000,
         };
         let now = clock(); // the same for both, which have the same number of days
+        let folder = TempDir::new().unwrap();
+        let ledger = ledger(&folder.path().join("ca.sqlite"));
+        let signer = SigningKey {
+            hsm: &hsm,
+            label: "root",
+            public_key: &root_key,
+        };
         let root = draft_root("ca", &root_key, &profile, serial(1), now).unwrap();
-        let root_der = signed(&hsm, &root).await;
+        let root_der = signer.certificate(root.clone(), &ledger).await.unwrap();
         let root_issuer = Issuer::parse("ca", &root_der).unwrap();
         let issuing = draft_issuing(&root_issuer, &key, &profile, serial(2), now).unwrap();
-        let issuing_der = signed(&hsm, &issuing).await;
+        let issuing_der = signer.certificate(issuing.clone(), &ledger).await.unwrap();
+        ledger.close().await.unwrap();
         Self {
             signer: Signer {
                 hsm,
@@ -95,24 +103,6 @@ pub fn ledger(path: &Path) -> Ledger {
 pub fn clock() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     i64::try_from(now.as_millis()).unwrap()
-}
-
-async fn signed(hsm: &Hsm, reservation: &Reservation) -> Vec<u8> {
-    let record = Recorded {
-        seq: 1,
-        at_ms: 0,
-        station: "test".to_owned(),
-        operator: None,
-        attempt: None,
-        device: None,
-        product_digest: None,
-        event: Event::SerialReserved {
-            reservation: reservation.clone(),
-        },
-    };
-    let reserved = Reserved::of_record(&record).unwrap();
-    let signature = hsm.sign("root", reserved).await.unwrap();
-    assemble(&reservation.tbs.0, &signature)
 }
 
 /// A product of devices with certificates.

@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
 
-/// Who may import whom, top down: a room may use itself, what stands behind it here, and nothing else.
+/// Who may import whom, top down: a room may use itself, what stands behind it here (a room, or one name of it), and
+/// nothing else.
 /// `commands` and `main` may use everything.
 const ARROWS: &[(&str, &[&str])] = &[
     ("provision", &[]),
     ("config", &["provision", "link"]),
     ("link", &["provision"]),
     ("tpm", &["provision"]),
-    ("hsm", &["provision"]),
+    ("hsm", &["provision", "ledger::Reserved"]),
     ("ledger", &["provision"]),
     ("dps", &["provision"]),
+    ("signing", &["provision", "ledger", "hsm"]),
     ("bay", &["provision", "link", "tpm", "hsm", "ledger"]),
     ("enroller", &["provision", "ledger", "dps"]),
     (
@@ -151,7 +153,8 @@ fn imports_point_one_way() {
         };
         for used in crate_paths(&source.text) {
             let target = used.split("::").next().unwrap_or_default();
-            let fine = target == room || allowed.contains(&target);
+            let fine =
+                target == room || allowed.contains(&target) || allowed.contains(&used.as_str());
             let codec_only =
                 room != "fixtures" || target != "link" || used.starts_with("link::smp");
             let facts_only = room != "fixtures"

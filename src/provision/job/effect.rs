@@ -3,8 +3,7 @@
 //! Invariant: an effect says all that is needed to perform it; a fact says what was found, never what was meant.
 
 use crate::provision::bytes::{Blob, Digest};
-use crate::provision::certificate::Reserved;
-use crate::provision::device::{DeviceId, Holding, Identification, RegistrationId};
+use crate::provision::device::{DeviceId, Holding, Identification, RegistrationId, SerialNumber};
 use crate::provision::endorsement::credential::Challenge;
 use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
 use crate::provision::event::{EndorsementRecord, Event, Reservation};
@@ -45,8 +44,11 @@ pub enum Effect {
         /// The CN.
         common_name: String,
     },
-    /// Have the HSM sign this reservation, once.
-    Sign(Reserved),
+    /// Have the HSM sign the reservation that was just recorded, once. Only who recorded it has the right to.
+    Sign {
+        /// Its serial number.
+        serial: SerialNumber,
+    },
     /// Write certificate chain and configuration to the device, and save.
     Write {
         /// What the device is to hold.

@@ -131,8 +131,8 @@ async fn a_reservation_ends_once() {
     illegal(ledger.record(&reserved(Purpose::Leaf, 2)).await);
     illegal(ledger.append(&job, None, &reserved(Purpose::Root, 2)).await);
 
-    let token = ledger.reserve(reservation(Purpose::Root, 3)).await.unwrap();
-    assert_eq!(token.reservation(), &reservation(Purpose::Root, 3));
+    let right = ledger.reserve(reservation(Purpose::Root, 3)).await.unwrap();
+    assert_eq!(right.reservation(), &reservation(Purpose::Root, 3));
     ledger.record(&signed(3)).await.unwrap();
     let states: Vec<_> = ledger.reservations().await.unwrap();
     let states: Vec<_> = states.iter().map(|row| row.state).collect();
@@ -140,6 +140,44 @@ async fn a_reservation_ends_once() {
         states,
         [ReservationState::Abandoned, ReservationState::Signed]
     );
+    clean(&path);
+}
+
+#[tokio::test]
+async fn the_right_to_a_signature_is_given_once_and_for_what_is_on_record() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    let job = claim(&ledger, 1).await;
+    let product = Some(Digest([7; 32]));
+    let leaf = reservation(Purpose::Leaf, 1);
+    let (recorded, right) = ledger
+        .reserve_for(&job, product, leaf.clone())
+        .await
+        .unwrap();
+    assert_eq!(right.reservation(), &leaf);
+    assert_eq!(recorded.event, reserved(Purpose::Leaf, 1));
+    assert_eq!(recorded.product_digest, product);
+    assert_eq!(recorded.device.as_ref(), Some(job.device()));
+    assert_eq!(
+        ledger.events(job.device()).await.unwrap().last(),
+        Some(&recorded)
+    );
+
+    let illegal = |error: LedgerError| assert!(matches!(error, LedgerError::Illegal(_)), "{error}");
+    let again = ledger.reserve_for(&job, product, leaf.clone()).await;
+    illegal(again.unwrap_err());
+    illegal(ledger.reserve(leaf).await.unwrap_err());
+    let root = reservation(Purpose::Root, 2);
+    let not_a_leaf = ledger.reserve_for(&job, product, root).await;
+    illegal(not_a_leaf.unwrap_err());
+
+    let successor = claim(&ledger, 1).await;
+    let leaf = reservation(Purpose::Leaf, 3);
+    let fenced = ledger.reserve_for(&job, product, leaf).await.unwrap_err();
+    assert!(matches!(fenced, LedgerError::Fenced { .. }), "{fenced}");
+    append(&ledger, &successor, &[abandoned(1)]).await;
+    assert_eq!(ledger.reservations().await.unwrap().len(), 1);
     clean(&path);
 }
 
