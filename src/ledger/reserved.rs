@@ -50,8 +50,8 @@ use crate::provision::event::{Event, Recorded, Reservation};
 /// ```compile_fail,E0599
 /// use dps_station::ledger::Reserved;
 ///
-/// fn copy(reserved: &Reserved) -> Reserved {
-///     reserved.clone()
+/// fn copy(reserved: Reserved) -> [Reserved; 2] {
+///     [reserved.clone(), reserved]
 /// }
 /// ```
 ///
