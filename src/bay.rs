@@ -12,7 +12,6 @@ mod presence;
 mod scans;
 mod tpm;
 
-pub use loopback::LOOPBACK_FAILED;
 pub use scans::Scans;
 
 use crate::hsm::Hsm;
@@ -99,7 +98,7 @@ pub struct Signer {
 
 /// Why a bay cannot go on: the station itself failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
+#[error("{0:?}")]
 pub struct StationFault(pub Fault);
 
 impl Bay {
@@ -433,23 +432,21 @@ impl Bay {
 /// What a refusal of the ledger means for the unit; every other fault of the ledger stops the station.
 fn refusal(device: &DeviceId, error: LedgerError) -> Result<Fault, StationFault> {
     match error {
-        LedgerError::Duplicate { kind, other, .. } => Ok(Fault::device(
-            "duplicate_identity",
-            format!("{device} has the same {} as {other}", kind.word()),
-            "set both units aside and call the process engineer",
-        )),
-        LedgerError::Taken { .. } => Ok(Fault::device(
-            "duplicate_identity",
-            format!("{device} is on record as another unit"),
-            "set both units aside and call the process engineer",
-        )),
+        LedgerError::Duplicate { kind, other, .. } => Ok(Fault::DuplicateIdentity {
+            device: device.clone(),
+            same: Some((kind, other)),
+        }),
+        LedgerError::Taken { .. } => Ok(Fault::DuplicateIdentity {
+            device: device.clone(),
+            same: None,
+        }),
         error => Err(StationFault::ledger(error)),
     }
 }
 
 /// The verdict where there is no job that could have one.
 fn unjudged(fault: Fault) -> Event {
-    match fault.blame {
+    match fault.blame() {
         Blame::Device => Event::Failed {
             fault,
             disable: None,
@@ -466,10 +463,9 @@ impl StationFault {
 
     /// The record of a device does not hang together.
     pub fn damaged(error: IllegalTransition) -> Self {
-        Self(Fault::station(
-            "record_damaged",
-            error.to_string(),
-            "run `station ledger verify`",
-        ))
+        Self(Fault::RecordDamaged {
+            device: error.device,
+            kind: error.kind.to_owned(),
+        })
     }
 }

@@ -18,6 +18,7 @@ mod shift;
 
 use crate::config::{Config, ConfigError};
 use crate::provision::fault::Fault;
+use crate::words;
 use clap::{Parser, Subcommand};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -249,6 +250,6 @@ impl From<ConfigError> for Failure {
 
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
-        Self::station(fault.to_string())
+        Self::station(words::sentence(&fault))
     }
 }

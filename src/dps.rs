@@ -7,12 +7,13 @@ mod error;
 mod token;
 mod wire;
 
-pub use error::{Complaint, DpsError, configuration_fault};
+use error::read_complaint;
+pub use error::{Complaint, DpsError};
 
 use crate::provision::batch::{BATCH_LIMIT, BulkAnswer, Held, Status};
 use crate::provision::device::RegistrationId;
 use crate::provision::event::Enrollment;
-use crate::provision::fault::harmless;
+use crate::provision::fault::{ClockSkew, DpsSetting, Fault, Malformed, NoAnswer, harmless};
 use reqwest::header::{HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
 use reqwest::{Certificate, Client, Method, RequestBuilder, StatusCode, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
@@ -39,6 +40,8 @@ const CA_FILE_LIMIT: u64 = 1 << 20;
 const PAGE_ITEMS: u32 = 100;
 /// Clock difference to the service that is worth a warning, in milliseconds.
 const SKEW_LIMIT_MS: i64 = 120_000;
+/// Longest text of a library or the system that is kept, in characters.
+const SAID_MAX: usize = 200;
 
 const CONTINUATION: &str = "x-ms-continuation";
 const MAX_ITEM_COUNT: &str = "x-ms-max-item-count";
@@ -94,8 +97,7 @@ impl Dps {
     pub fn new(options: DpsOptions, clock: fn() -> i64) -> Result<Self, DpsError> {
         let wrong = DpsError::Configuration;
         let url = parse_url(&options.service_url).map_err(wrong)?;
-        let signer = token::Signer::parse(&options.credential)
-            .map_err(|why| wrong(format!("credential {why}")))?;
+        let signer = token::Signer::parse(&options.credential).map_err(wrong)?;
         let mut client = Client::builder()
             .https_only(true)
             .no_proxy()
@@ -108,7 +110,7 @@ impl Dps {
         Ok(Self {
             client: client
                 .build()
-                .map_err(|error| wrong(format!("no TLS client: {}", cause(&error))))?,
+                .map_err(|error| wrong(DpsSetting::Client(cause(&error))))?,
             name: options.name,
             url,
             api_version: options.api_version,
@@ -133,20 +135,11 @@ impl Dps {
         (self.clock)()
     }
 
-    /// A sentence about the station's clock if the service's last `Date` differs from it by more than two minutes:
-    /// tokens are refused then, or good for longer than meant.
-    pub fn clock_warning(&self) -> Option<String> {
+    /// How far the station's clock is from the service's last `Date`, if that is more than two minutes: tokens are
+    /// refused then, or good for longer than meant.
+    pub fn clock_skew(&self) -> Option<ClockSkew> {
         let skew_ms = self.skew_ms.load(Ordering::Relaxed);
-        (skew_ms.abs() > SKEW_LIMIT_MS).then(|| {
-            let (seconds, side) = (
-                skew_ms.abs() / 1000,
-                if skew_ms > 0 { "ahead of" } else { "behind" },
-            );
-            format!(
-                "set the station's clock right: it is {seconds} s {side} the clock of DPS {:?}",
-                self.name
-            )
-        })
+        (skew_ms.abs() > SKEW_LIMIT_MS).then_some(ClockSkew(skew_ms / 1000))
     }
 
     /// Creates enrollments in one bulk call; what exists already is left as it is.
@@ -179,12 +172,12 @@ impl Dps {
     ) -> Result<(), DpsError> {
         // Sent as it was given; only a tag that came without quotes gets them (azure-iot-sdk-csharp does so too).
         let etag = match etag {
-            "" => return Err(DpsError::Malformed("a record without an etag".to_owned())),
+            "" => return Err(DpsError::Malformed(Malformed::NoEtag)),
             quoted if quoted.ends_with('"') => quoted.to_owned(),
             bare => format!("\"{bare}\""),
         };
-        let etag = HeaderValue::from_str(&etag)
-            .map_err(|_| DpsError::Malformed("an etag that fits no header".to_owned()))?;
+        let etag =
+            HeaderValue::from_str(&etag).map_err(|_| DpsError::Malformed(Malformed::OddEtag))?;
         let request = self
             .request(Method::PUT, &path_of(&enrollment.registration_id))
             .header(IF_MATCH, etag)
@@ -202,10 +195,12 @@ impl Dps {
             Ok(answer) => wire::held(answer.json()?)
                 .map(Some)
                 .map_err(DpsError::Malformed),
-            Err(DpsError::Refused(complaint)) if complaint.status == 404 => match complaint.code {
-                Some(_) => Ok(None),
-                None => Err(DpsError::Malformed(complaint.to_string())),
-            },
+            Err(DpsError::Refused(complaint)) if complaint.status == Some(404) => {
+                match complaint.code {
+                    Some(_) => Ok(None),
+                    None => Err(DpsError::Malformed(Malformed::Complaint(complaint))),
+                }
+            }
             Err(error) => Err(error),
         }
     }
@@ -255,11 +250,11 @@ impl Dps {
         loop {
             match response.chunk().await {
                 Ok(Some(chunk)) if body.len() + chunk.len() > ANSWER_LIMIT => {
-                    return Err(DpsError::Malformed("an endless answer".to_owned()));
+                    return Err(DpsError::Malformed(Malformed::Endless));
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => break,
-                Err(error) => return Err(DpsError::silence(cause(&error))),
+                Err(error) => return Err(DpsError::silence(NoAnswer::Network(cause(&error)))),
             }
         }
         let answer = Answer {
@@ -285,7 +280,7 @@ impl Answer {
         if self.status.is_success() {
             return Ok(self);
         }
-        let complaint = Complaint::read(self.status.as_u16(), &self.body);
+        let complaint = read_complaint(self.status.as_u16(), &self.body);
         Err(match self.status.as_u16() {
             401 | 403 => DpsError::Unauthorized(complaint),
             429 => DpsError::Throttled {
@@ -295,15 +290,15 @@ impl Answer {
             400..=499 => DpsError::Refused(complaint),
             500..=599 => DpsError::Unknown {
                 retry_after: retry_after(&self.headers),
-                why: complaint.to_string(),
+                why: NoAnswer::Complaint(complaint),
             },
-            _ => DpsError::Malformed(complaint.to_string()),
+            _ => DpsError::Malformed(Malformed::Complaint(complaint)),
         })
     }
 
     fn json(&self) -> Result<Value, DpsError> {
         serde_json::from_slice(&self.body)
-            .map_err(|error| DpsError::Malformed(format!("no JSON: {error}")))
+            .map_err(|error| DpsError::Malformed(Malformed::NotJson(said(&error))))
     }
 }
 
@@ -312,28 +307,32 @@ fn path_of(id: &RegistrationId) -> String {
     format!("/enrollments/{id}")
 }
 
-fn parse_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("service_url is no URL: {error}"))?;
+fn parse_url(text: &str) -> Result<Url, DpsSetting> {
+    let url = Url::parse(text).map_err(|error| DpsSetting::NotAUrl(said(&error)))?;
     let plain = url.username().is_empty() && url.password().is_none();
     if url.scheme() != "https" || !plain || url.query().is_some() || url.fragment().is_some() {
-        return Err("service_url must be an https URL without user, query or fragment".to_owned());
+        return Err(DpsSetting::NotHttps);
     }
     Ok(url)
 }
 
-fn read_ca_file(path: &Path) -> Result<Vec<Certificate>, String> {
-    let name = path.display();
-    let unreadable = |error| format!("ca_file {name} cannot be read: {error}");
-    let length = std::fs::metadata(path).map_err(unreadable)?.len();
+fn read_ca_file(file: &Path) -> Result<Vec<Certificate>, DpsSetting> {
+    let path = || file.display().to_string();
+    let unreadable = |error| DpsSetting::CaFile {
+        path: path(),
+        said: said(&error),
+    };
+    let length = std::fs::metadata(file).map_err(unreadable)?.len();
     if length > CA_FILE_LIMIT {
-        return Err(format!(
-            "ca_file {name} is larger than {CA_FILE_LIMIT} bytes"
-        ));
+        return Err(DpsSetting::CaFileTooLarge {
+            path: path(),
+            max: CA_FILE_LIMIT,
+        });
     }
-    let pem = std::fs::read(path).map_err(unreadable)?;
+    let pem = std::fs::read(file).map_err(unreadable)?;
     let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
     if certificates.is_empty() {
-        return Err(format!("ca_file {name} holds no PEM certificate"));
+        return Err(DpsSetting::CaFileEmpty { path: path() });
     }
     Ok(certificates)
 }
@@ -355,11 +354,11 @@ fn not_sent_or_unknown(error: reqwest::Error) -> DpsError {
     if error.is_connect() {
         DpsError::Unreachable(why)
     } else if error.is_builder() {
-        DpsError::Configuration(why)
+        DpsError::Configuration(DpsSetting::Client(why))
     } else if error.is_timeout() {
-        DpsError::silence(format!("none within {} s", CALL_DEADLINE.as_secs()))
+        DpsError::silence(NoAnswer::Timeout(CALL_DEADLINE.as_secs()))
     } else {
-        DpsError::silence(why)
+        DpsError::silence(NoAnswer::Network(why))
     }
 }
 
@@ -372,7 +371,24 @@ fn cause(error: &reqwest::Error) -> String {
     // The TLS library adds where its manual explains that the other side just hung up.
     let text = inner.to_string();
     let text = text.split(": https://docs.rs/").next().unwrap_or_default();
-    harmless(text, 200)
+    harmless(text, SAID_MAX)
+}
+
+/// What a library or the system said, bounded.
+fn said(error: &impl ToString) -> String {
+    harmless(&error.to_string(), SAID_MAX)
+}
+
+/// What options that cannot work mean for a person: there is no instance yet to ask.
+pub fn configuration_fault(dps: &str, error: &DpsError) -> Fault {
+    let setting = match error {
+        DpsError::Configuration(setting) => setting.clone(),
+        other => DpsSetting::Client(format!("{other:?}")),
+    };
+    Fault::DpsConfiguration {
+        dps: dps.to_owned(),
+        setting,
+    }
 }
 
 #[cfg(test)]
@@ -438,35 +454,44 @@ mod tests {
         let dps = dps("https://localhost");
         let warned_at = |date| {
             dps.note_clock(&answer(200, &[("date", date)], "").headers);
-            dps.clock_warning()
+            dps.clock_skew()
         };
         assert_eq!(warned_at("Sun, 06 Nov 1994 08:47:37 GMT"), None);
-        let behind = warned_at("Sun, 06 Nov 1994 08:51:38 GMT").unwrap();
-        assert!(behind.contains("121 s behind"), "{behind}");
-        let ahead = warned_at("Sun, 06 Nov 1994 08:47:36 GMT").unwrap();
-        assert!(ahead.contains("121 s ahead of"), "{ahead}");
-        assert_eq!(warned_at("no date"), Some(ahead));
+        let behind = warned_at("Sun, 06 Nov 1994 08:51:38 GMT");
+        assert_eq!(behind, Some(ClockSkew(-121)));
+        let ahead = warned_at("Sun, 06 Nov 1994 08:47:36 GMT");
+        assert_eq!(ahead, Some(ClockSkew(121)));
+        assert_eq!(warned_at("no date"), ahead);
     }
 
     #[test]
     fn options_that_cannot_work_are_named_and_the_key_is_not() {
         let why = |options| match Dps::new(options, || 0) {
-            Err(error) => configuration_fault("main", &error).to_string(),
+            Err(error) => configuration_fault("main", &error),
             Ok(_) => panic!("these options cannot work"),
         };
-        for url in ["http://h", "https://u:p@h", "https://h?x", "no url"] {
-            assert!(why(options(url)).contains("service_url"), "{url}");
+        let setting = |options| match why(options) {
+            Fault::DpsConfiguration { setting, .. } => setting,
+            other => panic!("{other:?}"),
+        };
+        for url in ["http://h", "https://u:p@h", "https://h?x"] {
+            assert_eq!(setting(options(url)), DpsSetting::NotHttps, "{url}");
         }
+        let no_url = setting(options("no url"));
+        assert!(matches!(no_url, DpsSetting::NotAUrl(_)), "{no_url:?}");
         let no_file = DpsOptions {
             ca_file: Some("/nonexistent/ca.pem".into()),
             ..options("https://localhost")
         };
-        assert!(why(no_file).contains("/nonexistent/ca.pem"));
+        let no_file = setting(no_file);
+        assert!(
+            matches!(&no_file, DpsSetting::CaFile { path, .. } if path == "/nonexistent/ca.pem")
+        );
         let bad_key = DpsOptions {
             credential: "HostName=h;SharedAccessKeyName=p;SharedAccessKey=s3cret".into(),
             ..options("https://localhost")
         };
-        assert!(!why(bad_key).contains("s3cret"));
+        assert!(!format!("{:?}", why(bad_key)).contains("s3cret"));
     }
 
     #[tokio::test]
@@ -476,9 +501,10 @@ mod tests {
         drop(listener);
         let dps = dps(&format!("https://127.0.0.1:{port}"));
         let error = dps.query(None).await.err().unwrap();
-        assert!(matches!(error, DpsError::Unreachable(_)), "{error}");
+        assert!(matches!(error, DpsError::Unreachable(_)), "{error:?}");
         let fault = dps.fault(&error);
-        assert_eq!(fault.blame, Blame::Cloud);
-        assert!(fault.what.contains(&format!("https://127.0.0.1:{port}/")));
+        assert_eq!(fault.blame(), Blame::Cloud);
+        let named = format!("https://127.0.0.1:{port}/");
+        assert!(matches!(fault, Fault::DpsUnreachable { url, .. } if url == named));
     }
 }

@@ -9,14 +9,14 @@ mod refusal;
 pub use reconcile::{Discrepancy, DiscrepancyKind, reconcile};
 
 use crate::dps::{Dps, DpsError};
-use crate::ledger::{Ledger, LedgerError, OutboxFilter, OutboxRow, OutboxState};
+use crate::ledger::{Ledger, OutboxFilter, OutboxRow, OutboxState};
 use crate::provision::batch::{
     Batch, Difference, Held, Outcome, Row, Status, difference, next_try_ms, plan, read_answer,
     same_identity,
 };
 use crate::provision::device::RegistrationId;
 use crate::provision::event::{Enrollment, Event};
-use crate::provision::fault::{Fault, harmless};
+use crate::provision::fault::{Fault, RecordTrouble};
 use refusal::{is_about_content, refused_alone};
 use std::time::Duration;
 
@@ -34,11 +34,6 @@ const BUSY_LIMIT: u32 = 5;
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
 /// Longest pause that the service may ask for within a run; beyond it, the run ends.
 const BUSY_PAUSE_LIMIT: Duration = Duration::from_secs(600);
-
-/// Code of a record that is put off and known not to be there: it may be sent again.
-const DEFERRED: &str = "enrollment_deferred";
-/// Code of a record that is put off while nobody knows what its last call did: it is read back first.
-const UNANSWERED: &str = "enrollment_unanswered";
 
 /// How a run over the outbox ended, in records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,10 +108,10 @@ pub async fn dry_run(
         let intent = match run.read(|| dps.get(id)).await? {
             None if row.wanted == Status::Disabled => Intent::Disable,
             None => Intent::Create,
-            Some(held) => match verdict(&row.enrollment, row.wanted, &held) {
-                Verdict::Settled => Intent::Confirm,
-                Verdict::ToDisable => Intent::Disable,
-                Verdict::Foreign(found) => Intent::Refuse(found),
+            Some(held) => match compare(&row.enrollment, row.wanted, &held) {
+                Comparison::Settled => Intent::Confirm,
+                Comparison::ToDisable => Intent::Disable,
+                Comparison::Foreign(found) => Intent::Refuse(found),
             },
         };
         intents.push((id.clone(), intent));
@@ -136,20 +131,20 @@ async fn waiting(ledger: &Ledger, dps: &Dps) -> Result<Vec<Row>, Fault> {
             state: Some(state),
             ..OutboxFilter::default()
         };
-        let found = ledger.outbox(filter).await.map_err(ledger_fault)?;
+        let found = ledger.outbox(filter).await.map_err(|error| error.fault())?;
         rows.extend(found.into_iter().map(|row: OutboxRow| Row {
             enrollment: row.enrollment,
             wanted,
             tries: row.tries,
             next_try_ms: row.next_try_ms,
-            unanswered: row.sending || row.fault.is_some_and(|fault| fault.code == UNANSWERED),
+            unanswered: row.sending || row.fault.as_ref().is_some_and(is_unanswered),
         }));
     }
     Ok(rows)
 }
 
 /// What a record that was read back means.
-enum Verdict {
+enum Comparison {
     /// The service holds what is wanted.
     Settled,
     /// It is our record, and it must be disabled yet.
@@ -158,15 +153,15 @@ enum Verdict {
     Foreign(Vec<Difference>),
 }
 
-fn verdict(ours: &Enrollment, wanted: Status, held: &Held) -> Verdict {
+fn compare(ours: &Enrollment, wanted: Status, held: &Held) -> Comparison {
     let same_key = same_identity(&ours.identity, &held.attestation);
     let found = difference(ours, wanted, held);
     match (wanted, held.status) {
         // Whatever else it says, it is for this key, and the key cannot register with it.
-        (Status::Disabled, Status::Disabled) if same_key => Verdict::Settled,
-        (Status::Disabled, Status::Enabled) if same_key => Verdict::ToDisable,
-        _ if found.is_empty() => Verdict::Settled,
-        _ => Verdict::Foreign(found),
+        (Status::Disabled, Status::Disabled) if same_key => Comparison::Settled,
+        (Status::Disabled, Status::Enabled) if same_key => Comparison::ToDisable,
+        _ if found.is_empty() => Comparison::Settled,
+        _ => Comparison::Foreign(found),
     }
 }
 
@@ -289,18 +284,17 @@ impl<'a> Run<'a> {
         let mut sent = Vec::new();
         for (row, outcome) in rows.iter().zip(outcomes) {
             match outcome {
-                Outcome::Refused(why) => self.refuse(row, &why).await?,
-                Outcome::Deferred(why) => self.defer(row, DEFERRED, &why).await?,
+                Outcome::Refused(why) => self.refuse(row, RecordTrouble::Complaint(why)).await?,
+                Outcome::Deferred(why) => {
+                    let why = RecordTrouble::Complaint(why);
+                    self.defer(row, Standing::Known, why).await?;
+                }
                 Outcome::Accepted | Outcome::Exists | Outcome::Unknown => sent.push(*row),
             }
         }
         for row in self.read_back(&sent).await? {
-            self.defer(
-                row,
-                DEFERRED,
-                "it was sent, and the service does not hold it",
-            )
-            .await?;
+            self.defer(row, Standing::Known, RecordTrouble::NotHeld)
+                .await?;
         }
         Ok(())
     }
@@ -317,16 +311,19 @@ impl<'a> Run<'a> {
             let id = &row.enrollment.registration_id;
             match self.call(1, || dps.get(id)).await? {
                 Ok(None) => absent.push(row),
-                Ok(Some(held)) => match verdict(&row.enrollment, row.wanted, &held) {
-                    Verdict::Settled => self.settled(row, held.etag).await?,
-                    Verdict::ToDisable => self.disable(row, &held.etag).await?,
-                    Verdict::Foreign(found) => self.refuse(row, &foreign(&found)).await?,
+                Ok(Some(held)) => match compare(&row.enrollment, row.wanted, &held) {
+                    Comparison::Settled => self.settled(row, held.etag).await?,
+                    Comparison::ToDisable => self.disable(row, &held.etag).await?,
+                    Comparison::Foreign(found) => {
+                        self.refuse(row, RecordTrouble::Foreign(found)).await?;
+                    }
                 },
                 Err(DpsError::Refused(complaint)) if is_about_content(&complaint) => {
-                    self.refuse(row, &complaint.to_string()).await?;
+                    self.refuse(row, RecordTrouble::Complaint(complaint))
+                        .await?;
                 }
                 Err(error @ DpsError::Refused(_)) => return Err(dps.fault(&error)),
-                Err(error) => self.defer(row, UNANSWERED, &error.to_string()).await?,
+                Err(error) => self.defer(row, Standing::Unknown, error.into()).await?,
             }
         }
         Ok(absent)
@@ -340,17 +337,17 @@ impl<'a> Run<'a> {
         }
         let replace = || dps.replace(&row.enrollment, Status::Disabled, etag);
         if let Err(error) = self.call(1, replace).await? {
-            return self.defer(row, UNANSWERED, &error.to_string()).await;
+            return self.defer(row, Standing::Unknown, error.into()).await;
         }
         self.charge(1, &[]).await?;
         let read = || dps.get(&row.enrollment.registration_id);
         match self.call(1, read).await? {
             Ok(Some(held)) if held.status == Status::Disabled => self.settled(row, held.etag).await,
             Ok(_) => {
-                self.defer(row, UNANSWERED, "it was not disabled after all")
+                self.defer(row, Standing::Unknown, RecordTrouble::NotDisabled)
                     .await
             }
-            Err(error) => self.defer(row, UNANSWERED, &error.to_string()).await,
+            Err(error) => self.defer(row, Standing::Unknown, error.into()).await,
         }
     }
 
@@ -437,14 +434,14 @@ impl<'a> Run<'a> {
         self.record(event).await
     }
 
-    async fn refuse(&mut self, row: &Row, why: &str) -> Result<(), Fault> {
+    async fn refuse(&mut self, row: &Row, why: RecordTrouble) -> Result<(), Fault> {
         self.summary.refused += 1;
         let registration_id = row.enrollment.registration_id.clone();
-        let fault = Fault::cloud(
-            "enrollment_refused",
-            format!("DPS {:?}, {registration_id}: {why}", self.dps.name()),
-            "a person must compare this unit's record with the one in DPS",
-        );
+        let fault = Fault::EnrollmentRefused {
+            dps: self.dps.name().to_owned(),
+            registration_id: registration_id.clone(),
+            why,
+        };
         let event = Event::EnrollmentRefused {
             registration_id,
             fault,
@@ -453,13 +450,26 @@ impl<'a> Run<'a> {
     }
 
     /// Puts off a record; the wait doubles with each time.
-    async fn defer(&mut self, row: &Row, code: &str, why: &str) -> Result<(), Fault> {
+    async fn defer(
+        &mut self,
+        row: &Row,
+        standing: Standing,
+        why: RecordTrouble,
+    ) -> Result<(), Fault> {
         let registration_id = row.enrollment.registration_id.clone();
-        let fault = Fault::cloud(
-            code,
-            format!("DPS {:?}, {registration_id}: {why}", self.dps.name()),
-            "nothing; it is tried again",
-        );
+        let (dps, id) = (self.dps.name().to_owned(), registration_id.clone());
+        let fault = match standing {
+            Standing::Known => Fault::EnrollmentDeferred {
+                dps,
+                registration_id: id,
+                why,
+            },
+            Standing::Unknown => Fault::EnrollmentUnanswered {
+                dps,
+                registration_id: id,
+                why,
+            },
+        };
         let event = Event::EnrollmentDeferred {
             registration_id,
             fault,
@@ -470,29 +480,22 @@ impl<'a> Run<'a> {
 
     async fn record(&self, event: Event) -> Result<(), Fault> {
         let recorded = self.ledger.record(&event).await;
-        recorded.map(|_| ()).map_err(ledger_fault)
+        recorded.map(|_| ()).map_err(|error| error.fault())
     }
 }
 
-/// The ledger's errors end with the next step, after the last colon.
-fn ledger_fault(error: LedgerError) -> Fault {
-    let fault = error.fault();
-    Fault::station(
-        &fault.code,
-        fault.what,
-        format!("{}, then try again", fault.next),
-    )
+/// Whether it is known what the last call did to a record that is put off.
+#[derive(Clone, Copy)]
+enum Standing {
+    /// The service does not hold it: it may be sent again.
+    Known,
+    /// Nobody knows: it is read back first.
+    Unknown,
 }
 
-/// All fields by name first, so that none is lost where the text is cut.
-fn foreign(found: &[Difference]) -> String {
-    let fields: Vec<_> = found.iter().map(|difference| difference.field).collect();
-    let details: Vec<_> = found.iter().map(Difference::to_string).collect();
-    let details = harmless(&details.join("; "), 300);
-    format!(
-        "another record is there, with another {}: {details}",
-        fields.join(", ")
-    )
+/// Whether a record was put off while nobody knew what its last call did. Its code says so, of an old record too.
+fn is_unanswered(fault: &Fault) -> bool {
+    fault.code() == "enrollment_unanswered"
 }
 
 fn count(records: usize) -> u32 {

@@ -17,6 +17,7 @@ mod signer;
 mod token;
 
 use crate::ledger::Reserved;
+pub use crate::provision::fault::HsmError;
 use secrecy::SecretString;
 use signer::{Module, Signer};
 use std::fmt;
@@ -67,139 +68,6 @@ pub struct Meter {
     pub longest_signature: Duration,
     /// The sum over all signatures.
     pub signing: Duration,
-}
-
-/// Why the HSM did not do what it was asked. Names module, token or label, and never holds a PIN.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HsmError {
-    /// The module is not there, or is no PKCS #11 module.
-    #[error(
-        "the PKCS #11 module {module} cannot be loaded and initialized ({why}): install the HSM's software (scripts/setup \
-         installs SoftHSM), or correct `module` and its environment"
-    )]
-    Module {
-        /// Path of the module.
-        module: String,
-        /// What the loader said.
-        why: String,
-    },
-    /// No token has the label.
-    #[error(
-        "no token of {module} is labelled {token:?}: connect the HSM, or correct `token`; the labels \
-         there are {present:?}"
-    )]
-    TokenMissing {
-        /// Path of the module.
-        module: String,
-        /// The label looked for.
-        token: String,
-        /// The labels found, at most eight.
-        present: Vec<String>,
-    },
-    /// Several tokens have the label.
-    #[error("{count} tokens of {module} are labelled {token:?}: give each a label of its own")]
-    TokenAmbiguous {
-        /// Path of the module.
-        module: String,
-        /// The label.
-        token: String,
-        /// How many have it.
-        count: usize,
-    },
-    /// The PIN was refused, or trying it could lock the token. Stays so until the station is restarted.
-    #[error("the PIN of token {token:?} cannot be used ({why}) and is not tried again: {next}")]
-    Pin {
-        /// The token's label.
-        token: String,
-        /// What the token said.
-        why: String,
-        /// What a person has to do.
-        next: &'static str,
-    },
-    /// No key has the label.
-    #[error(
-        "token {token:?} has no key labelled {label:?}: make it \
-         with `station ca init`, or correct `label`"
-    )]
-    KeyMissing {
-        /// The token's label.
-        token: String,
-        /// The key's label.
-        label: String,
-    },
-    /// Several keys have the label.
-    #[error("token {token:?} has {count} keys labelled {label:?}: relabel all but the one to use")]
-    KeyAmbiguous {
-        /// The token's label.
-        token: String,
-        /// The key's label.
-        label: String,
-        /// How many have it.
-        count: usize,
-    },
-    /// The key may not be a CA's: it can leave the token, cannot sign, or is of another kind.
-    #[error(
-        "key {label:?} of token {token:?} is not fit to sign with ({why}): relabel it, or give `label` another \
-         name, and make one with `station ca init`"
-    )]
-    KeyUnfit {
-        /// The token's label.
-        token: String,
-        /// The key's label.
-        label: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The key could not be made.
-    #[error(
-        "token {token:?} made no P-256 key labelled {label:?} ({why}): make the pair under this label with the HSM \
-         maker's tool, then `station ca init` adopts it"
-    )]
-    KeyUnmade {
-        /// The token's label.
-        token: String,
-        /// The key's label.
-        label: String,
-        /// What the module said.
-        why: String,
-    },
-    /// The token failed, on a new session and a newly initialized module too.
-    #[error(
-        "token {token:?} of {module} fails ({why}): check the HSM and its connection, then try again"
-    )]
-    Token {
-        /// Path of the module.
-        module: String,
-        /// The token's label.
-        token: String,
-        /// What the module said.
-        why: String,
-    },
-    /// The signature was asked for and did not come. It is not asked for again: the serial number is lost.
-    #[error(
-        "key {label:?} of token {token:?} did not sign ({why}), and its serial number is given up: check the HSM and \
-         the key, then try again"
-    )]
-    Sign {
-        /// The token's label.
-        token: String,
-        /// The key's label.
-        label: String,
-        /// What the module said.
-        why: String,
-    },
-    /// A call did not return in time. Stays so until the station is restarted.
-    #[error("{module} does not answer: check the HSM and its connection, then restart the station")]
-    Hung {
-        /// Path of the module.
-        module: String,
-    },
-    /// Too many calls are waiting.
-    #[error("{module} has too many calls waiting: try again, or check why the HSM is slow")]
-    Busy {
-        /// Path of the module.
-        module: String,
-    },
 }
 
 impl Hsm {

@@ -29,12 +29,12 @@ pub use verify::{Damage, Place, Report, verify};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::device::DeviceId;
 use crate::provision::event::{Balance, Event, Recorded};
-use crate::provision::fault::Fault;
+pub use crate::provision::fault::IdentityKind;
+use crate::provision::fault::{Fault, LedgerTrouble};
 use crate::provision::naming::IdFormat;
 use rusqlite::Connection;
 use rusqlite::backup::Progress;
 use serde::Serialize;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,31 +69,15 @@ pub struct Claim {
     fence: u32,
 }
 
-/// What of an identity may be seen on one live device only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum IdentityKind {
-    /// A public key.
-    PublicKey,
-    /// A TPM's endorsement key.
-    EndorsementKey,
-    /// A registration ID.
-    RegistrationId,
-    /// A microcontroller's unique ID.
-    Uid,
-}
-
 /// Why the ledger did not do what it was asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LedgerError {
     /// The file is something else.
-    #[error("{} is not a ledger of this program: name another file in station.toml", path.display())]
     NotALedger {
         /// The file.
         path: PathBuf,
     },
     /// The file was written by a newer program.
-    #[error("ledger {} has version {found}, and this program knows {known}: use the newer program", path.display())]
     Newer {
         /// The file.
         path: PathBuf,
@@ -103,19 +87,16 @@ pub enum LedgerError {
         known: u32,
     },
     /// No space is left for the event; nothing of it is recorded.
-    #[error("ledger {}: the disk is full and nothing more can be recorded: make room, then try again", path.display())]
     Full {
         /// The file.
         path: PathBuf,
     },
     /// Another process kept the file locked for too long; nothing is recorded.
-    #[error("ledger {}: another process keeps it locked: end that process, then try again", path.display())]
     Busy {
         /// The file.
         path: PathBuf,
     },
     /// Reading or writing the file failed; what was not acknowledged may or may not be recorded.
-    #[error("ledger {} cannot be read or written ({reason}): check the disk, then start the station again", path.display())]
     Storage {
         /// The file.
         path: PathBuf,
@@ -123,7 +104,6 @@ pub enum LedgerError {
         reason: String,
     },
     /// The file holds what it cannot hold.
-    #[error("ledger {} is damaged ({reason}): stop, and run `station ledger verify`", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -131,27 +111,21 @@ pub enum LedgerError {
         reason: String,
     },
     /// The writer has not answered in time; the event may or may not be recorded.
-    #[error("ledger {} has not answered for {} s: check the disk, then start the station again", path.display(), ANSWER_LIMIT.as_secs())]
     Silent {
         /// The file.
         path: PathBuf,
     },
     /// The ledger was closed.
-    #[error("ledger {} is closed: start the station again", path.display())]
     Closed {
         /// The file.
         path: PathBuf,
     },
     /// Another attempt has taken the claim on the device since.
-    #[error("device {device} has been taken over by another attempt: go on there")]
     Fenced {
         /// The device.
         device: DeviceId,
     },
     /// Another live device has this identity.
-    #[error(
-        "this {kind} was seen on device {other}: compare the two units, and retire the one that is gone"
-    )]
     Duplicate {
         /// What is the same.
         kind: IdentityKind,
@@ -161,22 +135,57 @@ pub enum LedgerError {
         since_ms: i64,
     },
     /// The device ID is another unit's.
-    #[error("device ID {device} is on record as another unit's: compare the two units")]
     Taken {
         /// The ID.
         device: DeviceId,
     },
     /// The event contradicts what is on record.
-    #[error("the ledger refuses an event that contradicts what is on record: {0}")]
     Illegal(String),
 }
 
 impl LedgerError {
-    /// The error as a fault of the station. Its text ends with the next step, after the last colon.
+    /// The error as a fault of the station.
     pub fn fault(&self) -> Fault {
-        let text = self.to_string();
-        let (what, next) = text.rsplit_once(": ").unwrap_or((&text, "look into it"));
-        Fault::station("ledger", what, next)
+        let (path, trouble) = match self {
+            Self::NotALedger { path } => (Some(path), LedgerTrouble::NotALedger),
+            Self::Newer { path, found, known } => {
+                let (found, known) = (*found, *known);
+                (Some(path), LedgerTrouble::Newer { found, known })
+            }
+            Self::Full { path } => (Some(path), LedgerTrouble::Full),
+            Self::Busy { path } => (Some(path), LedgerTrouble::Busy),
+            Self::Storage { path, reason } => {
+                let said = reason.clone();
+                (Some(path), LedgerTrouble::Storage { said })
+            }
+            Self::Damaged { path, reason } => {
+                let said = reason.clone();
+                (Some(path), LedgerTrouble::Damaged { said })
+            }
+            Self::Silent { path } => {
+                let seconds = ANSWER_LIMIT.as_secs();
+                (Some(path), LedgerTrouble::Silent { seconds })
+            }
+            Self::Closed { path } => (Some(path), LedgerTrouble::Closed),
+            Self::Fenced { device } => {
+                let device = device.clone();
+                (None, LedgerTrouble::Fenced { device })
+            }
+            Self::Duplicate { kind, other, .. } => {
+                let (identity, other) = (*kind, other.clone());
+                (None, LedgerTrouble::Duplicate { identity, other })
+            }
+            Self::Taken { device } => {
+                let device = device.clone();
+                (None, LedgerTrouble::Taken { device })
+            }
+            Self::Illegal(said) => {
+                let said = said.clone();
+                (None, LedgerTrouble::Illegal { said })
+            }
+        };
+        let path = path.map_or_else(String::new, |path| path.display().to_string());
+        Fault::Ledger { path, trouble }
     }
 }
 
@@ -446,28 +455,5 @@ impl Claim {
     /// Grows by one each time the claim on the device is taken.
     pub fn fence(&self) -> u32 {
         self.fence
-    }
-}
-
-impl IdentityKind {
-    /// The kind's name in the ledger.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::PublicKey => "public_key",
-            Self::EndorsementKey => "endorsement_key",
-            Self::RegistrationId => "registration_id",
-            Self::Uid => "uid",
-        }
-    }
-}
-
-impl fmt::Display for IdentityKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::PublicKey => "public key",
-            Self::EndorsementKey => "endorsement key",
-            Self::RegistrationId => "registration ID",
-            Self::Uid => "microcontroller",
-        })
     }
 }

@@ -15,6 +15,7 @@
 //! - `fixtures` is a factory made of software (feature `demo`).
 
 pub mod provision;
+pub mod words;
 
 pub mod config;
 

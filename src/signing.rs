@@ -4,13 +4,12 @@
 //! signature has its reservation on record before the HSM is asked, and none is believed unchecked.
 
 use crate::hsm::{Hsm, HsmError};
-use crate::ledger::{Ledger, LedgerError, ReservationState};
+use crate::ledger::{Ledger, ReservationState};
 use crate::provision::bytes::Blob;
-use crate::provision::certificate::{
-    Refusal, assemble, check_signature, draft_self_test, verify_proof,
-};
+use crate::provision::certificate::{assemble, check_signature, draft_self_test, verify_proof};
 use crate::provision::device::SerialNumber;
 use crate::provision::event::{Event, Purpose, Reservation};
+use crate::provision::fault::{Fault, Unsigned};
 
 /// A key in the HSM, and the public key that it is taken for.
 #[derive(Clone, Copy, Debug)]
@@ -23,38 +22,10 @@ pub struct SigningKey<'a> {
     pub public_key: &'a [u8],
 }
 
-/// Why there is no signature, or none to believe. Where the HSM had been asked, the serial number is given up on record.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SigningError {
-    /// The reservation or the outcome could not be recorded. An outcome that is not on record is not to be used.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// The HSM did not sign.
-    #[error(transparent)]
-    Hsm(#[from] HsmError),
-    /// The key signs, and is not the one in the CA's certificate.
-    #[error(
-        "the key {label} in the HSM is not the one in the certificate of CA {ca}: correct label, token or issuing in station.toml"
-    )]
-    OtherKey {
-        /// The key's label.
-        label: String,
-        /// The CA's name.
-        ca: String,
-    },
-    /// What was signed fails its check.
-    #[error(transparent)]
-    Unsound(#[from] Refusal),
-}
-
 impl SigningKey<'_> {
     /// Has a certificate signed, and checks it; gives its DER. For a CA's certificate, follow with
     /// [`crate::provision::certificate::Issuer::parse`].
-    pub async fn certificate(
-        &self,
-        draft: Reservation,
-        ledger: &Ledger,
-    ) -> Result<Vec<u8>, SigningError> {
+    pub async fn certificate(&self, draft: Reservation, ledger: &Ledger) -> Result<Vec<u8>, Fault> {
         self.sign(draft, ledger, |draft, signature| {
             let der = assemble(&draft.tbs.0, &signature);
             check_signature(&der, draft, self.public_key)?;
@@ -65,14 +36,16 @@ impl SigningKey<'_> {
 
     /// Has a self-test of CA `ca` signed, and finds out whether the key is the one in its certificate. First gives up
     /// what is open of this CA, as [`abandon_open`] does.
-    pub async fn self_test(&self, ca: &str, ledger: &Ledger) -> Result<(), SigningError> {
+    pub async fn self_test(&self, ca: &str, ledger: &Ledger) -> Result<(), Fault> {
         abandon_open(ledger, ca).await?;
         let draft = draft_self_test(ca, random_serial());
         self.sign(draft, ledger, |draft, signature| {
             let verified = verify_proof(self.public_key, &draft.tbs.0, &signature);
-            verified.map_err(|_| SigningError::OtherKey {
-                label: self.label.to_owned(),
-                ca: ca.to_owned(),
+            verified.map_err(|_| {
+                Fault::Hsm(HsmError::AnotherKey {
+                    label: self.label.to_owned(),
+                    ca: ca.to_owned(),
+                })
             })?;
             Ok(signature)
         })
@@ -85,12 +58,13 @@ impl SigningKey<'_> {
         &self,
         draft: Reservation,
         ledger: &Ledger,
-        check: impl FnOnce(&Reservation, Vec<u8>) -> Result<Vec<u8>, SigningError>,
-    ) -> Result<Vec<u8>, SigningError> {
-        let reserved = ledger.reserve(draft.clone()).await?;
+        check: impl FnOnce(&Reservation, Vec<u8>) -> Result<Vec<u8>, Fault>,
+    ) -> Result<Vec<u8>, Fault> {
+        let reserved = ledger.reserve(draft.clone()).await;
+        let reserved = reserved.map_err(|error| error.fault())?;
         let signed = self.hsm.sign(self.label, reserved).await;
         let outcome = signed
-            .map_err(SigningError::from)
+            .map_err(Fault::Hsm)
             .and_then(|signature| check(&draft, signature));
         let serial = draft.serial;
         let event = match &outcome {
@@ -98,28 +72,29 @@ impl SigningKey<'_> {
                 serial,
                 result: Blob(result.clone()),
             },
-            Err(error) => Event::SerialAbandoned {
+            Err(fault) => Event::SerialAbandoned {
                 serial,
-                reason: error.to_string(),
+                reason: Unsigned::Fault(Box::new(fault.clone())),
             },
         };
-        ledger.record(&event).await?;
+        let recorded = ledger.record(&event).await;
+        recorded.map_err(|error| error.fault())?;
         outcome
     }
 }
 
 /// Gives up what an earlier process reserved for this CA itself and did not finish.
-pub async fn abandon_open(ledger: &Ledger, ca: &str) -> Result<(), LedgerError> {
-    for row in ledger.reservations().await? {
+pub async fn abandon_open(ledger: &Ledger, ca: &str) -> Result<(), Fault> {
+    let rows = ledger.reservations().await.map_err(|error| error.fault())?;
+    for row in rows {
         let own = row.ca == ca && row.purpose != Purpose::Leaf;
         if own && row.state == ReservationState::Reserved {
-            let reason = "an earlier process stopped before the outcome was on record".to_owned();
-            ledger
-                .record(&Event::SerialAbandoned {
-                    serial: row.serial,
-                    reason,
-                })
-                .await?;
+            let given_up = Event::SerialAbandoned {
+                serial: row.serial,
+                reason: Unsigned::StationStopped,
+            };
+            let recorded = ledger.record(&given_up).await;
+            recorded.map_err(|error| error.fault())?;
         }
     }
     Ok(())

@@ -9,9 +9,9 @@ mod upload;
 pub use recovery::close_open_attempts;
 pub use upload::Uploader;
 
-use crate::bay::{Bay, LOOPBACK_FAILED, Line, Scans, StationFault};
+use crate::bay::{Bay, Line, Scans, StationFault};
 use crate::provision::event::Event;
-use crate::provision::fault::Fault;
+use crate::provision::fault::{Fault, harmless};
 use crate::provision::floor::{Command, Floor, Report};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub const REPORTS_MAX: usize = 256;
 pub const COMMANDS_MAX: usize = 16;
 /// How often the floor is shown anew where something changed.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
+/// Longest text of a panic that is kept, in characters.
+const SAID_MAX: usize = 200;
 /// Events read at a time.
 const PAGE: u32 = 500;
 /// How often the station says that it lives, or how the shift stands where something moved.
@@ -251,7 +253,7 @@ impl Opened {
     fn note(&mut self, report: &Report, bays: usize) -> Option<StationFault> {
         match report {
             Report::BayOpened { .. } | Report::BayWaiting { .. } => self.any = true,
-            Report::BayOut { bay, fault, .. } if fault.code != LOOPBACK_FAILED => {
+            Report::BayOut { bay, fault, .. } if !matches!(fault, Fault::LoopbackFailed { .. }) => {
                 self.out.insert(bay.clone());
                 if !self.any && self.out.len() == bays {
                     return Some(no_bay(fault));
@@ -273,17 +275,11 @@ fn moves(report: &Report) -> bool {
 }
 
 fn no_bay(last: &Fault) -> StationFault {
-    StationFault(Fault::station(
-        "no_bay",
-        format!("no bay can be opened; the last said: {}", last.what),
-        last.next.clone(),
-    ))
+    let last = Box::new(last.clone());
+    StationFault(Fault::NoBay { last })
 }
 
 fn lost_bay(panic: &tokio::task::JoinError) -> StationFault {
-    StationFault(Fault::station(
-        "bay_lost",
-        format!("a bay stopped unexpectedly ({panic})"),
-        "start the station again",
-    ))
+    let said = harmless(&panic.to_string(), SAID_MAX);
+    StationFault(Fault::BayLost { said })
 }

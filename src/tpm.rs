@@ -76,7 +76,7 @@ pub enum TpmError {
         rc: u32,
     },
     /// A key in the TPM is not what it should be.
-    #[error("the key at {handle:#010x} {fault}")]
+    #[error("the key at {handle:#010x} {fault:?}")]
     Template {
         /// Its handle.
         handle: u32,

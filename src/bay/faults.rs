@@ -64,9 +64,7 @@ pub(super) fn cannot_be_read_back(why: String) -> Fault {
 }
 
 pub(super) fn no_ca(product: &str) -> Fault {
-    Fault::station(
-        "no_ca",
-        format!("product {product} has no CA"),
-        "name one in station.toml",
-    )
+    Fault::NoCa {
+        product: product.to_owned(),
+    }
 }

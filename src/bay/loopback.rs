@@ -8,9 +8,6 @@ use crate::provision::fault::Fault;
 use crate::provision::floor::Report;
 use std::time::Duration;
 
-/// Code of the fault of a bay whose last loopback test failed.
-pub const LOOPBACK_FAILED: &str = "loopback_failed";
-
 impl Bay {
     /// Returns when the ledger has no failed loopback test of this bay as its last one. Until then the port is left
     /// alone, for `station loopback` or for a test that the screen asks for.
@@ -24,12 +21,12 @@ impl Bay {
             .map_err(StationFault::ledger)?
         {
             if !said {
-                let what = format!("bay {} failed its last loopback test", self.name);
-                let next = "put the loopback plug in and test the bay until it passes";
                 self.report(Report::BayOut {
                     at_ms: self.now(),
                     bay: self.name.clone(),
-                    fault: Fault::station(LOOPBACK_FAILED, what, next),
+                    fault: Fault::LoopbackFailed {
+                        bay: self.name.clone(),
+                    },
                 })
                 .await;
                 said = true;

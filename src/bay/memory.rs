@@ -112,7 +112,10 @@ mod tests {
         let mut silences = Silences::default();
         let mut code = |step, unit: Option<DeviceId>| {
             let fault = Fault::device("device_silent", "it fell silent", "try again");
-            silences.judge("1", step, unit.as_ref(), fault).code
+            silences
+                .judge("1", step, unit.as_ref(), fault)
+                .code()
+                .to_owned()
         };
         for (step, unit, wanted) in [
             ("writing", Some(unit(1)), "device_silent"),

@@ -7,7 +7,7 @@ use crate::link::{DeviceLink, port};
 use crate::provision::bytes::Blob;
 use crate::provision::device::{DeviceId, Identification};
 use crate::provision::event::Event;
-use crate::provision::fault::Fault;
+use crate::provision::fault::{Fault, LabelTrouble, harmless};
 use crate::provision::floor::Report;
 use crate::provision::naming::{IdFormat, IdSource, Naming};
 use crate::provision::product::UsbId;
@@ -20,8 +20,6 @@ const SCAN_LIMIT: Duration = Duration::from_secs(60);
 /// How many numbers are tried that turn out to be taken: as many bays may want one at once, and more.
 const CHECK_OUT_TRIES: u32 = 1_000;
 
-/// What to do about a unit that cannot be named.
-const COMPARE: &str = "compare label and unit, then put the unit in again and scan its own label";
 const SET_ASIDE: &str = "set the unit aside and call the process engineer";
 
 /// What a unit is to be called.
@@ -63,12 +61,8 @@ impl Bay {
         let looked = tokio::task::spawn_blocking(move || port::usb_behind(&path)).await;
         let found = looked.map_err(std::io::Error::other).and_then(|usb| usb);
         found.map_err(|error| {
-            let what = format!("the ports of this machine cannot be listed ({error})");
-            Fault::station(
-                "no_port_list",
-                what,
-                "mount /sys, then start the station again",
-            )
+            let said = harmless(&error.to_string(), 200);
+            Fault::NoPortList { said }
         })
     }
 
@@ -93,8 +87,8 @@ impl Bay {
             return Ok(Ok(names));
         };
         if found.uid.0.is_empty() {
-            let what = format!("{} has no unique ID to tie a name to", found.device_id);
-            return Ok(Err(Fault::device("no_uid", what, SET_ASIDE)));
+            let device = found.device_id.clone();
+            return Ok(Err(Fault::NoUid { device }));
         }
         let known = self.line.ledger.device_of_uid(&found.uid).await;
         let known = known.map_err(StationFault::ledger)?;
@@ -145,9 +139,8 @@ impl Bay {
                 Err(error) => return refusal(&device_id, error).map(Err),
             }
         }
-        let what = format!("no number of the form {format} is free");
-        let next = "give the product another format in station.toml";
-        Ok(Err(Fault::station("no_free_id", what, next)))
+        let format = format.clone();
+        Ok(Err(Fault::NoFreeId { format }))
     }
 
     /// The unit failed before its number meant anything: the next one may have it.
@@ -160,7 +153,7 @@ impl Bay {
         let returned = Event::IdReturned {
             device_id: device.clone(),
             uid: unit.uid.clone(),
-            reason: fault.what.clone(),
+            reason: Box::new(fault.clone()),
         };
         let recorded = self.line.ledger.record(&returned).await;
         let recorded = recorded.map_err(StationFault::ledger)?;
@@ -175,24 +168,18 @@ impl Bay {
         }
         self.report_waiting().await;
         let device = &found.device_id;
-        let gone = || {
-            let what = format!(
-                "bay {}: {device} left before its label was scanned",
-                self.name
-            );
-            Fault::device(
-                "device_gone",
-                what,
-                "put the unit in again and scan its label",
-            )
+        let gone = || Fault::LeftUnscanned {
+            bay: self.name.clone(),
+            device: device.clone(),
         };
         let label = tokio::select! {
             label = self.scans.next() => label,
             () = self.departure(link, Some(found)) => return Err(gone()),
             () = sleep(SCAN_LIMIT) => {
-                let what = format!("bay {}: no label was scanned for {device}", self.name);
-                let next = "put the unit in again and scan its label";
-                return Err(Fault::device("not_scanned", what, next));
+                return Err(Fault::NotScanned {
+                    bay: self.name.clone(),
+                    device: device.clone(),
+                });
             }
         };
         // Looking whether the unit was there may have been cut off in the middle: this clears the line.
@@ -217,29 +204,30 @@ impl Bay {
 
 /// A device that is in another bay already.
 pub(super) fn in_two_bays(device: &DeviceId, other: &str) -> Fault {
-    Fault::device(
-        "in_two_bays",
-        format!("{device} is already in bay {other}"),
-        "take one of the two out and check its label",
-    )
+    Fault::InTwoBays {
+        device: device.clone(),
+        other: other.to_owned(),
+    }
 }
 
 /// A microcontroller keeps its name, and its label must say it.
 fn keep(known: DeviceId, label: Option<&str>, format: &IdFormat) -> Result<DeviceId, Fault> {
     if let Some(label) = label.filter(|label| *label != known.as_str()) {
-        let what = format!("the label says {label}, and the unit is on record as {known}");
-        return Err(Fault::device("wrong_label", what, COMPARE));
+        let label = label.to_owned();
+        return Err(Fault::WrongLabel(LabelTrouble::OnRecord { label, known }));
     }
     match format.device_id(known.as_str()) {
         Some(name) => Ok(name),
-        None => {
-            let what = format!("the unit is on record as {known}, and its product has {format}");
-            Err(Fault::device("other_format", what, SET_ASIDE))
-        }
+        None => Err(Fault::OtherFormat {
+            known,
+            format: format.clone(),
+        }),
     }
 }
 
 fn wrong_format(label: &str, format: &IdFormat) -> Fault {
-    let what = format!("the label says {label}, and the ID of such a unit looks like {format}");
-    Fault::device("wrong_label", what, COMPARE)
+    Fault::WrongLabel(LabelTrouble::Form {
+        label: label.to_owned(),
+        format: format.clone(),
+    })
 }

@@ -11,7 +11,7 @@ use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::{Csr, draft_leaf};
 use crate::provision::device::{DeviceId, Identification, SerialNumber};
 use crate::provision::event::Event;
-use crate::provision::fault::Fault;
+use crate::provision::fault::{Fault, Mismatch, Unsigned};
 use crate::provision::injected::Observed;
 use crate::provision::job::{Effect, Fact};
 use std::time::Duration;
@@ -163,12 +163,10 @@ impl Work<'_> {
         let (before, bay) = (&self.last, self.bay);
         let renamed = now.device_id != before.device_id && now.device_id != *self.device;
         if renamed || !now.same_unit(before) {
-            let what = format!(
-                "bay {bay}: {} is where {} was",
-                now.device_id, before.device_id
-            );
-            let next = "put one unit in, and leave it until it is done";
-            return Some(Fault::device("swapped", what, next));
+            return Some(Fault::Swapped {
+                found: now.device_id.clone(),
+                before: Some(before.device_id.clone()),
+            });
         }
         let most = before.boots.saturating_add(u64::from(self.resetting));
         if (before.boots..=most).contains(&now.boots) {
@@ -211,12 +209,10 @@ impl Work<'_> {
     }
 
     fn key_lost(&self) -> Fault {
-        let what = format!(
-            "{} does not hold what was written: its key is gone after the restart",
-            self.last.device_id
-        );
-        let next = "set the unit aside and call the process engineer";
-        Fault::device("does_not_hold", what, next)
+        Fault::DoesNotHold {
+            device: self.last.device_id.clone(),
+            how: Mismatch::KeyLost,
+        }
     }
 
     fn draft(&self, csr: &Blob, common_name: &str) -> Fact {
@@ -237,7 +233,7 @@ impl Work<'_> {
         });
         match drafted {
             Ok(reservation) => Fact::Drafted(reservation),
-            Err(refusal) => Fact::Fault(refusal.fault()),
+            Err(fault) => Fact::Fault(fault),
         }
     }
 
@@ -247,13 +243,13 @@ impl Work<'_> {
         };
         let reserved = self.reserved.take();
         let Some(reserved) = reserved.filter(|right| right.reservation().serial == *serial) else {
-            let why = "this bay did not record the reservation, so it cannot have it signed";
-            return Fact::Signature(Err(why.to_owned()));
+            // Only who recorded the reservation has the right to have it signed.
+            return Fact::Signature(Err(Unsigned::OutcomeUnknown));
         };
         Fact::Signature(
             hsm.sign(label, reserved)
                 .await
-                .map_err(|error| error.to_string()),
+                .map_err(|error| Unsigned::Fault(Box::new(Fault::Hsm(error)))),
         )
     }
 }

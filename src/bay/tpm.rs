@@ -133,8 +133,8 @@ impl Work<'_> {
 type Made = (EndorsementKey, StorageKey, Challenge, ChallengeItems);
 
 fn challenge(endorsement: &EndorsementRecord) -> Result<Made, String> {
-    let ek = EndorsementKey::parse(&endorsement.endorsement_key.0).map_err(|e| e.to_string())?;
-    let srk = StorageKey::parse(&endorsement.storage_root_key.0).map_err(|e| e.to_string())?;
+    let ek = EndorsementKey::parse(&endorsement.endorsement_key.0).map_err(|e| format!("{e:?}"))?;
+    let srk = StorageKey::parse(&endorsement.storage_root_key.0).map_err(|e| format!("{e:?}"))?;
     let seeds = ChallengeSeeds {
         inner: random(),
         credential: random(),
@@ -142,8 +142,8 @@ fn challenge(endorsement: &EndorsementRecord) -> Result<Made, String> {
         wrap: random(),
         key: random(),
     };
-    let challenge = Challenge::make(&ek, &srk, &seeds).map_err(|e| e.to_string())?;
-    let items = ChallengeItems::parse(&challenge.blob).map_err(|e| e.to_string())?;
+    let challenge = Challenge::make(&ek, &srk, &seeds).map_err(|e| format!("{e:?}"))?;
+    let items = ChallengeItems::parse(&challenge.blob).map_err(|e| format!("{e:?}"))?;
     Ok((ek, srk, challenge, items))
 }
 

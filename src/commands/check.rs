@@ -6,6 +6,7 @@ use super::{Context, Exit, Failure, parts, print_line};
 use crate::config::{Config, Secret};
 use crate::link::port;
 use crate::provision::certificate::Issuer;
+use crate::provision::fault::Fault;
 use clap::Args;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
@@ -212,8 +213,11 @@ async fn dps(config: &Config, entry: &crate::config::DpsConfig) -> Result<(), Fa
     dps.query(None)
         .await
         .map_err(|error| Failure::from(dps.fault(&error)))?;
-    match dps.clock_warning() {
-        Some(warning) => Err(Failure::station(warning)),
+    match dps.clock_skew() {
+        Some(skew) => Err(Failure::from(Fault::ClockWrong {
+            dps: dps.name().to_owned(),
+            skew,
+        })),
         None => Ok(()),
     }
 }

@@ -5,6 +5,7 @@ use crate::config::{Config, DpsConfig};
 use crate::enroller::{self, Discrepancy, DiscrepancyKind, Intent};
 use crate::ledger::{Ledger, OutboxFilter, OutboxState};
 use crate::provision::batch::Difference;
+use crate::words;
 use clap::Args;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -145,7 +146,7 @@ async fn troubled(
         for row in ledger.outbox(filter).await? {
             if let Some(fault) = row.fault {
                 let id = row.registration_id.to_string();
-                found.insert(id, (word, fault.to_string()));
+                found.insert(id, (word, words::sentence(&fault)));
             }
         }
     }
@@ -198,6 +199,6 @@ fn discrepancy_words(discrepancy: &Discrepancy) -> String {
 }
 
 fn differences(found: &[Difference]) -> String {
-    let texts: Vec<_> = found.iter().map(ToString::to_string).collect();
+    let texts: Vec<_> = found.iter().map(words::difference).collect();
     texts.join("; ")
 }

@@ -3,6 +3,7 @@
 use super::{Context, Exit, Failure, parts};
 use crate::ledger::verify;
 use crate::provision::device::DeviceId;
+use crate::words;
 use clap::Subcommand;
 use serde_json::json;
 
@@ -81,8 +82,9 @@ async fn show(
                 .as_ref()
                 .map(ToString::to_string)
                 .unwrap_or_default();
-            let object =
+            let mut object =
                 serde_json::to_value(recorded).expect("an event is made of strings and numbers");
+            words::tell(&mut object);
             context.print(
                 &object,
                 &format!("{:>6} {} {who}", recorded.seq, recorded.event.kind()),

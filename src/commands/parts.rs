@@ -1,16 +1,17 @@
 //! The parts of a station, opened from its configuration; every command that needs one opens it here.
 
-use super::{Exit, Failure};
+use super::Failure;
 use crate::bay::{Line, LineProduct, Signer, StationFault};
 use crate::config::{CaConfig, Config, DpsConfig, ProductConfig};
 use crate::dps::{API_VERSION, Dps, DpsOptions, configuration_fault};
 use crate::hsm::{Hsm, HsmError, HsmOptions};
 use crate::ledger::{Ledger, LedgerError, Options};
-use crate::provision::certificate::{Issuer, Refusal};
+use crate::provision::certificate::Issuer;
 use crate::provision::endorsement::VendorRoots;
-use crate::provision::fault::harmless;
-use crate::signing::{SigningError, SigningKey};
+use crate::provision::fault::{Fault, harmless};
+use crate::signing::SigningKey;
 use crate::tpm;
+use crate::words;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -68,7 +69,7 @@ pub(super) fn dps(config: &Config, dps: &DpsConfig) -> Result<Dps, Failure> {
         api_version: API_VERSION.to_owned(),
     };
     Dps::new(options, clock)
-        .map_err(|error| Failure::usage(configuration_fault(&name, &error).to_string()))
+        .map_err(|error| Failure::usage(words::sentence(&configuration_fault(&name, &error))))
 }
 
 /// Opens all that the bays share: the HSMs, checked against the CA certificates, and the products.
@@ -143,7 +144,7 @@ pub(super) async fn self_test(
     ca: &CaConfig,
     issuer: &Issuer,
     ledger: &Ledger,
-) -> Result<(), SigningError> {
+) -> Result<(), Fault> {
     let key = SigningKey {
         hsm,
         label: &ca.label,
@@ -154,36 +155,18 @@ pub(super) async fn self_test(
 
 impl From<LedgerError> for Failure {
     fn from(error: LedgerError) -> Self {
-        Self::station(error.to_string())
+        Self::from(error.fault())
     }
 }
 
 impl From<HsmError> for Failure {
     fn from(error: HsmError) -> Self {
-        Self::station(error.to_string())
+        Self::from(Fault::Hsm(error))
     }
 }
 
 impl From<StationFault> for Failure {
     fn from(error: StationFault) -> Self {
-        Self::station(error.0.to_string())
-    }
-}
-
-impl From<SigningError> for Failure {
-    fn from(error: SigningError) -> Self {
-        match error {
-            SigningError::Unsound(refusal) => refusal.into(),
-            error => Self::station(error.to_string()),
-        }
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self {
-            sentence: refusal.fault().to_string(),
-            exit: Exit::Station,
-        }
+        Self::from(error.0)
     }
 }

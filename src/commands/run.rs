@@ -7,6 +7,7 @@ use crate::ledger::Ledger;
 use crate::provision::floor::{Command, Floor, Report};
 use crate::station::{self, COMMANDS_MAX, REPORTS_MAX, Station, Uploader, Watchers};
 use crate::ui;
+use crate::words;
 use clap::Args;
 use std::fs::File;
 use std::io::{BufRead, Read};
@@ -176,8 +177,9 @@ pub(super) fn watchers(config: &Config) -> Ends {
 
 /// Prints a report as a JSON line.
 pub(super) fn print_report(report: &Report) -> Result<(), Failure> {
-    let line = serde_json::to_string(report).expect("a report is made of strings and numbers");
-    print_line(&line)
+    let mut object = serde_json::to_value(report).expect("a report is made of strings and numbers");
+    words::tell(&mut object);
+    print_line(&object.to_string())
 }
 
 /// Waits until the screen of a station that has ended has given the terminal back: what is said afterwards would be

@@ -1,28 +1,24 @@
 //! What can go wrong between the station and DPS, and what each case means for a person.
 
 use super::Dps;
-use crate::provision::fault::{Fault, harmless};
+pub use crate::provision::fault::Complaint;
+use crate::provision::fault::{DpsSetting, Fault, Malformed, NoAnswer, RecordTrouble, harmless};
 use serde::Deserialize;
-use std::fmt;
 use std::time::Duration;
 
 /// Longest piece of the service's text that is kept, in characters.
 const TEXT_LIMIT: usize = 200;
 
 /// A call to DPS that did not give what was asked for.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DpsError {
-    /// The options cannot work; nothing was sent.
-    #[error("{0}")]
-    Configuration(String),
-    /// No connection; nothing was sent.
-    #[error("cannot be reached: {0}")]
+    /// An option cannot work; nothing was sent.
+    Configuration(DpsSetting),
+    /// No connection; nothing was sent. What the network said.
     Unreachable(String),
     /// The service does not take the credential (401, 403).
-    #[error("refuses the credential: {0}")]
     Unauthorized(Complaint),
     /// The service is too busy and did nothing (429).
-    #[error("is too busy: {complaint}")]
     Throttled {
         /// How long it asks to be left alone, if it says.
         retry_after: Option<Duration>,
@@ -30,32 +26,16 @@ pub enum DpsError {
         complaint: Complaint,
     },
     /// The service did not do it (any other 4xx).
-    #[error("refuses: {0}")]
     Refused(Complaint),
     /// The request was sent and may or may not have taken effect: no answer, a broken one, or a 5xx.
-    #[error("gave no usable answer: {why}")]
     Unknown {
         /// What came instead.
-        why: String,
+        why: NoAnswer,
         /// How long a 5xx asks that the service be left alone, if it says.
         retry_after: Option<Duration>,
     },
     /// The answer is not what the protocol says; the request may have taken effect.
-    #[error("answered what the protocol does not know: {0}")]
-    Malformed(String),
-}
-
-/// The service's error object (`ProvisioningServiceErrorDetails` of the service's specification), bounded and harmless.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Complaint {
-    /// HTTP status.
-    pub status: u16,
-    /// `errorCode`: the status times 1000 plus a detail; absent if the body is not an error object.
-    pub code: Option<i64>,
-    /// `message`, verbatim up to 200 characters.
-    pub message: String,
-    /// `trackingId`, for Microsoft's support.
-    pub tracking_id: String,
+    Malformed(Malformed),
 }
 
 impl DpsError {
@@ -68,7 +48,7 @@ impl DpsError {
     }
 
     /// The request was sent, and no whole answer came.
-    pub(super) fn silence(why: String) -> Self {
+    pub(super) fn silence(why: NoAnswer) -> Self {
         Self::Unknown {
             why,
             retry_after: None,
@@ -76,96 +56,69 @@ impl DpsError {
     }
 }
 
-impl Complaint {
-    /// Reads an error body; one that is no error object leaves the status alone.
-    pub(super) fn read(status: u16, body: &[u8]) -> Self {
-        #[derive(Default, Deserialize)]
-        #[serde(rename_all = "camelCase", default)]
-        struct Body {
-            error_code: Option<i64>,
-            message: Option<String>,
-            tracking_id: Option<String>,
-        }
-        let body: Body = serde_json::from_slice(body).unwrap_or_default();
-        let text = |text: Option<String>| harmless(&text.unwrap_or_default(), TEXT_LIMIT);
-        Self {
-            status,
-            code: body.error_code,
-            message: text(body.message),
-            tracking_id: text(body.tracking_id),
-        }
+/// Reads an error body; one that is no error object leaves the status alone.
+pub(super) fn read_complaint(status: u16, body: &[u8]) -> Complaint {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Body {
+        error_code: Option<i64>,
+        message: Option<String>,
+        tracking_id: Option<String>,
     }
-}
-
-impl fmt::Display for Complaint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.code {
-            Some(code) => write!(f, "{code}")?,
-            None => write!(f, "HTTP {}", self.status)?,
-        }
-        if !self.message.is_empty() {
-            write!(f, " \"{}\"", self.message)?;
-        }
-        if !self.tracking_id.is_empty() {
-            write!(f, ", tracking ID {}", self.tracking_id)?;
-        }
-        Ok(())
+    let body: Body = serde_json::from_slice(body).unwrap_or_default();
+    let text = |text: Option<String>| harmless(&text.unwrap_or_default(), TEXT_LIMIT);
+    Complaint {
+        status: Some(status),
+        code: body.error_code,
+        message: text(body.message),
+        tracking_id: text(body.tracking_id),
     }
 }
 
 impl Dps {
     /// What `error` means for a person, naming this instance and its URL.
     pub fn fault(&self, error: &DpsError) -> Fault {
-        let name = self.name();
-        let what = format!("DPS {name:?} at {} {error}", self.url());
-        match error {
-            DpsError::Configuration(_) => configuration_fault(name, error),
-            DpsError::Unreachable(_) => Fault::cloud(
-                "dps_unreachable",
-                what,
-                "nothing is lost; check the network, service_url and ca_file, then try again",
-            ),
-            DpsError::Unauthorized(_) => Fault::station(
-                "dps_unauthorized",
-                what,
-                match self.clock_warning() {
-                    Some(warning) => format!("{warning}, then try again"),
-                    None => format!(
-                        "put the credential of [[dps]] {name:?} right, then try again; nothing is lost"
-                    ),
-                },
-            ),
-            DpsError::Throttled { .. } => Fault::cloud(
-                "dps_throttled",
-                what,
-                "nothing is lost; try again later, or lower share for all stations of this DPS",
-            ),
-            DpsError::Refused(_) => Fault::cloud(
-                "dps_refused",
-                what,
-                format!("check service_url of [[dps]] {name:?}, and the service's message"),
-            ),
-            DpsError::Unknown { .. } => Fault::cloud(
-                "dps_no_answer",
-                what,
-                "nothing is lost; try again later: what was sent is read back first",
-            ),
-            DpsError::Malformed(_) => Fault::cloud(
-                "dps_malformed",
-                what,
-                format!("check that service_url of [[dps]] {name:?} leads to a DPS"),
-            ),
+        let (dps, url) = (self.name().to_owned(), self.url().to_owned());
+        match error.clone() {
+            DpsError::Configuration(setting) => Fault::DpsConfiguration { dps, setting },
+            DpsError::Unreachable(said) => Fault::DpsUnreachable { dps, url, said },
+            DpsError::Unauthorized(complaint) => Fault::DpsUnauthorized {
+                dps,
+                url,
+                complaint,
+                clock: self.clock_skew(),
+            },
+            DpsError::Throttled { complaint, .. } => Fault::DpsThrottled {
+                dps,
+                url,
+                complaint,
+            },
+            DpsError::Refused(complaint) => Fault::DpsRefused {
+                dps,
+                url,
+                complaint,
+            },
+            DpsError::Unknown { why, .. } => Fault::DpsNoAnswer { dps, url, why },
+            DpsError::Malformed(why) => Fault::DpsMalformed { dps, url, why },
         }
     }
 }
 
-/// What a [`DpsError`] of [`Dps::new`] means for a person: there is no instance yet to ask.
-pub fn configuration_fault(name: &str, error: &DpsError) -> Fault {
-    Fault::station(
-        "dps_configuration",
-        format!("[[dps]] {name:?}: {error}"),
-        "put it right in station.toml",
-    )
+/// What a [`DpsError`] says of one record.
+impl From<DpsError> for RecordTrouble {
+    fn from(error: DpsError) -> Self {
+        match error {
+            DpsError::Unauthorized(words)
+            | DpsError::Refused(words)
+            | DpsError::Throttled {
+                complaint: words, ..
+            } => Self::Complaint(words),
+            DpsError::Unknown { why, .. } => Self::NoAnswer(why),
+            DpsError::Unreachable(said) => Self::NoAnswer(NoAnswer::Network(said)),
+            DpsError::Malformed(why) => Self::Malformed(why),
+            DpsError::Configuration(_) => Self::NotHeld, // nothing was sent
+        }
+    }
 }
 
 #[cfg(test)]
@@ -176,12 +129,13 @@ mod tests {
     fn the_services_words_are_kept_bounded_and_harmless() {
         let body =
             br#"{"errorCode":401002,"trackingId":"8ad0463c","message":"Un\u001b[31mauthorized"}"#;
-        assert_eq!(
-            Complaint::read(401, body).to_string(),
-            "401002 \"Un?[31mauthorized\", tracking ID 8ad0463c"
-        );
+        let read = read_complaint(401, body);
+        assert_eq!((read.status, read.code), (Some(401), Some(401_002)));
+        assert_eq!(read.message, "Un?[31mauthorized");
+        assert_eq!(read.tracking_id, "8ad0463c");
         let long = format!(r#"{{"message":"{}"}}"#, "x".repeat(10_000));
-        assert_eq!(Complaint::read(400, long.as_bytes()).message.len(), 200);
-        assert_eq!(Complaint::read(502, b"<html>").to_string(), "HTTP 502");
+        assert_eq!(read_complaint(400, long.as_bytes()).message.len(), 200);
+        let none = read_complaint(502, b"<html>");
+        assert_eq!((none.code, none.message.as_str()), (None, ""));
     }
 }

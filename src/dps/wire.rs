@@ -3,7 +3,7 @@
 use crate::provision::batch::{BulkAnswer, Held, HeldAttestation, ItemError, Status};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::event::{EnrolledIdentity, Enrollment};
-use crate::provision::fault::harmless;
+use crate::provision::fault::{Malformed, harmless};
 use data_encoding::{BASE64, HEXLOWER};
 use serde_json::{Map, Value, json};
 
@@ -58,14 +58,14 @@ pub(super) fn query() -> Value {
 
 /// Reads a BulkEnrollmentOperationResult. An error entry that makes no sense is kept with what it has: it must not
 /// turn into a success by being dropped.
-pub(super) fn bulk_answer(body: &Value) -> Result<BulkAnswer, String> {
+pub(super) fn bulk_answer(body: &Value) -> Result<BulkAnswer, Malformed> {
     let successful = body["isSuccessful"]
         .as_bool()
-        .ok_or("a bulk answer without isSuccessful")?;
+        .ok_or(Malformed::BulkAnswer)?;
     let errors = match &body["errors"] {
         Value::Null => &[][..],
         Value::Array(errors) if errors.len() <= ERRORS_LIMIT => errors,
-        _ => return Err("a bulk answer whose errors are no list".to_owned()),
+        _ => return Err(Malformed::BulkAnswer),
     };
     Ok(BulkAnswer {
         successful,
@@ -81,26 +81,26 @@ pub(super) fn bulk_answer(body: &Value) -> Result<BulkAnswer, String> {
 }
 
 /// Reads one page of a query: a bare array.
-pub(super) fn page(body: Value) -> Result<Vec<Held>, String> {
+pub(super) fn page(body: Value) -> Result<Vec<Held>, Malformed> {
     match body {
         Value::Array(records) => records.into_iter().map(held).collect(),
-        _ => Err("a query answer that is no list".to_owned()),
+        _ => Err(Malformed::NotAList),
     }
 }
 
 /// Reads an IndividualEnrollment.
-pub(super) fn held(body: Value) -> Result<Held, String> {
+pub(super) fn held(body: Value) -> Result<Held, Malformed> {
     let Value::Object(raw) = body else {
-        return Err("an enrollment that is no object".to_owned());
+        return Err(Malformed::Enrollment);
     };
     let id = raw.get("registrationId").and_then(text);
     let status = match raw.get("provisioningStatus").and_then(Value::as_str) {
         None | Some("enabled") => Status::Enabled,
         Some("disabled") => Status::Disabled,
-        Some(_) => return Err("an enrollment with an unknown provisioningStatus".to_owned()),
+        Some(_) => return Err(Malformed::ProvisioningStatus),
     };
     Ok(Held {
-        registration_id: id.ok_or("an enrollment without a registrationId")?,
+        registration_id: id.ok_or(Malformed::Enrollment)?,
         device_id: raw.get("deviceId").and_then(text),
         etag: raw.get("etag").and_then(text).unwrap_or_default(),
         status,

@@ -1,6 +1,5 @@
 //! The station's share of the service's quota: charged durably before each call.
 
-use super::ledger_fault;
 use crate::dps::Dps;
 use crate::ledger::Ledger;
 use crate::provision::device::RegistrationId;
@@ -28,7 +27,7 @@ pub(super) async fn charge(
     for _ in 0..LOOKS_LIMIT {
         let since_ms = dps.now_ms() - WINDOW_MS;
         let used = ledger.operations_charged_since(dps.name(), since_ms).await;
-        let used = used.map_err(ledger_fault)?;
+        let used = used.map_err(|error| error.fault())?;
         if used.saturating_add(operations) <= share {
             let event = Event::Charged {
                 dps: dps.name().to_owned(),
@@ -39,16 +38,12 @@ pub(super) async fn charge(
                 .record(&event)
                 .await
                 .map(|_| ())
-                .map_err(ledger_fault);
+                .map_err(|error| error.fault());
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    Err(Fault::station(
-        "dps_share",
-        format!(
-            "the share of DPS {:?}, {share} operations a minute, stays used up",
-            dps.name()
-        ),
-        "see whether another `station enroll` runs, and whether the clock was set back; nothing is lost",
-    ))
+    Err(Fault::DpsShare {
+        dps: dps.name().to_owned(),
+        share,
+    })
 }

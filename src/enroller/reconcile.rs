@@ -1,11 +1,11 @@
 //! Compares the ledger with all that DPS holds, both ways.
 
-use super::{Run, Verdict, ledger_fault, verdict};
+use super::{Comparison, Run, compare};
 use crate::dps::Dps;
 use crate::ledger::{Ledger, OutboxFilter, OutboxState};
 use crate::provision::batch::{Difference, Held, Status, difference};
 use crate::provision::event::Enrollment;
-use crate::provision::fault::Fault;
+use crate::provision::fault::{Fault, Malformed};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Pages read before giving up: more than the service's limit of a million records fills.
@@ -73,7 +73,7 @@ async fn known(ledger: &Ledger, dps: &Dps) -> Result<BTreeMap<String, Settled>, 
         dps: Some(dps.name().to_owned()),
         ..OutboxFilter::default()
     };
-    let rows = ledger.outbox(filter).await.map_err(ledger_fault)?;
+    let rows = ledger.outbox(filter).await.map_err(|error| error.fault())?;
     let settled = |state, enrollment| match state {
         OutboxState::Enrolled => Some((enrollment, Status::Enabled)),
         OutboxState::Disabled => Some((enrollment, Status::Disabled)),
@@ -131,7 +131,7 @@ fn disagreement(ours: &Enrollment, status: Status, held: Option<&Held>) -> Optio
     let Some(held) = held else {
         return Some(DiscrepancyKind::Absent);
     };
-    if matches!(verdict(ours, status, held), Verdict::Settled) {
+    if matches!(compare(ours, status, held), Comparison::Settled) {
         return None;
     }
     let found = difference(ours, status, held);
@@ -144,13 +144,9 @@ fn disagreement(ours: &Enrollment, status: Status, held: Option<&Held>) -> Optio
 }
 
 fn endless(dps: &Dps) -> Fault {
-    Fault::cloud(
-        "dps_malformed",
-        format!(
-            "DPS {:?} at {} answers a query without end",
-            dps.name(),
-            dps.url()
-        ),
-        "try again; if it stays so, ask the service's support",
-    )
+    Fault::DpsMalformed {
+        dps: dps.name().to_owned(),
+        url: dps.url().to_owned(),
+        why: Malformed::EndlessQuery,
+    }
 }

@@ -6,14 +6,14 @@ use crate::provision::batch::Outcome;
 /// Whether a refusal can be about what was sent; any other is about the URL, the version or the method, and would
 /// meet every record alike.
 pub(super) fn is_about_content(complaint: &Complaint) -> bool {
-    matches!(complaint.status, 400 | 409 | 412 | 413 | 422)
+    matches!(complaint.status, Some(400 | 409 | 412 | 413 | 422))
 }
 
 /// What it means when the service refuses a call with one record as a whole.
 pub(super) fn refused_alone(complaint: &Complaint) -> Outcome {
     match complaint.status {
-        409 => Outcome::Exists,
-        _ => Outcome::Refused(complaint.to_string()),
+        Some(409) => Outcome::Exists,
+        _ => Outcome::Refused(complaint.clone()),
     }
 }
 
@@ -23,16 +23,13 @@ mod tests {
 
     #[test]
     fn a_record_that_is_there_already_is_read_back_however_the_service_says_so() {
-        let said = |status| {
-            let body = Complaint {
-                status,
-                code: None,
-                message: String::new(),
-                tracking_id: String::new(),
-            };
-            refused_alone(&body)
+        let said = |status| Complaint {
+            status: Some(status),
+            code: None,
+            message: String::new(),
+            tracking_id: String::new(),
         };
-        assert_eq!(said(409), Outcome::Exists);
-        assert_eq!(said(400), Outcome::Refused("HTTP 400".to_owned()));
+        assert_eq!(refused_alone(&said(409)), Outcome::Exists);
+        assert_eq!(refused_alone(&said(400)), Outcome::Refused(said(400)));
     }
 }

@@ -37,7 +37,7 @@ impl Signer {
     pub fn of(path: &Path) -> Result<Arc<Self>, HsmError> {
         let failed = |error: std::io::Error| HsmError::Module {
             module: path.display().to_string(),
-            why: error.to_string(),
+            said: error.to_string(),
         };
         let path = path.canonicalize().map_err(failed)?;
         let mut signers = SIGNERS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,7 +129,7 @@ pub(super) struct Module {
     library: Option<Pkcs11>,
     initialized: bool,
     tokens: BTreeMap<u64, Token>,
-    refusals: Vec<Refusal>,
+    refused: Vec<RefusedPin>,
 }
 
 /// One opening of a token.
@@ -141,7 +141,7 @@ struct Token {
 }
 
 /// A PIN that a token refused: kept for the life of the process, because each try counts, whoever makes it.
-struct Refusal {
+struct RefusedPin {
     token: String,
     pin: SecretString,
     error: HsmError,
@@ -162,7 +162,7 @@ impl Module {
             library: None,
             initialized: false,
             tokens: BTreeMap::new(),
-            refusals: Vec::new(),
+            refused: Vec::new(),
         }
     }
 
@@ -240,9 +240,9 @@ impl Module {
             }
             Err(_) => meter.sign_faults += 1,
         });
-        signed.map_err(|why| {
+        signed.map_err(|said| {
             token.session = None;
-            token.names.sign(label, why)
+            token.names.sign(label, said)
         })
     }
 
@@ -260,7 +260,7 @@ impl Module {
             }
             let library = self.library()?;
             let token = self.tokens.get_mut(&id).expect(OPEN);
-            let (session, names) = token.session(&library, &mut self.refusals)?;
+            let (session, names) = token.session(&library, &mut self.refused)?;
             question(session, names)
         };
         for renew in [Renew::Nothing, Renew::Session] {
@@ -276,7 +276,7 @@ impl Module {
     fn library(&mut self) -> Result<Pkcs11, HsmError> {
         let failed = |error: pkcs11::error::Error| HsmError::Module {
             module: self.path.display().to_string(),
-            why: token::said(&error),
+            said: token::said(&error),
         };
         let library = match &self.library {
             Some(library) => library.clone(),
@@ -318,12 +318,12 @@ impl Token {
     fn session(
         &mut self,
         library: &Pkcs11,
-        refusals: &mut Vec<Refusal>,
+        refused: &mut Vec<RefusedPin>,
     ) -> Result<(&Session, &Names), HsmError> {
         let pin = self.pin.expose_secret();
         let same =
-            |past: &&Refusal| past.token == self.names.token && past.pin.expose_secret() == pin;
-        if let Some(past) = refusals.iter().find(same) {
+            |past: &&RefusedPin| past.token == self.names.token && past.pin.expose_secret() == pin;
+        if let Some(past) = refused.iter().find(same) {
             return Err(past.error.clone());
         }
         let session = match self.session.take() {
@@ -331,12 +331,12 @@ impl Token {
                 token::check_session(&session, &self.names)?;
                 session
             }
-            None => self.log_in(library, refusals)?,
+            None => self.log_in(library, refused)?,
         };
         Ok((self.session.insert(session), &self.names))
     }
 
-    fn log_in(&self, library: &Pkcs11, refusals: &mut Vec<Refusal>) -> Result<Session, HsmError> {
+    fn log_in(&self, library: &Pkcs11, refused: &mut Vec<RefusedPin>) -> Result<Session, HsmError> {
         let opened = token::open_session(library, &self.names).and_then(|session| {
             self.count(|meter| {
                 meter.sessions += 1;
@@ -346,7 +346,7 @@ impl Token {
             Ok(session)
         });
         if let Err(error @ HsmError::Pin { .. }) = &opened {
-            refusals.push(Refusal {
+            refused.push(RefusedPin {
                 token: self.names.token.clone(),
                 pin: self.pin.clone(),
                 error: error.clone(),
@@ -416,10 +416,10 @@ mod tests {
                 module.library().map(|_| ())
             })
             .await;
-        let text = result.unwrap_err().to_string();
-        assert!(
-            text.contains("/no/such/module.so") && text.contains("scripts/setup"),
-            "{text}"
+        let named = matches!(
+            result.unwrap_err(),
+            HsmError::Module { module, .. } if module == "/no/such/module.so"
         );
+        assert!(named);
     }
 }

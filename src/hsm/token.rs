@@ -2,6 +2,7 @@
 
 use super::{HsmError, clock};
 use crate::provision::bytes::Digest;
+use crate::provision::fault::{KeyFlaw, PinAdvice};
 use pkcs11::context::Pkcs11;
 use pkcs11::error::{Error, RvError};
 use pkcs11::mechanism::Mechanism;
@@ -32,30 +33,30 @@ pub(super) struct Names {
 
 impl Names {
     fn failed(&self, error: Error) -> HsmError {
-        self.failing(said(&error))
+        self.failing(Some(said(&error)))
     }
 
-    fn failing(&self, why: String) -> HsmError {
+    fn failing(&self, said: Option<String>) -> HsmError {
         HsmError::Token {
             module: self.module.clone(),
             token: self.token.clone(),
-            why,
+            said,
         }
     }
 
-    fn pin(&self, why: &str, next: &'static str) -> HsmError {
+    fn pin(&self, said: Option<String>, advice: PinAdvice) -> HsmError {
         HsmError::Pin {
             token: self.token.clone(),
-            why: why.to_owned(),
-            next,
+            said,
+            advice,
         }
     }
 
-    fn unfit(&self, label: &str, why: &str) -> HsmError {
+    fn unfit(&self, label: &str, flaw: KeyFlaw) -> HsmError {
         HsmError::KeyUnfit {
             token: self.token.clone(),
             label: label.to_owned(),
-            why: why.to_owned(),
+            flaw,
         }
     }
 
@@ -63,15 +64,15 @@ impl Names {
         HsmError::KeyUnmade {
             token: self.token.clone(),
             label: label.to_owned(),
-            why: said(error),
+            said: said(error),
         }
     }
 
-    pub fn sign(&self, label: &str, why: String) -> HsmError {
+    pub fn sign(&self, label: &str, said: String) -> HsmError {
         HsmError::Sign {
             token: self.token.clone(),
             label: label.to_owned(),
-            why,
+            said,
         }
     }
 }
@@ -146,19 +147,12 @@ fn open_slot(library: &Pkcs11, slot: Slot) -> Result<Session, Error> {
     }
 }
 
-const CORRECT: &str = "correct `pin` and restart the station";
-const UNLOCK: &str = "have the HSM's security officer unlock it, then restart the station";
-const SET: &str = "set a user PIN with the HSM maker's tool, correct `pin` and restart the station";
-
 fn check_pin_state(info: &TokenInfo, names: &Names) -> Result<(), HsmError> {
     if info.user_pin_locked() {
-        return Err(names.pin("the token is locked", UNLOCK));
+        return Err(names.pin(None, PinAdvice::Unlock));
     }
     if info.user_pin_final_try() {
-        return Err(names.pin(
-            "one try is left before the token locks",
-            "correct `pin`, log in once with the HSM maker's tool, which gives the tries back, and restart the station",
-        ));
+        return Err(names.pin(None, PinAdvice::LastTry));
     }
     Ok(())
 }
@@ -175,7 +169,7 @@ pub(super) fn log_in(session: &Session, names: &Names, pin: &SecretString) -> Re
     let Error::Pkcs11(said_of, _) = &error else {
         return Err(names.failed(error));
     };
-    let next = match said_of {
+    let advice = match said_of {
         RvError::DeviceError
         | RvError::DeviceMemory
         | RvError::DeviceRemoved
@@ -184,15 +178,15 @@ pub(super) fn log_in(session: &Session, names: &Names, pin: &SecretString) -> Re
         | RvError::TokenNotPresent
         | RvError::TokenNotRecognized
         | RvError::CryptokiNotInitialized => return Err(names.failed(error)),
-        RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange => CORRECT,
-        RvError::PinLocked => UNLOCK,
-        RvError::PinExpired | RvError::PinTooWeak | RvError::UserPinNotInitialized => SET,
-        RvError::ArgumentsBad => {
-            "where the HSM has a PIN pad, use a token that takes its PIN from a program, and restart the station"
+        RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange => PinAdvice::Correct,
+        RvError::PinLocked => PinAdvice::Unlock,
+        RvError::PinExpired | RvError::PinTooWeak | RvError::UserPinNotInitialized => {
+            PinAdvice::Set
         }
-        _ => "log in once with the HSM maker's tool to see what is wrong, then restart the station",
+        RvError::ArgumentsBad => PinAdvice::NoPad,
+        _ => PinAdvice::Look,
     };
-    Err(names.pin(&said(&error), next))
+    Err(names.pin(Some(said(&error)), advice))
 }
 
 /// Asks the token whether it still knows the session as logged in.
@@ -202,7 +196,7 @@ pub(super) fn check_session(session: &Session, names: &Names) -> Result<(), HsmE
         .map_err(|error| names.failed(error))?;
     match info.session_state() {
         SessionState::RoUser | SessionState::RwUser => Ok(()),
-        _ => Err(names.failing("the session is no longer logged in".to_owned())),
+        _ => Err(names.failing(None)),
     }
 }
 
@@ -227,7 +221,7 @@ pub(super) fn public_key(
     let public =
         only_object(session, names, ObjectClass::PUBLIC_KEY, label).map_err(
             |error| match error {
-                HsmError::KeyMissing { .. } => names.unfit(label, "its public half is not there"),
+                HsmError::KeyMissing { .. } => names.unfit(label, KeyFlaw::NoPublicHalf),
                 other => other,
             },
         )?;
@@ -246,7 +240,7 @@ pub(super) fn public_key(
     }
     match point {
         Some(point) if on_p256 => Ok([&P256_SPKI[..], point].concat()),
-        _ => Err(names.unfit(label, "its public half does not show a point on P-256")),
+        _ => Err(names.unfit(label, KeyFlaw::NotP256)),
     }
 }
 
@@ -303,7 +297,7 @@ fn remove_orphans(
             .get_attributes(*orphan, &[AttributeType::Id])
             .map_err(|error| names.failed(error))?;
         if !known.contains(&own) {
-            return Err(names.unfit(label, "its private half is not there"));
+            return Err(names.unfit(label, KeyFlaw::NoPrivateHalf));
         }
     }
     for orphan in orphans {
@@ -363,22 +357,10 @@ fn check_private(
     key: ObjectHandle,
 ) -> Result<(), HsmError> {
     let required = [
-        (
-            Attribute::KeyType(KeyType::EC),
-            "it is no elliptic curve key",
-        ),
-        (
-            Attribute::Sensitive(true),
-            "it can be read: CKA_SENSITIVE is not true",
-        ),
-        (
-            Attribute::Extractable(false),
-            "it can leave the token: CKA_EXTRACTABLE is not false",
-        ),
-        (
-            Attribute::Sign(true),
-            "it may not sign: CKA_SIGN is not true",
-        ),
+        (Attribute::KeyType(KeyType::EC), KeyFlaw::NotElliptic),
+        (Attribute::Sensitive(true), KeyFlaw::Readable),
+        (Attribute::Extractable(false), KeyFlaw::Extractable),
+        (Attribute::Sign(true), KeyFlaw::MayNotSign),
     ];
     let kinds: Vec<AttributeType> = required
         .iter()
@@ -387,13 +369,13 @@ fn check_private(
     let found = session
         .get_attributes(key, &kinds)
         .map_err(|error| names.failed(error))?;
-    if let Some((_, why)) = required.iter().find(|(wanted, _)| !found.contains(wanted)) {
-        return Err(names.unfit(label, why));
+    if let Some((_, flaw)) = required.iter().find(|(wanted, _)| !found.contains(wanted)) {
+        return Err(names.unfit(label, *flaw));
     }
     // Asked for alone: tokens that know nothing of it may refuse the whole question.
     match session.get_attributes(key, &[AttributeType::AlwaysAuthenticate]) {
         Ok(always) if always.contains(&Attribute::AlwaysAuthenticate(true)) => {
-            Err(names.unfit(label, "it wants the PIN again for each signature"))
+            Err(names.unfit(label, KeyFlaw::AlwaysAuthenticate))
         }
         _ => Ok(()),
     }

@@ -111,7 +111,7 @@ pub fn verify(path: &Path) -> Result<Report, LedgerError> {
             }
             Failure::Sqlite(e) => check.found(Place::File, e.to_string()),
             Failure::Damaged(what) => check.found(Place::File, what),
-            Failure::Refused(e) => check.found(Place::File, e.to_string()),
+            Failure::Refused(e) => check.found(Place::File, format!("{:?}", e.fault())),
         }
     }
     Ok(check.report)
@@ -294,7 +294,7 @@ impl Check {
 
 fn contradiction(failure: Failure) -> String {
     match failure {
-        Failure::Refused(error) => error.to_string(),
+        Failure::Refused(error) => format!("{:?}", error.fault()),
         Failure::Damaged(what) => what,
         Failure::Sqlite(error) => error.to_string(),
     }

@@ -6,7 +6,8 @@
 use super::bytes::{Blob, Digest};
 use super::device::RegistrationId;
 use super::event::{EnrolledIdentity, Enrollment};
-use super::fault::harmless;
+pub use super::fault::Difference;
+use super::fault::{Complaint, harmless};
 use serde_json::{Map, Value};
 use std::fmt;
 
@@ -81,9 +82,9 @@ pub enum Outcome {
     /// The service already holds a record with this registration ID.
     Exists,
     /// The service will not have it; why, in its words.
-    Refused(String),
+    Refused(Complaint),
     /// The service could not take it this time; why, in its words.
-    Deferred(String),
+    Deferred(Complaint),
     /// The answer does not tell.
     Unknown,
 }
@@ -126,17 +127,6 @@ pub enum HeldAttestation {
     },
     /// Anything else, by its type; no device of a station has it.
     Other(String),
-}
-
-/// One field in which the service's record is not ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The field, spelt as DPS spells it.
-    pub field: &'static str,
-    /// Our value, or its digest; harmless text.
-    pub ours: String,
-    /// The service's value, or its digest; harmless text.
-    pub theirs: String,
 }
 
 /// Divides all rows that are due at `now_ms` into batches: those with an unknown outcome, then those to enroll, then
@@ -204,7 +194,12 @@ fn outcome_of(error: &ItemError) -> Outcome {
     } else {
         error.code
     };
-    let why = || format!("{} {}", error.code, harmless(&error.text, TEXT_LIMIT));
+    let why = || Complaint {
+        status: None,
+        code: Some(error.code),
+        message: harmless(&error.text, TEXT_LIMIT),
+        tracking_id: String::new(),
+    };
     match status {
         409 => Outcome::Exists,
         429 | 500..=599 => Outcome::Deferred(why()),
@@ -221,42 +216,48 @@ fn outcome_of(error: &ItemError) -> Outcome {
 /// specification).
 pub fn difference(ours: &Enrollment, wanted: Status, held: &Held) -> Vec<Difference> {
     let mut found = Vec::new();
-    let mut compare = |field, same: bool, ours: &dyn fmt::Display, theirs: &dyn fmt::Display| {
-        if !same {
-            found.push(Difference {
-                field,
-                ours: harmless(&ours.to_string(), TEXT_LIMIT),
-                theirs: harmless(&theirs.to_string(), TEXT_LIMIT),
-            });
-        }
-    };
+    let mut compare =
+        |field: &str, same: bool, ours: Option<&dyn fmt::Display>, theirs: &dyn fmt::Display| {
+            if !same {
+                found.push(Difference {
+                    field: field.to_owned(),
+                    ours: ours.map(|ours| harmless(&ours.to_string(), TEXT_LIMIT)),
+                    theirs: harmless(&theirs.to_string(), TEXT_LIMIT),
+                });
+            }
+        };
 
     let id = ours.registration_id.as_str();
     let same = id.eq_ignore_ascii_case(&held.registration_id);
-    compare("registrationId", same, &id, &held.registration_id);
+    compare("registrationId", same, Some(&id), &held.registration_id);
 
     let device = held.device_id.as_ref().unwrap_or(&held.registration_id);
     let same = ours.device_id.as_str() == device;
-    compare("deviceId", same, &ours.device_id, device);
+    compare("deviceId", same, Some(&ours.device_id), device);
 
     let same = wanted == held.status;
-    compare("provisioningStatus", same, &wanted, &held.status);
+    compare("provisioningStatus", same, Some(&wanted), &held.status);
 
     let same = same_identity(&ours.identity, &held.attestation);
-    compare("attestation", same, &ours.identity, &held.attestation);
+    compare("attestation", same, Some(&ours.identity), &held.attestation);
 
     let empty = Value::Object(Map::new());
     let desired = ours.initial_desired.as_ref().unwrap_or(&empty);
     let twin = held.raw.get("initialTwin").unwrap_or(&Value::Null);
     let theirs = without_metadata(&twin["properties"]["desired"]);
     let same = theirs == *desired;
-    compare("initialTwin.properties.desired", same, desired, &theirs);
+    compare(
+        "initialTwin.properties.desired",
+        same,
+        Some(desired),
+        &theirs,
+    );
     let tags = without_metadata(&twin["tags"]);
-    compare("initialTwin.tags", tags == empty, &empty, &tags);
+    compare("initialTwin.tags", tags == empty, Some(&empty), &tags);
 
     for (field, default) in NOT_SENT {
         let value = held.raw.get(*field).unwrap_or(&Value::Null);
-        compare(field, default(value), &"the service's default", value);
+        compare(field, default(value), None, value);
     }
     found
 }
@@ -318,16 +319,6 @@ impl fmt::Display for Status {
             Self::Enabled => "enabled",
             Self::Disabled => "disabled",
         })
-    }
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} is {} there and {} here",
-            self.field, self.theirs, self.ours
-        )
     }
 }
 
@@ -642,6 +633,12 @@ mod tests {
             code,
             text: "no\u{7}".to_owned(),
         };
+        let said = |code| Complaint {
+            status: None,
+            code: Some(code),
+            message: "no?".to_owned(),
+            tracking_id: String::new(),
+        };
         let mut answer = BulkAnswer {
             successful: false,
             errors: vec![
@@ -656,8 +653,8 @@ mod tests {
             [
                 Outcome::Accepted,
                 Outcome::Exists,
-                Outcome::Refused("400004 no?".to_owned()),
-                Outcome::Deferred("429 no?".to_owned()),
+                Outcome::Refused(said(400_004)),
+                Outcome::Deferred(said(429)),
                 Outcome::Unknown,
             ]
         );

@@ -12,7 +12,6 @@ pub mod template;
 use super::event::EndorsementVerdict;
 use super::fault::Fault;
 use certificate::EkCertificate;
-use link::Link;
 pub use roots::{RefusedRoot, Release, RootFile, VendorRoots};
 use serde::{Deserialize, Serialize};
 use template::EndorsementKey;
@@ -48,51 +47,6 @@ pub enum EndorsementPolicy {
     },
 }
 
-/// Why an EK certificate does not make its key genuine.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The TPM holds none.
-    #[error("the TPM has no EK certificate")]
-    Missing,
-    /// It is not well-formed, or breaks a rule; the text says which.
-    #[error("the EK certificate {0}")]
-    Broken(String),
-    /// It is for another key.
-    #[error("the EK certificate is for another key than the TPM's endorsement key")]
-    AnotherKey,
-    /// It lacks the extended key usage of EK certificates.
-    #[error("the EK certificate is not for endorsement keys: no key usage 2.23.133.8.1")]
-    NoUsage,
-    /// It, or a certificate above it, is not valid any more.
-    #[error("{which} expired on {day}")]
-    Expired {
-        /// Which certificate.
-        which: String,
-        /// Its last day.
-        day: String,
-    },
-    /// It, or a certificate above it, is not valid yet.
-    #[error("{which} is not valid before {day}")]
-    NotYetValid {
-        /// Which certificate.
-        which: String,
-        /// Its first day.
-        day: String,
-    },
-    /// No vendor root or intermediate has the issuer's name.
-    #[error("the EK certificate is from an unknown maker: {issuer} is not among the vendor roots")]
-    UnknownMaker {
-        /// The name that was looked for.
-        issuer: String,
-    },
-    /// A vendor certificate has the issuer's name, but its key did not sign.
-    #[error("the EK certificate claims to be from {issuer}, whose key did not sign it")]
-    BadSignature {
-        /// The name that it claims.
-        issuer: String,
-    },
-}
-
 /// Judges an endorsement key by its certificate (the content of the NV index, padding included) at the time `now`,
 /// in seconds since 1970. `chain` is what the TPM carries of its maker's intermediates, one after the other; it may be
 /// empty, and nothing in it is trusted.
@@ -103,16 +57,16 @@ pub fn judge(
     policy: &EndorsementPolicy,
     roots: &VendorRoots,
     now: i64,
-) -> Result<EndorsementVerdict, Refusal> {
+) -> Result<EndorsementVerdict, Fault> {
     let found = examine(key, certificate, chain, roots, now);
-    let waived = |reason: String| Ok(EndorsementVerdict::Waived { reason });
+    let waived = |reason, missing: Option<Fault>| {
+        let missing = missing.map(Box::new);
+        Ok(EndorsementVerdict::Waived { reason, missing })
+    };
     match (policy, found) {
-        (EndorsementPolicy::Waived { reason }, Ok(_)) => waived(reason.clone()),
-        (EndorsementPolicy::Waived { reason }, Err(refusal)) => {
-            waived(format!("{reason}; {refusal}"))
-        }
-        (EndorsementPolicy::IfPresent, Err(Refusal::Missing)) => {
-            waived(format!("not required by the product; {}", Refusal::Missing))
+        (EndorsementPolicy::Waived { reason }, found) => waived(Some(reason.clone()), found.err()),
+        (EndorsementPolicy::IfPresent, Err(missing @ Fault::EkCertificateMissing)) => {
+            waived(None, Some(missing))
         }
         (EndorsementPolicy::Required | EndorsementPolicy::IfPresent, found) => found,
     }
@@ -128,7 +82,7 @@ pub fn depends_on_chain(
     now: i64,
 ) -> bool {
     let judged = judge(key, certificate, &[], policy, roots, now);
-    matches!(judged, Err(Refusal::UnknownMaker { .. }))
+    matches!(judged, Err(Fault::EkCertificateUnknownMaker { .. }))
 }
 
 fn examine(
@@ -137,8 +91,8 @@ fn examine(
     chain: &[u8],
     roots: &VendorRoots,
     now: i64,
-) -> Result<EndorsementVerdict, Refusal> {
-    let certificate = EkCertificate::parse(certificate.ok_or(Refusal::Missing)?)?;
+) -> Result<EndorsementVerdict, Fault> {
+    let certificate = EkCertificate::parse(certificate.ok_or(Fault::EkCertificateMissing)?)?;
     certificate.check(key, now)?;
     let carried = roots::carried(chain);
     let anchor = roots.anchor_of(&certificate.link, &carried, now)?;
@@ -151,63 +105,10 @@ fn examine(
     })
 }
 
-impl Refusal {
-    /// A stable word for programs.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Missing => "ek_certificate_missing",
-            Self::Broken(_) => "ek_certificate_broken",
-            Self::AnotherKey => "ek_certificate_another_key",
-            Self::NoUsage => "ek_certificate_no_usage",
-            Self::Expired { .. } => "ek_certificate_expired",
-            Self::NotYetValid { .. } => "ek_certificate_not_yet_valid",
-            Self::UnknownMaker { .. } => "ek_certificate_unknown_maker",
-            Self::BadSignature { .. } => "ek_certificate_bad_signature",
-        }
-    }
-
-    /// The refusal as a FAIL of the unit.
-    pub fn fault(&self) -> Fault {
-        let next = match self {
-            Self::Missing => {
-                "set the unit aside; if all of a delivery are so, ask the process engineer"
-            }
-            Self::Expired { .. } | Self::NotYetValid { .. } => {
-                "check the station's clock, then set the unit aside"
-            }
-            Self::UnknownMaker { .. } => {
-                "set the unit aside; if its maker is to be trusted, the vendor roots need it"
-            }
-            _ => "set the unit aside: its TPM is not what it says it is",
-        };
-        Fault::device(self.code(), self.to_string(), next)
-    }
-
-    fn check_validity(which: &str, link: &Link, now: i64) -> Result<(), Self> {
-        if now < link.not_before {
-            return Err(Self::NotYetValid {
-                which: which.to_owned(),
-                day: day(link.not_before),
-            });
-        }
-        if now > link.not_after {
-            return Err(Self::Expired {
-                which: which.to_owned(),
-                day: day(link.not_after),
-            });
-        }
-        Ok(())
-    }
-}
-
-fn day(seconds: i64) -> String {
-    time::OffsetDateTime::from_unix_timestamp(seconds)
-        .map_or_else(|_| format!("second {seconds}"), |t| t.date().to_string())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::fault::EkFlaw;
     use super::template::published;
     use super::*;
     use rcgen::{
@@ -309,7 +210,7 @@ mod tests {
         roots
     }
 
-    fn required(nv: &[u8], roots: &VendorRoots) -> Result<EndorsementVerdict, Refusal> {
+    fn required(nv: &[u8], roots: &VendorRoots) -> Result<EndorsementVerdict, Fault> {
         judge(
             &ek(),
             Some(nv),
@@ -350,7 +251,7 @@ mod tests {
         let stranger = ca("stranger", &rcgen::PKCS_ECDSA_P256_SHA256, None);
         let old = ca_until("old", &rcgen::PKCS_ECDSA_P256_SHA256, None, 2025);
         let roots = roots(&[&maker, &old], &[]);
-        let code = |nv: &[u8]| required(nv, &roots).unwrap_err().code();
+        let code = |nv: &[u8]| required(nv, &roots).unwrap_err().code().to_owned();
         assert!(required(&issue(ek_params(), &ek(), &maker), &roots).is_ok());
         assert_eq!(
             code(&issue(ek_params(), &ek(), &stranger)),
@@ -376,10 +277,8 @@ mod tests {
         let mut params = ek_params();
         params.not_after = date_time_ymd(2025, 6, 1);
         let refusal = required(&issue(params, &ek(), &maker), &roots).unwrap_err();
-        assert_eq!(
-            refusal.to_string(),
-            "the EK certificate expired on 2025-06-01"
-        );
+        let day = "2025-06-01".to_owned();
+        assert_eq!(refusal, Fault::EkCertificateExpired { which: None, day });
         let mut params = ek_params();
         params.not_before = date_time_ymd(2030, 1, 1);
         assert_eq!(
@@ -411,7 +310,7 @@ mod tests {
         };
         let roots = VendorRoots::read(&[file, garbage]);
         assert_eq!(roots.refused()[0].entry, "IntermediateCA/leaf.der");
-        assert_eq!(roots.refused()[0].reason, "may not issue certificates");
+        assert_eq!(roots.refused()[0].flaw, EkFlaw::NoAuthority);
         assert_eq!(roots.refused()[1].entry, "RootCA/readme.crt");
     }
 
@@ -424,26 +323,31 @@ mod tests {
         let judge = |nv: Option<&[u8]>, policy: &EndorsementPolicy, roots| {
             judge(&ek(), nv, &[], policy, roots, NOW)
         };
-        let reason = |verdict: Result<_, _>| match verdict {
-            Ok(EndorsementVerdict::Waived { reason }) => reason,
-            other => format!("{other:?}"),
+        let accepted = |verdict| match verdict {
+            Ok(EndorsementVerdict::Waived { reason, missing }) => {
+                (reason, missing.map(|fault| fault.code().to_owned()))
+            }
+            other => panic!("{other:?}"),
         };
         let if_present = EndorsementPolicy::IfPresent;
         assert_eq!(
             judge(None, &EndorsementPolicy::Required, &trusted),
-            Err(Refusal::Missing)
+            Err(Fault::EkCertificateMissing)
         );
-        assert!(reason(judge(None, &if_present, &trusted)).contains("no EK certificate"));
+        let missing = Some("ek_certificate_missing".to_owned());
+        assert_eq!(
+            accepted(judge(None, &if_present, &trusted)),
+            (None, missing)
+        );
         assert!(judge(Some(&good), &if_present, &nothing).is_err());
         let waived = EndorsementPolicy::Waived {
             reason: "prototype run 7".to_owned(),
         };
-        assert_eq!(
-            reason(judge(Some(&good), &waived, &trusted)),
-            "prototype run 7"
-        );
-        let said = reason(judge(Some(&good), &waived, &nothing));
-        assert!(said.contains("prototype run 7; ") && said.contains("unknown maker"));
+        let reason = Some("prototype run 7".to_owned());
+        let good = |roots| accepted(judge(Some(&good), &waived, roots));
+        assert_eq!(good(&trusted), (reason.clone(), None));
+        let missing = Some("ek_certificate_unknown_maker".to_owned());
+        assert_eq!(good(&nothing), (reason, missing));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::bytes::{Blob, Digest};
 use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId, SerialNumber};
-use super::fault::Fault;
+use super::fault::{Fault, Unsigned};
 use super::health::LinkHealth;
 use super::loopback::Loopback;
 use super::naming::IdFormat;
@@ -51,7 +51,7 @@ pub enum Event {
         /// The microcontroller's unique ID; what is on record of the unit goes on under its provisional name.
         uid: Blob,
         /// Why.
-        reason: String,
+        reason: Box<Fault>,
     },
     /// How well the link worked in this attempt; stands before the event that ends it.
     LinkMeasured {
@@ -96,7 +96,7 @@ pub enum Event {
         /// The serial number.
         serial: SerialNumber,
         /// Why.
-        reason: String,
+        reason: Unsigned,
     },
     /// The HSM signed the reservation and the result passed its self-check.
     Signed {
@@ -308,8 +308,12 @@ pub enum EndorsementVerdict {
     },
     /// The product's policy accepts less, and says why.
     Waived {
-        /// The policy's reason, and what was missing.
-        reason: String,
+        /// The policy's reason; absent where the product merely does not require what was missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// What was missing; absent where nothing was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        missing: Option<Box<Fault>>,
     },
 }
 

@@ -1,9 +1,30 @@
-//! A fault: who must act, what happened, what it means, and what to do next.
+//! A fault: a code and its arguments. Who must act follows from the code; words are made at the edge.
 //!
-//! Invariant: every fault that a person sees has all four, and none of them carries a secret or a control character.
+//! Invariant: a fault holds facts only, none of them a secret: names, numbers, digests, and what others said (an
+//! operating system, a service, an HSM, a parser), which is made harmless and bounded. The one exception is [`Told`],
+//! the sentence that a ledger of the first form kept.
+//!
+//! The facts that need types of their own lie in this file's folder, one file for each part that finds them. What a
+//! person reads is made of them by the crate's room `words`; a new fault is a variant here and a row there.
 
+mod certificate;
+mod cloud;
+mod device;
+mod endorsement;
+mod hsm;
+mod ledger;
+
+pub use certificate::{CertificateName, Flaw, KeyFound, KeyKind, KeyPolicy};
+pub use cloud::{ClockSkew, Complaint, Difference, DpsSetting, Malformed, NoAnswer, RecordTrouble};
+pub use device::{HeldValue, IdentityKind, LabelTrouble, Mismatch, Unfit};
+pub use endorsement::{EkFlaw, Encoding, TemplateFault, TpmAttribute};
+pub use hsm::{HsmError, KeyFlaw, PinAdvice};
+pub use ledger::LedgerTrouble;
+
+use super::device::{DeviceId, RegistrationId};
+use super::naming::IdFormat;
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use strum::{IntoStaticStr, VariantNames};
 
 /// Whose matter a fault is. It decides between FAIL (the unit is bad) and ERROR (the station or the cloud is).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,9 +38,416 @@ pub enum Blame {
     Cloud,
 }
 
-/// Something went wrong, said so that a person can act on it.
+/// Something went wrong: a code, and the arguments with which it is told.
+///
+/// It is stored and reported as `{"code": "device_silent", "args": {…}}`. A variant's name and fields are that form:
+/// they change only together with the version of the events that hold faults.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
+#[serde(tag = "code", content = "args", rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Fault {
+    // --- the unit, as it names itself and is named
+    /// Its label and what it is do not go together.
+    WrongLabel(LabelTrouble),
+    /// No label was scanned for it in time.
+    NotScanned {
+        /// The bay's name.
+        bay: String,
+        /// The unit.
+        device: DeviceId,
+    },
+    /// It left before its label was scanned.
+    LeftUnscanned {
+        /// The bay's name.
+        bay: String,
+        /// The unit.
+        device: DeviceId,
+    },
+    /// It has no unique ID that a name could be tied to.
+    NoUid {
+        /// What it calls itself.
+        device: DeviceId,
+    },
+    /// It is on record under a name that its product does not use.
+    OtherFormat {
+        /// Its name on record.
+        known: DeviceId,
+        /// What the product's names look like.
+        format: IdFormat,
+    },
+    /// Every number of the format is given out.
+    NoFreeId {
+        /// The format.
+        format: IdFormat,
+    },
+    /// The same device is in another bay.
+    InTwoBays {
+        /// The device.
+        device: DeviceId,
+        /// The other bay's name.
+        other: String,
+    },
+    /// Another live device has the same identity.
+    DuplicateIdentity {
+        /// The device in the bay.
+        device: DeviceId,
+        /// What is the same, and who had it first; absent where the device ID itself is another unit's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        same: Option<(IdentityKind, DeviceId)>,
+    },
+
+    // --- the product's policy
+    /// It has no device ID, and its product takes what the device has.
+    NoId {
+        /// What it is called for the time being.
+        device: DeviceId,
+        /// The product's name.
+        product: String,
+    },
+    /// It is of another model.
+    WrongModel {
+        /// The unit.
+        device: DeviceId,
+        /// The model that it says it is.
+        model: String,
+        /// The product's model.
+        wanted: String,
+    },
+    /// It runs firmware that the product does not take.
+    WrongFirmware {
+        /// The unit.
+        device: DeviceId,
+        /// The version that it says it runs.
+        firmware: String,
+        /// The product's name.
+        product: String,
+        /// The versions that the product takes.
+        allowed: Vec<String>,
+    },
+    /// It has no TPM, and its product needs one.
+    NoTpm {
+        /// The unit.
+        device: DeviceId,
+        /// The product's name.
+        product: String,
+    },
+    /// Its device ID does not fit a certificate's common name.
+    IdTooLong {
+        /// The unit.
+        device: DeviceId,
+    },
+    /// It is sealed, and does not hold what this station gave it.
+    SealedUnknown {
+        /// The unit.
+        device: DeviceId,
+    },
+
+    // --- what it holds, and whether it is the unit that it was
+    /// It does not hold what was written.
+    DoesNotHold {
+        /// The unit.
+        device: DeviceId,
+        /// In what.
+        how: Mismatch,
+    },
+    /// It did not start anew when it was reset.
+    NoRestart {
+        /// The unit.
+        device: DeviceId,
+    },
+    /// Another device is where it was.
+    Swapped {
+        /// What the other one calls itself.
+        found: DeviceId,
+        /// The device that was there before; absent where that is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<DeviceId>,
+    },
+    /// Its certificate is for another key than the one that it shows.
+    NewKey {
+        /// The unit.
+        device: DeviceId,
+    },
+
+    // --- its certificate
+    /// Its certificate request is no good.
+    RequestInvalid {
+        /// In what.
+        flaw: Flaw,
+    },
+    /// Its certificate request is not signed by the key in it.
+    RequestUnsigned,
+    /// Its certificate request names another device, none, or several.
+    RequestSubject {
+        /// The common names in the request, at most three.
+        found: Vec<String>,
+        /// The name that belongs there.
+        expected: String,
+    },
+    /// Its key is of a kind that the product does not take.
+    KeyRefused {
+        /// The kind found.
+        found: KeyFound,
+        /// The kinds that the product takes.
+        allowed: KeyPolicy,
+    },
+    /// It could not use the key in its certificate.
+    ProofFailed,
+    /// The certificate that it holds does not lead to the CA's root.
+    PathInvalid {
+        /// Which certificate of the path is at fault.
+        which: CertificateName,
+        /// In what.
+        flaw: Flaw,
+    },
+    /// The CA cannot issue this.
+    CaUnfit {
+        /// Name of the CA.
+        ca: String,
+        /// Which certificate of the CA's own path is at fault; absent where it is the CA's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        which: Option<CertificateName>,
+        /// In what.
+        flaw: Flaw,
+    },
+    /// The product's profile asks for something that a certificate cannot say.
+    DraftImpossible {
+        /// What.
+        flaw: Flaw,
+    },
+    /// What was signed is not what was reserved, or was not signed by the key that should have.
+    SignedWrongly {
+        /// In what.
+        flaw: Flaw,
+    },
+    /// The product names no CA.
+    NoCa {
+        /// The product's name.
+        product: String,
+    },
+    /// The HSM gave no certificate.
+    NotSigned {
+        /// Why.
+        why: Unsigned,
+    },
+    /// The HSM did not do what it was asked.
+    Hsm(HsmError),
+
+    // --- its endorsement key
+    /// The TPM has no EK certificate.
+    EkCertificateMissing,
+    /// The EK certificate is not well-formed, or breaks a rule.
+    EkCertificateBroken {
+        /// Which rule.
+        flaw: EkFlaw,
+    },
+    /// The EK certificate is for another key.
+    EkCertificateAnotherKey,
+    /// The EK certificate lacks the extended key usage of EK certificates.
+    EkCertificateNoUsage,
+    /// The EK certificate, or one above it, is not valid any more.
+    EkCertificateExpired {
+        /// The subject of the certificate above it; absent for the EK certificate itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        which: Option<String>,
+        /// Its last day, as `YYYY-MM-DD`.
+        day: String,
+    },
+    /// The EK certificate, or one above it, is not valid yet.
+    EkCertificateNotYetValid {
+        /// The subject of the certificate above it; absent for the EK certificate itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        which: Option<String>,
+        /// Its first day, as `YYYY-MM-DD`.
+        day: String,
+    },
+    /// No vendor root or intermediate has the issuer's name.
+    EkCertificateUnknownMaker {
+        /// The name that was looked for.
+        issuer: String,
+    },
+    /// A vendor certificate has the issuer's name, but its key did not sign.
+    EkCertificateBadSignature {
+        /// The name that the EK certificate claims.
+        issuer: String,
+    },
+    /// It has another TPM than when it was first seen.
+    OtherTpm {
+        /// The unit.
+        device: DeviceId,
+    },
+    /// Its TPM did not meet the challenge that DPS will put to it.
+    ChallengeNotMet {
+        /// The unit.
+        device: DeviceId,
+    },
+
+    // --- the record
+    /// The ledger did not do what it was asked.
+    Ledger {
+        /// The ledger's file.
+        path: String,
+        /// Why not.
+        trouble: LedgerTrouble,
+    },
+    /// A recorded event does not follow from what stands before it.
+    RecordDamaged {
+        /// The device.
+        device: DeviceId,
+        /// The event's kind.
+        kind: String,
+    },
+    /// The record of a device lacks what its last event needs.
+    RecordIncomplete {
+        /// The device.
+        device: DeviceId,
+    },
+
+    // --- the station
+    /// What is to be written could not be read back from such a device.
+    CannotBeReadBack(Unfit),
+    /// An earlier process ended while a unit was in the bay.
+    StationStopped {
+        /// The bay's name.
+        bay: String,
+    },
+    /// No bay could be opened at all.
+    NoBay {
+        /// What the last of them said.
+        last: Box<Fault>,
+    },
+    /// A bay's task ended unexpectedly.
+    BayLost {
+        /// What it said.
+        said: String,
+    },
+    /// A bay failed its last loopback test.
+    LoopbackFailed {
+        /// The bay's name.
+        bay: String,
+    },
+    /// The ports of this machine cannot be listed.
+    NoPortList {
+        /// What the system said.
+        said: String,
+    },
+
+    // --- the cloud
+    /// No connection to the service.
+    DpsUnreachable {
+        /// Name of the DPS instance.
+        dps: String,
+        /// Where its service API is.
+        url: String,
+        /// What the network said.
+        said: String,
+    },
+    /// The service does not take the credential.
+    DpsUnauthorized {
+        /// Name of the DPS instance.
+        dps: String,
+        /// Where its service API is.
+        url: String,
+        /// Its words.
+        complaint: Complaint,
+        /// How far the station's clock is from the service's, where that may be the reason.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        clock: Option<ClockSkew>,
+    },
+    /// The service is too busy.
+    DpsThrottled {
+        /// Name of the DPS instance.
+        dps: String,
+        /// Where its service API is.
+        url: String,
+        /// Its words.
+        complaint: Complaint,
+    },
+    /// The service refused the call.
+    DpsRefused {
+        /// Name of the DPS instance.
+        dps: String,
+        /// Where its service API is.
+        url: String,
+        /// Its words.
+        complaint: Complaint,
+    },
+    /// The service gave no usable answer.
+    DpsNoAnswer {
+        /// Name of the DPS instance.
+        dps: String,
+        /// Where its service API is.
+        url: String,
+        /// What came instead.
+        why: NoAnswer,
+    },
+    /// What answered does not speak the protocol.
+    DpsMalformed {
+        /// Name of the DPS instance.
+        dps: String,
+        /// Where its service API is.
+        url: String,
+        /// What it said.
+        why: Malformed,
+    },
+    /// The options of a DPS instance cannot work.
+    DpsConfiguration {
+        /// Name of the DPS instance.
+        dps: String,
+        /// Which option, and why.
+        setting: DpsSetting,
+    },
+    /// The station's share of the service's quota stays used up.
+    DpsShare {
+        /// Name of the DPS instance.
+        dps: String,
+        /// The share, in operations a minute.
+        share: u32,
+    },
+    /// The station's clock is wrong by more than two minutes.
+    ClockWrong {
+        /// Name of the DPS instance that shows it.
+        dps: String,
+        /// By how much.
+        skew: ClockSkew,
+    },
+    /// The service will not have this record, or holds another one under its registration ID.
+    EnrollmentRefused {
+        /// Name of the DPS instance.
+        dps: String,
+        /// The registration ID.
+        registration_id: RegistrationId,
+        /// Why.
+        why: RecordTrouble,
+    },
+    /// The record is put off, and known not to be there: it may be sent again.
+    EnrollmentDeferred {
+        /// Name of the DPS instance.
+        dps: String,
+        /// The registration ID.
+        registration_id: RegistrationId,
+        /// Why.
+        why: RecordTrouble,
+    },
+    /// The record is put off while nobody knows what its last call did: it is read back first.
+    EnrollmentUnanswered {
+        /// Name of the DPS instance.
+        dps: String,
+        /// The registration ID.
+        registration_id: RegistrationId,
+        /// Why.
+        why: RecordTrouble,
+    },
+
+    /// A fault as ledgers of the first form keep it.
+    #[serde(untagged)]
+    Told(Told),
+}
+
+/// A fault that was recorded as a sentence. It keeps that sentence, in the language in which it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fault {
+#[serde(deny_unknown_fields)]
+pub struct Told {
     /// A stable word for programs, such as `device_silent`.
     pub code: String,
     /// Who must act.
@@ -30,44 +458,99 @@ pub struct Fault {
     pub next: String,
 }
 
+/// Why a reservation came to no certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unsigned {
+    /// The signature was asked for, and its outcome is not known.
+    OutcomeUnknown,
+    /// An earlier attempt ended before the outcome was on record.
+    AttemptEnded,
+    /// The station stopped before the outcome was on record.
+    StationStopped,
+    /// The record lacks the reservation, the key or the CA.
+    RecordIncomplete,
+    /// The HSM gave no signature, or what it gave did not pass its check.
+    Fault(Box<Fault>),
+    /// What a ledger of the first form says.
+    #[serde(untagged)]
+    Told(String),
+}
+
 impl Fault {
-    /// A FAIL: this unit is bad, or may not be provisioned.
+    /// The stable word for programs, such as `device_silent`.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Told(told) => &told.code,
+            fault => fault.into(),
+        }
+    }
+
+    /// Who must act.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Told(told) => told.blame,
+            fault if fault.is_of_station() => Blame::Station,
+            fault if fault.is_of_cloud() => Blame::Cloud,
+            _ => Blame::Device,
+        }
+    }
+
+    /// TEMPORARY
     pub fn device(code: &str, what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self::new(Blame::Device, code, what.into(), next.into())
+        Self::told(code, Blame::Device, what.into(), next.into())
     }
-
-    /// An ERROR: the station could not do its part.
+    /// TEMPORARY
     pub fn station(code: &str, what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self::new(Blame::Station, code, what.into(), next.into())
+        Self::told(code, Blame::Station, what.into(), next.into())
     }
-
-    /// The cloud refused, or did not answer.
-    pub fn cloud(code: &str, what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self::new(Blame::Cloud, code, what.into(), next.into())
-    }
-
-    fn new(blame: Blame, code: &str, what: String, next: String) -> Self {
-        Self {
+    fn told(code: &str, blame: Blame, what: String, next: String) -> Self {
+        Self::Told(Told {
             code: code.to_owned(),
             blame,
             what: harmless(&what, 400),
             next: harmless(&next, 400),
-        }
+        })
     }
 
-    /// What the fault means for the unit in the bay.
-    pub fn meaning(&self) -> &'static str {
-        match self.blame {
-            Blame::Device => "this unit is not provisioned",
-            Blame::Station => "the unit is not judged; the station must be put right",
-            Blame::Cloud => "the record is kept; nothing is lost",
-        }
+    fn is_of_station(&self) -> bool {
+        matches!(
+            self,
+            Self::NoFreeId { .. }
+                | Self::CaUnfit { .. }
+                | Self::DraftImpossible { .. }
+                | Self::SignedWrongly { .. }
+                | Self::NoCa { .. }
+                | Self::NotSigned { .. }
+                | Self::Hsm(_)
+                | Self::Ledger { .. }
+                | Self::RecordDamaged { .. }
+                | Self::RecordIncomplete { .. }
+                | Self::CannotBeReadBack(_)
+                | Self::StationStopped { .. }
+                | Self::NoBay { .. }
+                | Self::BayLost { .. }
+                | Self::LoopbackFailed { .. }
+                | Self::NoPortList { .. }
+                | Self::DpsUnauthorized { .. }
+                | Self::DpsConfiguration { .. }
+                | Self::DpsShare { .. }
+                | Self::ClockWrong { .. }
+        )
     }
-}
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.what, self.next)
+    fn is_of_cloud(&self) -> bool {
+        matches!(
+            self,
+            Self::DpsUnreachable { .. }
+                | Self::DpsThrottled { .. }
+                | Self::DpsRefused { .. }
+                | Self::DpsNoAnswer { .. }
+                | Self::DpsMalformed { .. }
+                | Self::EnrollmentRefused { .. }
+                | Self::EnrollmentDeferred { .. }
+                | Self::EnrollmentUnanswered { .. }
+        )
     }
 }
 
@@ -87,6 +570,7 @@ pub fn harmless(text: &str, max: usize) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -97,15 +581,21 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_reads_as_one_sentence() {
-        let fault = Fault::device(
-            "device_silent",
-            "bay 1: no answer for 5 s",
-            "check the plug, then put the unit in again",
-        );
-        assert_eq!(
-            fault.to_string(),
-            "bay 1: no answer for 5 s: check the plug, then put the unit in again"
-        );
+    fn a_fault_is_a_code_with_arguments_and_an_old_one_keeps_its_sentence() {
+        let fault = Fault::NoCa {
+            product: "sensor".to_owned(),
+        };
+        let text = r#"{"code":"no_ca","args":{"product":"sensor"}}"#;
+        assert_eq!(serde_json::to_string(&fault).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Fault>(text).unwrap(), fault);
+        assert_eq!((fault.code(), fault.blame()), ("no_ca", Blame::Station));
+
+        let text = r#"{"code":"no_ca","blame":"station","what":"product sensor has no CA","next":"name one"}"#;
+        let told: Fault = serde_json::from_str(text).unwrap();
+        assert!(matches!(&told, Fault::Told(told) if told.next == "name one"));
+        assert_eq!((told.code(), told.blame()), ("no_ca", Blame::Station));
+        assert_eq!(serde_json::to_string(&told).unwrap(), text);
+        let wrong = r#"{"code":"no_ca","args":{"products":"sensor"}}"#;
+        assert!(serde_json::from_str::<Fault>(wrong).is_err());
     }
 }

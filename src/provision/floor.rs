@@ -7,7 +7,7 @@ mod report;
 
 pub use super::health::LinkHealth;
 pub use bay::{Bay, BayState, Outcome, RECENT_EVENTS, Step, TEXT_MAX, Verdict};
-pub use report::{Command, Outbox, Report};
+pub use report::{Activity, Command, Outbox, Report};
 
 use super::device::DeviceId;
 use super::event::{Balance, Event, Recorded};
@@ -239,7 +239,7 @@ impl Floor {
             .outboxes
             .get(&name)
             .and_then(|known| known.note.clone());
-        outbox.note = outbox.note.map(|note| harmless(&note, TEXT_MAX)).or(known);
+        outbox.note = outbox.note.or(known);
         self.outboxes.insert(name, outbox);
     }
 
@@ -362,7 +362,9 @@ mod tests {
     }
 
     fn events(unit: u8) -> Vec<Event> {
-        let fault = Fault::device("x", "it broke", "mend it");
+        let fault = Fault::NoRestart {
+            device: device(unit),
+        };
         let registration_id = RegistrationId::of_device(&device(unit));
         vec![
             Event::Arrived {
@@ -447,7 +449,9 @@ mod tests {
             11 => Report::BayOut {
                 at_ms,
                 bay,
-                fault: Fault::station("x", "no port", "plug it in"),
+                fault: Fault::LoopbackFailed {
+                    bay: "1".to_owned(),
+                },
             },
             12 => Report::Acknowledged { at_ms, bay },
             13 => Report::Removed { at_ms, bay },

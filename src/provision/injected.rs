@@ -4,6 +4,7 @@
 //! only where the device itself says that it cuts values off there.
 
 use super::device::Holding;
+use super::fault::HeldValue;
 use serde::{Deserialize, Serialize};
 
 /// How much of a value must come back before it is believed.
@@ -33,8 +34,8 @@ pub enum Agreement {
     Whole,
     /// The endpoint came back as its first bytes only, so many; they and the other values are right.
     EndpointPrefix(usize),
-    /// What is wrong, as a clause that names each value that is not what was written.
-    Differs(String),
+    /// Each value that is not what was written.
+    Differs(Vec<HeldValue>),
 }
 
 impl Observed {
@@ -67,27 +68,23 @@ impl Observed {
     }
 }
 
-/// Names each value that differs.
-fn difference(asked: &Holding, observed: &Holding) -> String {
+/// Each value that differs.
+fn difference(asked: &Holding, observed: &Holding) -> Vec<HeldValue> {
     let values = [
-        ("ID scope", asked.id_scope != observed.id_scope),
+        (HeldValue::IdScope, asked.id_scope != observed.id_scope),
         (
-            "global endpoint",
+            HeldValue::GlobalEndpoint,
             asked.global_endpoint != observed.global_endpoint,
         ),
         (
-            "registration ID",
+            HeldValue::RegistrationId,
             asked.registration_id != observed.registration_id,
         ),
         (
-            "certificate",
+            HeldValue::Certificate,
             asked.certificate_sha256 != observed.certificate_sha256,
         ),
     ];
-    let names: Vec<_> = values
-        .iter()
-        .filter(|(_, differs)| *differs)
-        .map(|(name, _)| *name)
-        .collect();
-    format!("its {} is not what was written", names.join(" and "))
+    let differing = values.into_iter().filter(|(_, differs)| *differs);
+    differing.map(|(value, _)| value).collect()
 }

@@ -12,7 +12,7 @@ pub use effect::{Disposition, Effect, Fact, Next};
 use super::bytes::{Blob, Digest};
 use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId, SerialNumber};
 use super::event::{EndorsementRecord, EnrolledIdentity, Enrollment, Event, Recorded, Reservation};
-use super::fault::Fault;
+use super::fault::{Fault, Unsigned};
 use super::injected::Observed;
 use super::naming::IdSource;
 use super::product::Product;
@@ -44,7 +44,7 @@ enum Stage {
         unasked: Option<SerialNumber>,
     },
     /// Asked for, and spent without a certificate.
-    Unsigned(String),
+    Unsigned(Unsigned),
     Certified,
     Written,
     Restarted,
@@ -115,10 +115,10 @@ impl Job {
             Stage::Ended(disposition) => Next::Done(*disposition),
             Stage::Reserved { unasked } => match unasked.take() {
                 Some(serial) => Next::Do(Effect::Sign { serial }),
-                None => self.abandon("the signature was asked for and its outcome is not known"),
+                None => self.abandon(Unsigned::OutcomeUnknown),
             },
-            Stage::Unsigned(reason) => Next::Record(Event::Errored {
-                fault: unsigned(reason),
+            Stage::Unsigned(why) => Next::Record(Event::Errored {
+                fault: Fault::NotSigned { why: why.clone() },
             }),
             Stage::Identified => self.after_identification(),
             Stage::Accepted => self.after_acceptance(),
@@ -316,7 +316,7 @@ impl Job {
         }
         let abandoned = self.known.open.as_ref().map(|open| Event::SerialAbandoned {
             serial: open.serial.clone(),
-            reason: "the station stopped before the outcome was on record".to_owned(),
+            reason: Unsigned::StationStopped,
         });
         abandoned
             .into_iter()
@@ -343,14 +343,9 @@ impl Job {
                 Err(fault) => self.verdict(fault),
             }
         } else if held != Some(device.holds) {
-            self.verdict(Fault::device(
-                "sealed_unknown",
-                format!(
-                    "{} is sealed, and not with what this station gave it",
-                    self.device
-                ),
-                "load fresh firmware, which clears the seal, and put the unit in again",
-            ))
+            self.verdict(Fault::SealedUnknown {
+                device: self.device.clone(),
+            })
         } else if self.known.passed {
             Event::Recognised {
                 holds: device.holds,
@@ -376,7 +371,7 @@ impl Job {
 
     fn after_naming(&mut self) -> Next {
         if self.known.open.is_some() {
-            return self.abandon("an earlier attempt ended before the outcome was on record");
+            return self.abandon(Unsigned::AttemptEnded);
         }
         let csr = self.known.csr.clone().unwrap_or_default();
         Next::Do(Effect::Draft {
@@ -385,11 +380,11 @@ impl Job {
         })
     }
 
-    fn abandon(&self, reason: &str) -> Next {
+    fn abandon(&self, reason: Unsigned) -> Next {
         Next::Record(match &self.known.open {
             Some(open) => Event::SerialAbandoned {
                 serial: open.serial.clone(),
-                reason: reason.to_owned(),
+                reason,
             },
             None => Event::Errored {
                 fault: self.incomplete(),
@@ -462,21 +457,8 @@ impl Job {
     }
 
     fn incomplete(&self) -> Fault {
-        Fault::station(
-            "record_incomplete",
-            format!(
-                "the record of {} lacks what its last event needs",
-                self.device
-            ),
-            "run `station ledger verify`",
-        )
+        Fault::RecordIncomplete {
+            device: self.device.clone(),
+        }
     }
-}
-
-fn unsigned(reason: &str) -> Fault {
-    Fault::station(
-        "not_signed",
-        format!("the HSM gave no certificate ({reason})"),
-        "see `station check`, then put the unit in again",
-    )
 }

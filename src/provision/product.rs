@@ -98,38 +98,36 @@ impl Product {
 
     /// Whether the product's policy accepts a device, to be named `id`, that says this of itself.
     pub fn accept(&self, id: &DeviceId, device: &Identification) -> Result<(), Fault> {
-        let next = "set the unit aside and call the process engineer";
+        let unit = || id.clone();
         if device.blank && !self.naming.injects() {
-            let what = format!(
-                "{id} has no ID of its own, and product {} takes what the device has",
-                self.name
-            );
-            return Err(Fault::device("no_id", what, next));
+            return Err(Fault::NoId {
+                device: unit(),
+                product: self.name.clone(),
+            });
         }
         if device.model != self.model {
-            let what = format!("{} is a {}, not a {}", id, device.model, self.model);
-            return Err(Fault::device("wrong_model", what, next));
+            return Err(Fault::WrongModel {
+                device: unit(),
+                model: device.model.clone(),
+                wanted: self.model.clone(),
+            });
         }
         if !self.firmware.is_empty() && !self.firmware.contains(&device.firmware) {
-            let what = format!(
-                "{} runs firmware {}, and product {} takes {}",
-                id,
-                device.firmware,
-                self.name,
-                self.firmware.join(", ")
-            );
-            return Err(Fault::device("wrong_firmware", what, next));
+            return Err(Fault::WrongFirmware {
+                device: unit(),
+                firmware: device.firmware.clone(),
+                product: self.name.clone(),
+                allowed: self.firmware.clone(),
+            });
         }
         if self.attestation == Some(Attestation::Tpm) && !device.tpm {
-            let what = format!("{} has no TPM, and product {} needs one", id, self.name);
-            return Err(Fault::device("no_tpm", what, next));
+            return Err(Fault::NoTpm {
+                device: unit(),
+                product: self.name.clone(),
+            });
         }
         if self.attestation == Some(Attestation::X509) && id.as_str().len() > 64 {
-            let what = format!(
-                "{} is longer than the 64 characters of a certificate's CN",
-                id
-            );
-            return Err(Fault::device("id_too_long", what, next));
+            return Err(Fault::IdTooLong { device: unit() });
         }
         Ok(())
     }

@@ -17,14 +17,7 @@ pub async fn close_open_attempts(line: &Line) -> Result<usize, StationFault> {
         .map_err(StationFault::ledger)?;
     let count = open.len();
     for attempt in open {
-        let fault = Fault::station(
-            "station_stopped",
-            format!(
-                "the station stopped while a unit was in bay {}",
-                attempt.bay
-            ),
-            "put the unit in again",
-        );
+        let fault = Fault::StationStopped { bay: attempt.bay };
         let Some(claim) = attempt.claim else {
             let ended = Event::Interrupted { fault };
             line.ledger

@@ -3,7 +3,7 @@
 use crate::dps::Dps;
 use crate::enroller;
 use crate::ledger::Ledger;
-use crate::provision::floor::{Outbox, Report};
+use crate::provision::floor::{Activity, Outbox, Report};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
@@ -50,11 +50,9 @@ impl Uploader {
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             for (dps, share) in &shared.clouds {
-                shared.report(dps, Some("uploading".to_owned())).await;
+                shared.report(dps, Some(Activity::Uploading)).await;
                 let summary = enroller::drain(&shared.ledger, dps, *share).await;
-                let said = summary
-                    .fault
-                    .map_or_else(|| "uploaded".to_owned(), |fault| fault.to_string());
+                let said = summary.fault.map_or(Activity::Uploaded, Activity::Stopped);
                 shared.report(dps, Some(said)).await;
             }
             shared.running.store(false, Ordering::SeqCst);
@@ -74,7 +72,7 @@ impl Uploader {
 
 impl Shared {
     /// Reports what the ledger holds for an instance, and what the enroller has to say if anything.
-    async fn report(&self, dps: &Dps, note: Option<String>) {
+    async fn report(&self, dps: &Dps, note: Option<Activity>) {
         let Ok(counts) = self.ledger.outbox_counts(dps.name()).await else {
             return; // the station finds out with its own next question, and says so
         };

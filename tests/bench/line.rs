@@ -247,7 +247,7 @@ impl Way {
             }
             Event::Failed { fault, .. }
             | Event::Errored { fault }
-            | Event::Interrupted { fault } => panic!("{fault}"),
+            | Event::Interrupted { fault } => panic!("{fault:?}"),
             _ => {}
         }
         false

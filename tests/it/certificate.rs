@@ -6,12 +6,14 @@
 mod refused;
 
 use dps_station::provision::certificate::{
-    CaProfile, Csr, Issuer, KeyKind, KeyPolicy, Profile, Refusal, assemble, check_request,
-    check_signature, draft_issuing, draft_leaf, draft_request, draft_root, draft_self_test,
-    draft_verification, read, self_check, validate_authority, validate_path, verify_proof,
+    CaProfile, Csr, Issuer, KeyKind, KeyPolicy, Profile, assemble, check_request, check_signature,
+    draft_issuing, draft_leaf, draft_request, draft_root, draft_self_test, draft_verification,
+    read, self_check, validate_authority, validate_path, verify_proof,
 };
 use dps_station::provision::device::SerialNumber;
 use dps_station::provision::event::{Purpose, Reservation};
+use dps_station::provision::fault::Fault;
+use dps_station::words;
 use rcgen::{KeyPair, PublicKeyData, SigningKey};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -188,7 +190,7 @@ fn every_request_that_is_taken_becomes_a_certificate_that_openssl_accepts() {
     for (name, key, subject, options, asks_for_ca) in cases {
         let der = bench.request(key, &format!("{subject} {options}"));
         let csr = Csr::parse(&der, DEVICE, &every_kind())
-            .unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
+            .unwrap_or_else(|refusal| panic!("{name}: {refusal:?}"));
         assert_eq!(csr.asks_for_ca(), asks_for_ca, "{name}");
         let profile = Profile {
             organization: Some("Example".to_owned()),
@@ -216,15 +218,18 @@ fn a_certificate_never_outlives_its_ca() {
         draft_leaf(&bench.ca, &csr, DEVICE, serial(9), now_ms, &profile)
     };
     assert!(draft(bench.now_ms, 5000).is_ok());
-    let beyond = draft(bench.now_ms, 5001).unwrap_err().to_string();
+    let beyond = words::sentence(&draft(bench.now_ms, 5001).unwrap_err());
     assert!(beyond.contains("5001 days"), "{beyond}");
-    let early = draft(bench.now_ms - DAY_MS, 1).unwrap_err().to_string();
+    let early = words::sentence(&draft(bench.now_ms - DAY_MS, 1).unwrap_err());
     assert!(early.contains("clock"), "{early}");
     assert!(draft(bench.now_ms + 5001 * DAY_MS, 1).is_err());
-    assert!(matches!(draft(i64::MAX, 1), Err(Refusal::Draft(_))));
+    assert!(matches!(
+        draft(i64::MAX, 1),
+        Err(Fault::DraftImpossible { .. })
+    ));
     assert!(matches!(
         draft(bench.now_ms, u32::MAX),
-        Err(Refusal::Draft(_))
+        Err(Fault::DraftImpossible { .. })
     ));
     let long = "x".repeat(65);
     let refused = draft_leaf(
@@ -235,7 +240,7 @@ fn a_certificate_never_outlives_its_ca() {
         bench.now_ms,
         &Profile::default(),
     );
-    assert!(matches!(refused, Err(Refusal::Draft(_))));
+    assert!(matches!(refused, Err(Fault::DraftImpossible { .. })));
 }
 
 #[test]
@@ -306,7 +311,7 @@ fn a_customers_root_makes_an_issuing_ca_out_of_the_request() {
         (&customer[..], now + 350 * DAY_MS, "not now"),
     ] {
         let said = validate_authority("line", &line, &[above], now).unwrap_err();
-        assert!(said.to_string().contains(what), "{said}");
+        assert!(words::sentence(&said).contains(what), "{said:?}");
     }
 }
 
@@ -325,11 +330,11 @@ fn a_device_proves_its_key_whatever_its_kind() {
         let signature = std::fs::read(dir.join("signature")).unwrap();
         verify_proof(csr.spki(), b"a nonce", &signature).unwrap();
         let refused = verify_proof(csr.spki(), b"another nonce", &signature);
-        assert_eq!(refused, Err(Refusal::Proof));
+        assert_eq!(refused, Err(Fault::ProofFailed));
         assert_eq!(
             verify_proof(bench.ca.spki(), b"a nonce", &signature),
-            Err(Refusal::Proof)
+            Err(Fault::ProofFailed)
         );
     }
-    assert_eq!(verify_proof(b"", b"", b""), Err(Refusal::Proof));
+    assert_eq!(verify_proof(b"", b"", b""), Err(Fault::ProofFailed));
 }

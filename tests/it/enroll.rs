@@ -11,7 +11,8 @@ use dps_station::provision::batch::Status;
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{DeviceId, Identification, RegistrationId};
 use dps_station::provision::event::{EnrolledIdentity, Enrollment, Event};
-use dps_station::provision::fault::{Blame, Fault};
+use dps_station::provision::fault::{Blame, Fault, RecordTrouble};
+use dps_station::words;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -114,7 +115,7 @@ impl Line {
 
     async fn fail(&self, enrollment: &Enrollment) {
         let verdict = Event::Failed {
-            fault: Fault::device("test", "it lost its key", "scrap it"),
+            fault: Fault::ProofFailed,
             disable: Some(Box::new(enrollment.clone())),
         };
         self.judge(enrollment, verdict).await;
@@ -379,7 +380,7 @@ async fn one_bad_record_is_refused_and_the_others_go_on() {
     assert_eq!(summary.fault, None);
     let row = line.row(&bad).await;
     assert_eq!(row.state, OutboxState::Refused);
-    let what = row.fault.unwrap().what;
+    let what = words::of(&row.fault.unwrap()).what;
     assert!(what.contains("gw-0005: 400"), "{what}");
 }
 
@@ -435,8 +436,8 @@ async fn a_service_that_fails_every_time_ends_the_run_and_nothing_is_lost() {
     let summary = line.drain().await;
     assert_eq!(summary.deferred + summary.pending, 12);
     let fault = summary.fault.unwrap();
-    assert_eq!(fault.code, "dps_no_answer");
-    assert!(fault.what.contains("500001"), "{fault}");
+    assert_eq!(fault.code(), "dps_no_answer");
+    assert!(words::of(&fault).what.contains("500001"), "{fault:?}");
 
     line.faults(Faults::default()).await;
     assert_eq!(line.drain().await, enrolled(12));
@@ -456,11 +457,11 @@ async fn a_wrong_key_and_a_dead_service_are_said_in_one_sentence_each() {
     assert_eq!(summary.pending, 1);
     let fault = summary.fault.unwrap();
     assert_eq!(
-        (fault.blame, fault.code.as_str()),
+        (fault.blame(), fault.code()),
         (Blame::Station, "dps_unauthorized")
     );
-    assert!(fault.to_string().contains("credential"), "{fault}");
-    assert!(!fault.to_string().contains(&key));
+    assert!(words::sentence(&fault).contains("credential"), "{fault:?}");
+    assert!(!words::sentence(&fault).contains(&key));
 
     let port = line.cloud.port();
     line.cloud.stop().await;
@@ -468,11 +469,11 @@ async fn a_wrong_key_and_a_dead_service_are_said_in_one_sentence_each() {
     assert_eq!(summary.pending, 1);
     let fault = summary.fault.unwrap();
     assert_eq!(
-        (fault.blame, fault.code.as_str()),
+        (fault.blame(), fault.code()),
         (Blame::Cloud, "dps_unreachable")
     );
     let url = format!("https://localhost:{port}/");
-    assert!(fault.what.contains(&url), "{fault}");
+    assert!(words::of(&fault).what.contains(&url), "{fault:?}");
 }
 
 #[tokio::test]
@@ -488,7 +489,7 @@ async fn someone_elses_record_under_our_id_is_left_to_a_person_and_not_touched()
 
     let summary = line.drain().await;
     assert_eq!((summary.enrolled, summary.refused), (2, 1));
-    let what = line.row(&enrollments[1]).await.fault.unwrap().what;
+    let what = words::of(&line.row(&enrollments[1]).await.fault.unwrap()).what;
     for said in [
         "gw-0001",
         "deviceId, attestation",
@@ -670,7 +671,7 @@ async fn reading_leaves_a_busy_service_alone_and_outlives_a_lost_answer() {
     })
     .await;
     let ended = reconcile(&line.ledger, &line.dps, SHARE).await.unwrap_err();
-    assert_eq!(ended.code, "dps_no_answer");
+    assert_eq!(ended.code(), "dps_no_answer");
 }
 
 #[tokio::test]
@@ -684,7 +685,11 @@ async fn what_was_deferred_without_an_answer_is_read_back_before_it_is_sent_agai
     for enrollment in [there, absent] {
         let event = Event::EnrollmentDeferred {
             registration_id: enrollment.registration_id.clone(),
-            fault: Fault::cloud("enrollment_unanswered", "no answer", "wait"),
+            fault: Fault::EnrollmentUnanswered {
+                dps: "main".to_owned(),
+                registration_id: enrollment.registration_id.clone(),
+                why: RecordTrouble::NotHeld,
+            },
             next_try_ms: 0,
         };
         line.ledger.record(&event).await.unwrap();

@@ -18,6 +18,7 @@ use dps_station::provision::floor::{Floor, Report};
 use dps_station::provision::injected::Readback;
 use dps_station::provision::job::{Disposition, Effect, Job, Next};
 use dps_station::provision::product::Product;
+use dps_station::words;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -268,8 +269,12 @@ async fn a_wrong_value_fails_the_unit_under_either_policy() {
         let Some(Event::Failed { fault, disable }) = events.last() else {
             panic!("{events:?}");
         };
-        assert_eq!((fault.code.as_str(), disable), ("does_not_hold", &None));
-        assert!(fault.what.contains(value), "{}", fault.what);
+        assert_eq!((fault.code(), disable), ("does_not_hold", &None));
+        assert!(
+            words::of(fault).what.contains(value),
+            "{}",
+            words::of(fault).what
+        );
         let sound = hall.stay(&hall.device("SN-0002", None)).await;
         assert_eq!(kinds(&sound), LADDER, "{sound:?}");
         let counts = hall.floor.counts;
@@ -286,7 +291,7 @@ async fn what_cannot_be_read_back_is_not_written() {
     let Some(Event::Errored { fault }) = events.last() else {
         panic!("{events:?}");
     };
-    assert_eq!(fault.code, "cannot_be_read_back");
+    assert_eq!(fault.code(), "cannot_be_read_back");
     assert_eq!(device.lock().unwrap().saved_setting("net/scope"), None);
     hall.close().await;
 }
@@ -299,9 +304,9 @@ async fn an_id_that_may_be_cut_off_names_no_unit() {
         panic!("{events:?}");
     };
     assert!(
-        fault.what.contains("32 bytes and may have more"),
+        words::of(fault).what.contains("32 bytes and may have more"),
         "{}",
-        fault.what
+        words::of(fault).what
     );
     hall.close().await;
 }
@@ -367,7 +372,9 @@ fn an_event_follows_only_where_the_ladder_has_it() {
     let stock = || product(SHORT_ENDPOINT, Readback::Whole);
     let way = way();
     let kinds: Vec<_> = way.iter().map(|recorded| recorded.event.kind()).collect();
-    let fault = || Fault::station("test", "it stopped", "start it again");
+    let fault = || Fault::StationStopped {
+        bay: "1".to_owned(),
+    };
     let never = [
         Event::KeyRead {
             csr: Blob::default(),

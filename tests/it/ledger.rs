@@ -17,7 +17,7 @@ use dps_station::provision::event::{
     EndorsementRecord, EndorsementVerdict, EnrolledIdentity, Enrollment, Event, Proof, Purpose,
     Recorded, Reservation,
 };
-use dps_station::provision::fault::Fault;
+use dps_station::provision::fault::{Fault, Unsigned};
 use std::path::{Path, PathBuf};
 use ulid::Ulid;
 
@@ -57,7 +57,9 @@ fn serial(number: u8) -> SerialNumber {
 }
 
 fn fault() -> Fault {
-    Fault::station("test", "it stopped", "start it again")
+    Fault::StationStopped {
+        bay: "1".to_owned(),
+    }
 }
 
 fn arrived() -> Event {
@@ -128,7 +130,7 @@ fn signed(number: u8) -> Event {
 fn abandoned(number: u8) -> Event {
     Event::SerialAbandoned {
         serial: serial(number),
-        reason: "no answer".to_owned(),
+        reason: Unsigned::OutcomeUnknown,
     }
 }
 
@@ -299,7 +301,8 @@ fn whole_job(number: u8) -> Vec<Event> {
             chain: None,
             persisted: false,
             verdict: EndorsementVerdict::Waived {
-                reason: "test".to_owned(),
+                reason: Some("test".to_owned()),
+                missing: None,
             },
         })),
         derived(number),
@@ -448,7 +451,7 @@ async fn what_is_not_a_ledger_or_is_newer_is_left_alone() {
     for path in [text, foreign] {
         let before = std::fs::read(&path).unwrap();
         let error = Ledger::open(options(&path)).unwrap_err();
-        assert!(matches!(error, LedgerError::NotALedger { .. }), "{error}");
+        assert!(matches!(error, LedgerError::NotALedger { .. }), "{error:?}");
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
     let newer = folder.path().join("newer");
@@ -458,6 +461,6 @@ async fn what_is_not_a_ledger_or_is_newer_is_left_alone() {
     let error = Ledger::open(options(&newer)).unwrap_err();
     assert!(
         matches!(error, LedgerError::Newer { found: 9, .. }),
-        "{error}"
+        "{error:?}"
     );
 }

@@ -1,6 +1,6 @@
 //! Loopback tests of ports: what is counted is what a faulty cable did, and a bay that failed stays out until it passes.
 
-use dps_station::bay::{Bay, LOOPBACK_FAILED, Line};
+use dps_station::bay::{Bay, Line};
 use dps_station::fixtures::pty::Pty;
 use dps_station::ledger::{Ledger, Options, verify};
 use dps_station::link::LinkOptions;
@@ -296,11 +296,11 @@ async fn a_bay_that_failed_stays_out_until_it_passes() {
     let (stop, stopped) = watch::channel(false);
     let bay = tokio::spawn(bay.run(stopped));
     let code = wait_for(&mut reports, |report| match report {
-        Report::BayOut { fault, .. } => Some(fault.code.clone()),
+        Report::BayOut { fault, .. } => Some(fault.code().to_owned()),
         Report::BayOpened { .. } => Some("it opened".to_owned()),
         _ => None,
     });
-    assert_eq!(code.await, LOOPBACK_FAILED);
+    assert_eq!(code.await, "loopback_failed");
 
     // Tested from the screen while it is out, then once more while it is in service.
     for _ in 0..2 {

@@ -11,7 +11,7 @@ use dps_station::provision::device::{
     Attestation, DeviceId, Holding, Identification, SerialNumber, proof_message,
 };
 use dps_station::provision::event::{Event, Recorded, Reservation};
-use dps_station::provision::fault::Fault;
+use dps_station::provision::fault::{Fault, Unsigned};
 use dps_station::provision::injected::Observed;
 use dps_station::provision::job::{Disposition, Effect, Fact, IllegalTransition, Job, Next};
 use dps_station::provision::product::Product;
@@ -76,10 +76,12 @@ fn an_event_that_does_not_follow_is_an_error() {
     let way = &world.events;
     let kinds: Vec<_> = way.iter().map(|recorded| recorded.event.kind()).collect();
     assert_eq!(kinds.len(), 12, "{kinds:?}");
-    let fault = || Fault::station("test", "it stopped", "start it again");
+    let fault = || Fault::StationStopped {
+        bay: "1".to_owned(),
+    };
     let abandoned = Event::SerialAbandoned {
         serial: reservation(way).serial.clone(),
-        reason: "test".to_owned(),
+        reason: Unsigned::OutcomeUnknown,
     };
     let arrived = Event::Arrived {
         bay: "1".to_owned(),
@@ -241,12 +243,17 @@ impl World {
             (Next::Do(effect), happening) => {
                 let fact = match (happening, &effect) {
                     (DeviceFault | StationFault, Effect::Sign { .. }) => {
-                        Fact::Signature(Err("no".to_owned()))
+                        Fact::Signature(Err(Unsigned::OutcomeUnknown))
                     }
-                    (DeviceFault, _) => Fact::Fault(Fault::device("test", "bad", "set aside")),
-                    (StationFault, _) => Fact::Fault(Fault::station("test", "bad", "call")),
+                    (DeviceFault, _) => Fact::Fault(Fault::NoRestart { device: id() }),
+                    (StationFault, _) => Fact::Fault(Fault::NoCa {
+                        product: "test".to_owned(),
+                    }),
                     (Pulled, Effect::Sign { .. } | Effect::Draft { .. }) => self.perform(effect),
-                    (Pulled, _) => Fact::Gone(Fault::device("test", "gone", "put in again")),
+                    (Pulled, _) => Fact::Gone(Fault::Swapped {
+                        found: id(),
+                        before: None,
+                    }),
                     _ => self.perform(effect),
                 };
                 let event = job.interpret(fact);
@@ -270,7 +277,9 @@ impl World {
     fn die(&mut self) {
         self.job = None;
         let job = recover(&self.events).unwrap();
-        let fault = Fault::station("test", "the station stopped", "put the unit in again");
+        let fault = Fault::StationStopped {
+            bay: "1".to_owned(),
+        };
         for event in job.interrupted(fault) {
             self.record(event);
         }

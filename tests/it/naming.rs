@@ -11,6 +11,7 @@ use dps_station::provision::device::{DeviceId, Identification};
 use dps_station::provision::event::Event;
 use dps_station::provision::product::UsbId;
 use dps_station::station::close_open_attempts;
+use dps_station::words;
 use place::{Hall, fault};
 use ulid::Ulid;
 
@@ -30,8 +31,8 @@ fn a_scanned_label_becomes_the_id_of_a_unit_that_has_none() {
             place.until_scan_is_wanted().await;
             place.scans.put("GW-7");
             let refused = place.stay().await;
-            assert_eq!(fault(&refused).code, "wrong_label");
-            assert!(fault(&refused).what.contains("GW-####"));
+            assert_eq!(fault(&refused).code(), "wrong_label");
+            assert!(words::of(fault(&refused)).what.contains("GW-####"));
 
             place.pull().await;
             place.plug(&first);
@@ -61,8 +62,8 @@ fn a_scanned_label_becomes_the_id_of_a_unit_that_has_none() {
             place.until_scan_is_wanted().await;
             place.scans.put("GW-0007");
             let duplicate = place.stay().await;
-            assert_eq!(fault(&duplicate).code, "duplicate_identity");
-            assert!(fault(&duplicate).what.contains("GW-0007"));
+            assert_eq!(fault(&duplicate).code(), "duplicate_identity");
+            assert!(words::of(fault(&duplicate)).what.contains("GW-0007"));
 
             // Scanned before the unit comes: it is taken, once.
             place.pull().await;
@@ -75,8 +76,12 @@ fn a_scanned_label_becomes_the_id_of_a_unit_that_has_none() {
             place.scans.put("GW-0009");
             place.plug(&first);
             let wrong = place.stay().await;
-            assert_eq!(fault(&wrong).code, "wrong_label");
-            assert!(fault(&wrong).what.contains("on record as GW-0007"));
+            assert_eq!(fault(&wrong).code(), "wrong_label");
+            assert!(
+                words::of(fault(&wrong))
+                    .what
+                    .contains("on record as GW-0007")
+            );
             place.pull().await;
             place.scans.put("GW-0007");
             place.plug(&first);
@@ -102,7 +107,7 @@ fn the_label_of_a_unit_with_an_id_must_say_that_id_and_a_unit_must_keep_what_it_
             place.plug(&unit);
             let failed = place.stay().await;
             assert_eq!(failed.last().unwrap().kind(), "failed");
-            assert_eq!(fault(&failed).code, "wrong_label");
+            assert_eq!(fault(&failed).code(), "wrong_label");
             place.pull().await;
             place.scans.put("GW-A");
             place.plug(&unit);
@@ -126,8 +131,12 @@ fn the_label_of_a_unit_with_an_id_must_say_that_id_and_a_unit_must_keep_what_it_
             place.scans.put("GW-0001");
             place.plug(&hall.blank("d", Some(forgets)));
             let failed = place.stay().await;
-            assert_eq!(fault(&failed).code, "does_not_hold");
-            assert!(fault(&failed).what.contains("calls itself FW-0001"));
+            assert_eq!(fault(&failed).code(), "does_not_hold");
+            assert!(
+                words::of(fault(&failed))
+                    .what
+                    .contains("calls itself FW-0001")
+            );
             assert!(matches!(
                 failed.last(),
                 Some(Event::Failed {
@@ -177,7 +186,7 @@ fn numbers_are_checked_out_confirmed_or_returned() {
             let forgets = Flaw::SettingChangedAtReset("dps/id_scope".to_owned());
             let used = hall.blank("d", Some(forgets));
             place.plug(&used);
-            assert_eq!(fault(&place.stay().await).code, "does_not_hold");
+            assert_eq!(fault(&place.stay().await).code(), "does_not_hold");
             place.pull().await;
             place.close().await;
             let given = ["GW-0001 Confirmed", "GW-0002 Confirmed", "GW-0003 Out"];
@@ -287,7 +296,7 @@ fn a_product_may_demand_its_usb_device() {
             place.plug(&hall.own("GW-A"));
             let failed = place.stay().await;
             assert_eq!(failed.last().unwrap().kind(), "failed");
-            assert_eq!(fault(&failed).code, "not_a_device_we_know");
+            assert_eq!(fault(&failed).code(), "not_a_device_we_know");
             place.close().await;
 
             let product = &hall.line.products[0].product;

@@ -51,7 +51,7 @@ async fn provision(hall: &Hall, station: &mut Running) -> usize {
                 }
                 Event::Failed { fault, .. }
                 | Event::Errored { fault }
-                | Event::Interrupted { fault } => panic!("{fault}"),
+                | Event::Interrupted { fault } => panic!("{fault:?}"),
                 _ => {}
             },
             Report::Removed { bay, .. } if came < BAYS * EACH => {

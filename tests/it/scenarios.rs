@@ -13,6 +13,7 @@ use dps_station::ledger::{self, OutboxFilter, OutboxState};
 use dps_station::link::LinkOptions;
 use dps_station::provision::event::{Event, Recorded};
 use dps_station::provision::floor::{Floor, Report};
+use dps_station::words;
 use line::{RigBay, ids, in_a_process_with_an_hsm, options, run_bay};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -195,7 +196,7 @@ fn assert_end(name: &str, found: &Recorded, end: &End) {
         Event::Errored { fault } => (V::Error, Some(fault)),
         Event::Interrupted { fault } if found.device.is_some() => (V::Interrupted, Some(fault)),
         // Nobody was identified: the fault says whose matter it is.
-        Event::Interrupted { fault } => match fault.blame {
+        Event::Interrupted { fault } => match fault.blame() {
             dps_station::provision::fault::Blame::Device => (V::Fail, Some(fault)),
             _ => (V::Error, Some(fault)),
         },
@@ -203,12 +204,12 @@ fn assert_end(name: &str, found: &Recorded, end: &End) {
     };
     assert_eq!(verdict, end.verdict, "{name}: {fault:?}");
     assert_eq!(
-        fault.map(|f| &f.code),
-        end.code.as_ref(),
+        fault.map(|f| f.code().to_owned()),
+        end.code,
         "{name}: {fault:?}"
     );
     if let (Some(fault), Some(says)) = (fault, &end.says) {
-        assert!(fault.what.contains(says), "{name}: {fault:?}");
+        assert!(words::of(fault).what.contains(says), "{name}: {fault:?}");
     }
 }
 

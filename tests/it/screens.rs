@@ -6,8 +6,8 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{DeviceId, Holding, Identification, RegistrationId};
 use dps_station::provision::event::{Balance, EnrolledIdentity, Enrollment, Event, Recorded};
-use dps_station::provision::fault::Fault;
-use dps_station::provision::floor::{Command, Floor, LinkHealth, Outbox, Report};
+use dps_station::provision::fault::{Blame, Fault, HeldValue, HsmError, Mismatch, Told};
+use dps_station::provision::floor::{Activity, Command, Floor, LinkHealth, Outbox, Report};
 use dps_station::ui::keymap;
 use dps_station::ui::model::{Binding, Model, Panel};
 use dps_station::ui::theme::bay_mark;
@@ -110,11 +110,10 @@ fn pass(floor: &mut Floor, bay: usize) {
 }
 
 fn fail(floor: &mut Floor, bay: usize, at_ms: i64) {
-    let fault = Fault::device(
-        "readback_differs",
-        format!("BAY{bay}: the registration ID read back is not the one written"),
-        "set the unit aside for rework, then put in the next one",
-    );
+    let fault = Fault::DoesNotHold {
+        device: DeviceId::parse(&format!("GW-{bay:04}")).unwrap(),
+        how: Mismatch::Values(vec![HeldValue::RegistrationId]),
+    };
     let failed = Event::Failed {
         fault,
         disable: None,
@@ -123,11 +122,9 @@ fn fail(floor: &mut Floor, bay: usize, at_ms: i64) {
 }
 
 fn error(floor: &mut Floor, bay: usize) {
-    let fault = Fault::station(
-        "hsm_gone",
-        "the HSM does not answer",
-        "call the process engineer; the unit may go in again",
-    );
+    let fault = Fault::Hsm(HsmError::Hung {
+        module: "/usr/lib/hsm.so".to_owned(),
+    });
     happen(floor, bay, NOON + 3_000, Event::Errored { fault });
 }
 
@@ -415,7 +412,7 @@ fn help_detail_and_shift_are_one_key_away_and_keep_the_failure_in_sight() {
             enrolled: 9,
             refused: 1,
             deferred: 1,
-            note: Some("waits 30 s: the service asked for it".to_owned()),
+            note: Some(Activity::Uploading),
         },
     });
     floor.fold(&Report::ShiftState {
@@ -646,9 +643,12 @@ fn escapes_and_direction_marks_from_outside_never_reach_the_screen() {
         bay: bay.clone(),
         text: bay.clone(),
     });
-    let mut fault = Fault::station("x", "x", "x");
-    fault.what = evil.to_owned();
-    fault.next = evil.to_owned();
+    let fault = Fault::Told(Told {
+        code: evil.to_owned(),
+        blame: Blame::Station,
+        what: evil.to_owned(),
+        next: evil.to_owned(),
+    });
     floor.fold(&Report::BayOut {
         at_ms: NOON,
         bay: bay.clone(),

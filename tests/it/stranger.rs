@@ -62,7 +62,7 @@ async fn firmware_that_only_logs_now_and_then_is_noticed() {
         }
     });
     let fault = fault.await.expect("it is noticed");
-    assert_eq!(fault.code, "not_a_device_we_know");
+    assert_eq!(fault.code(), "not_a_device_we_know");
     logs.abort();
     stop.send(true).unwrap();
     drop(said);

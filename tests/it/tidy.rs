@@ -11,6 +11,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 /// `commands` and `main` may use everything.
 const ARROWS: &[(&str, &[&str])] = &[
     ("provision", &[]),
+    ("words", &["provision"]),
     ("config", &["provision", "link"]),
     ("link", &["provision"]),
     ("tpm", &["provision"]),
@@ -33,7 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "dps",
         ],
     ),
-    ("ui", &["provision"]),
+    ("ui", &["provision", "words"]),
     ("fixtures", &["provision", "link"]),
 ];
 

@@ -5,11 +5,13 @@ mod faults;
 
 use device::{Device, trusted, verdict};
 use dps_station::fixtures::tpm::{Defect, Maker, manufacture};
+use dps_station::provision::endorsement::EmptyHandle;
 use dps_station::provision::endorsement::credential::make_credential;
-use dps_station::provision::endorsement::{EmptyHandle, Refusal};
 use dps_station::provision::event::EndorsementVerdict;
+use dps_station::provision::fault::Fault;
 use dps_station::tpm::jobs;
 use dps_station::tpm::{TpmError, command_name, roots};
+use dps_station::words;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -95,7 +97,11 @@ async fn every_bad_certificate_has_its_own_reason() {
         .await;
     let refusal = verdict(&found, &trusted()).unwrap_err();
     assert_eq!(refusal.code(), "ek_certificate_unknown_maker");
-    assert!(refusal.to_string().contains("CN=SIMULATED TPM maker B"));
+    assert!(
+        words::of(&refusal)
+            .what
+            .contains("CN=SIMULATED TPM maker B")
+    );
 
     for (defect, code) in [
         (Defect::NoCertificate, "ek_certificate_missing"),
@@ -129,7 +135,10 @@ async fn an_empty_handle_stays_empty_where_the_client_makes_its_own_key() {
     let found = device.extract(EmptyHandle::ClientKey).await;
     assert!(!found.persisted);
     // The certificate is for the TCG's key, which this is not: such a product must waive it.
-    assert_eq!(verdict(&found, &trusted()), Err(Refusal::AnotherKey));
+    assert_eq!(
+        verdict(&found, &trusted()),
+        Err(Fault::EkCertificateAnotherKey)
+    );
     device.rehearse(&found).await.unwrap();
     assert_eq!(device.handles(), before);
 }

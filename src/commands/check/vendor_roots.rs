@@ -4,6 +4,7 @@ use super::Finding;
 use crate::commands::parts;
 use crate::config::{Config, ProductConfig};
 use crate::provision::endorsement::VendorRoots;
+use crate::words;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -63,15 +64,19 @@ fn useless(roots: &VendorRoots, now: i64) -> Vec<(String, String)> {
     let refused = refused.map(|refused| {
         (
             refused.entry.clone(),
-            format!("refused: {}", refused.reason),
+            format!("refused: it {}", words::endorsement_flaw(&refused.flaw)),
         )
     });
     let not_valid = roots
         .not_valid_at(now)
         .map(|name| (name.to_owned(), "not valid today".to_owned()));
     let dangling = roots.dangling(now).into_iter();
-    let dangling =
-        dangling.map(|(name, why)| (name.to_owned(), format!("leads to no anchor: {why}")));
+    let dangling = dangling.map(|(name, why)| {
+        (
+            name.to_owned(),
+            format!("leads to no anchor: {}", words::of(&why).what),
+        )
+    });
     refused.chain(not_valid).chain(dangling).collect()
 }
 

@@ -4,7 +4,7 @@ use super::{boot_lines, rig_failed};
 use crate::commands::{Failure, parts};
 use crate::fixtures::rig::control::{Ask, Control};
 use crate::provision::event::Event;
-use crate::provision::floor::{Command, Report};
+use crate::provision::floor::{Activity, Command, Report};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -116,5 +116,5 @@ fn wish(report: &Report, reseats: &mut BTreeMap<String, u32>) -> Option<Ask> {
 }
 
 fn uploaded(report: &Report) -> bool {
-    matches!(report, Report::Enroller { outbox, .. } if outbox.note.as_deref() == Some("uploaded"))
+    matches!(report, Report::Enroller { outbox, .. } if outbox.note == Some(Activity::Uploaded))
 }

@@ -2,11 +2,15 @@
 //!
 //! Invariant: a draft of a leaf passes every check of the finished certificate but the signature's.
 
+use super::Profile;
 use super::check::{LeafTerms, check_leaf_terms};
-use super::{Csr, Issuer, Profile, Refusal, key_identifier};
+use super::form::{key_identifier, unreadable};
+use super::issuer::Issuer;
+use super::request::Csr;
 use crate::provision::bytes::Blob;
 use crate::provision::device::SerialNumber;
 use crate::provision::event::{Purpose, Reservation};
+use crate::provision::fault::{Fault, Flaw};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyIdMethod, KeyUsagePurpose, PublicKeyData, SignatureAlgorithm, SigningKey,
@@ -17,11 +21,6 @@ use time::{Duration, OffsetDateTime};
 
 /// Longest common name and organization in a certificate, in characters (RFC 5280, appendix A.1).
 const MAX_NAME: usize = 64;
-
-/// DER of the algorithm identifier ecdsa-with-SHA256 (RFC 5758, section 3.2).
-const ECDSA_WITH_SHA256: [u8; 12] = [
-    0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02,
-];
 
 /// How long a verification certificate is valid: long enough to be carried to DPS by hand.
 const VERIFICATION_DAYS: u32 = 30;
@@ -49,7 +48,7 @@ pub fn draft_leaf(
     serial: SerialNumber,
     now_ms: i64,
     profile: &Profile,
-) -> Result<Reservation, Refusal> {
+) -> Result<Reservation, Fault> {
     let subject = name(common_name, profile.organization.as_deref())?;
     let backdate = Duration::minutes(profile.backdate_minutes.into());
     let mut params = params(csr.spki(), subject, &serial)?;
@@ -63,7 +62,7 @@ pub fn draft_leaf(
         common_name,
         serial: &serial,
     };
-    check_leaf_terms(&tbs, &terms).map_err(Refusal::Draft)?;
+    check_leaf_terms(&tbs, &terms).map_err(impossible)?;
     Ok(reservation(Purpose::Leaf, &issuer.name, serial, tbs))
 }
 
@@ -76,7 +75,7 @@ pub fn draft_verification(
     code: &str,
     serial: SerialNumber,
     now_ms: i64,
-) -> Result<Reservation, Refusal> {
+) -> Result<Reservation, Fault> {
     let mut params = params(&issuer.spki, name(code, None)?, &serial)?;
     (params.not_before, params.not_after) =
         validity_under(issuer, now_ms, Duration::ZERO, VERIFICATION_DAYS)?;
@@ -96,7 +95,7 @@ pub fn draft_root(
     profile: &CaProfile,
     serial: SerialNumber,
     now_ms: i64,
-) -> Result<Reservation, Refusal> {
+) -> Result<Reservation, Fault> {
     let mut params = ca_params(spki, profile, &serial, 1)?;
     params.use_authority_key_identifier_extension = false;
     params.not_before = moment(now_ms)?;
@@ -113,7 +112,7 @@ pub fn draft_issuing(
     profile: &CaProfile,
     serial: SerialNumber,
     now_ms: i64,
-) -> Result<Reservation, Refusal> {
+) -> Result<Reservation, Fault> {
     let mut params = ca_params(spki, profile, &serial, 0)?;
     (params.not_before, params.not_after) =
         validity_under(root, now_ms, Duration::ZERO, profile.validity_days)?;
@@ -128,7 +127,7 @@ pub fn draft_request(
     spki: &[u8],
     profile: &CaProfile,
     serial: SerialNumber,
-) -> Result<Reservation, Refusal> {
+) -> Result<Reservation, Fault> {
     let mut params = ca_params(spki, profile, &serial, 0)?;
     params.serial_number = None; // a request has none, and rcgen refuses one that does
     params.use_authority_key_identifier_extension = false;
@@ -143,20 +142,6 @@ pub fn draft_self_test(ca: &str, serial: SerialNumber) -> Reservation {
     reservation(Purpose::SelfTest, ca, serial, text.into_bytes())
 }
 
-/// Puts the reserved bytes and the signature over them together: a certificate, or a request, in DER.
-/// `signature` is the DER of an ECDSA signature with SHA-256 (RFC 3279, section 2.2.3).
-pub fn assemble(tbs: &[u8], signature: &[u8]) -> Vec<u8> {
-    yasna::construct_der(|writer| {
-        writer.write_sequence(|writer| {
-            writer.next().write_der(tbs);
-            writer.next().write_der(&ECDSA_WITH_SHA256);
-            writer
-                .next()
-                .write_bitvec_bytes(signature, signature.len() * 8);
-        });
-    })
-}
-
 /// A signing key that signs nothing: rcgen has no call for the bytes to be signed, so this takes them from it.
 struct Capture {
     key: SubjectPublicKeyInfo,
@@ -164,7 +149,7 @@ struct Capture {
 }
 
 impl Capture {
-    fn of(spki: &[u8]) -> Result<Self, Refusal> {
+    fn of(spki: &[u8]) -> Result<Self, Fault> {
         Ok(Self {
             key: SubjectPublicKeyInfo::from_der(spki).map_err(drafting)?,
             message: RefCell::default(),
@@ -202,7 +187,7 @@ fn reservation(purpose: Purpose, ca: &str, serial: SerialNumber, tbs: Vec<u8>) -
     }
 }
 
-fn tbs_under(issuer: &Issuer, params: &CertificateParams, spki: &[u8]) -> Result<Vec<u8>, Refusal> {
+fn tbs_under(issuer: &Issuer, params: &CertificateParams, spki: &[u8]) -> Result<Vec<u8>, Fault> {
     let ca_key = Capture::of(&issuer.spki)?;
     let subject_key = SubjectPublicKeyInfo::from_der(spki).map_err(drafting)?;
     let ca = rcgen::Issuer::from_ca_cert_der(&issuer.der.as_slice().into(), &ca_key)
@@ -216,7 +201,7 @@ fn params(
     spki: &[u8],
     subject: DistinguishedName,
     serial: &SerialNumber,
-) -> Result<CertificateParams, Refusal> {
+) -> Result<CertificateParams, Fault> {
     let key = SubjectPublicKeyInfo::from_der(spki).map_err(drafting)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = subject;
@@ -233,7 +218,7 @@ fn ca_params(
     profile: &CaProfile,
     serial: &SerialNumber,
     path_length: u8,
-) -> Result<CertificateParams, Refusal> {
+) -> Result<CertificateParams, Fault> {
     let subject = name(&profile.common_name, profile.organization.as_deref())?;
     let mut params = params(spki, subject, serial)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
@@ -241,7 +226,7 @@ fn ca_params(
     Ok(params)
 }
 
-fn name(common_name: &str, organization: Option<&str>) -> Result<DistinguishedName, Refusal> {
+fn name(common_name: &str, organization: Option<&str>) -> Result<DistinguishedName, Fault> {
     let mut name = DistinguishedName::new();
     let parts = [
         (DnType::OrganizationName, organization),
@@ -251,9 +236,10 @@ fn name(common_name: &str, organization: Option<&str>) -> Result<DistinguishedNa
         let Some(text) = text else { continue };
         let length = text.chars().count();
         if length == 0 || length > MAX_NAME {
-            return Err(Refusal::Draft(format!(
-                "a name in a certificate has 1 to {MAX_NAME} characters, not {length}"
-            )));
+            return Err(impossible(Flaw::NameLength {
+                found: length,
+                max: MAX_NAME,
+            }));
         }
         name.push(kind, text);
     }
@@ -265,48 +251,55 @@ fn validity_under(
     now_ms: i64,
     backdate: Duration,
     days: u32,
-) -> Result<(OffsetDateTime, OffsetDateTime), Refusal> {
-    let unfit = |what: String| Refusal::Issuer {
+) -> Result<(OffsetDateTime, OffsetDateTime), Fault> {
+    let unfit = |flaw| Fault::CaUnfit {
         ca: issuer.name.clone(),
-        what,
+        which: None,
+        flaw,
     };
     let now = moment(now_ms)?;
     let begin = moment(issuer.not_before.saturating_mul(1000))?;
     let end = moment(issuer.not_after_ms())?;
     if now < begin || now > end {
-        return Err(unfit(format!(
-            "its certificate is valid from {begin} to {end}, and the station's clock says {now}"
-        )));
+        return Err(unfit(Flaw::NotValidNow {
+            from: begin.to_string(),
+            until: end.to_string(),
+        }));
     }
     let not_after = after(now, days)?;
     if not_after > end {
-        return Err(unfit(format!(
-            "its certificate ends {end}, before the {days} days asked for: renew the CA or ask for fewer days"
-        )));
+        return Err(unfit(Flaw::EndsBefore {
+            until: end.to_string(),
+            days,
+        }));
     }
     let not_before = now.checked_sub(backdate).unwrap_or(begin).max(begin);
     Ok((not_before, not_after))
 }
 
-fn moment(ms: i64) -> Result<OffsetDateTime, Refusal> {
+fn moment(ms: i64) -> Result<OffsetDateTime, Fault> {
     OffsetDateTime::from_unix_timestamp(ms.div_euclid(1000))
-        .map_err(|_| Refusal::Draft(format!("{ms} ms since 1970 is no date")))
+        .map_err(|_| impossible(Flaw::NoDate(ms)))
 }
 
-fn after(start: OffsetDateTime, days: u32) -> Result<OffsetDateTime, Refusal> {
+fn after(start: OffsetDateTime, days: u32) -> Result<OffsetDateTime, Fault> {
     start
         .checked_add(Duration::days(days.into()))
-        .ok_or_else(|| Refusal::Draft(format!("{days} days lead beyond the year 9999")))
+        .ok_or_else(|| impossible(Flaw::Days(days)))
 }
 
-fn drafting(error: rcgen::Error) -> Refusal {
-    Refusal::Draft(error.to_string())
+fn drafting(error: rcgen::Error) -> Fault {
+    impossible(unreadable(&error))
+}
+
+fn impossible(flaw: Flaw) -> Fault {
+    Fault::DraftImpossible { flaw }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::{KeyPolicy, check_signature, read, self_check};
+    use super::super::{KeyPolicy, assemble, check_signature, read, self_check};
     use super::*;
     use proptest::prelude::*;
     use rcgen::KeyPair;

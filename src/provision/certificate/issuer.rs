@@ -3,8 +3,8 @@
 //! Invariant: an `Issuer` has a certificate with which rcgen writes leaves whose issuer name and authority key
 //! identifier are the CA's own, byte for byte.
 
-use super::{KeyKind, Refusal, key_kind};
-use crate::provision::fault::harmless;
+use super::form::{key_kind, unreadable};
+use crate::provision::fault::{Fault, Flaw, KeyKind};
 use std::collections::HashSet;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
@@ -27,27 +27,24 @@ impl Issuer {
     /// Checks a CA certificate in DER: X.509 version 3, critical basic constraints with the CA flag, the right to
     /// sign certificates, a subject key identifier, a P-256 key, and a subject in which no attribute type occurs
     /// twice (rcgen would lose one of two organizational units, and with it the chain).
-    pub fn parse(name: &str, der: &[u8]) -> Result<Self, Refusal> {
-        let unfit = |what: &str| Refusal::Issuer {
+    pub fn parse(name: &str, der: &[u8]) -> Result<Self, Fault> {
+        let unfit = |flaw| Fault::CaUnfit {
             ca: name.to_owned(),
-            what: format!("its certificate {what}"),
+            which: None,
+            flaw,
         };
-        let (rest, certificate) = X509Certificate::from_der(der).map_err(|error| {
-            unfit(&format!(
-                "is not X.509: {}",
-                harmless(&error.to_string(), 80)
-            ))
-        })?;
+        let (rest, certificate) =
+            X509Certificate::from_der(der).map_err(|error| unfit(unreadable(&error)))?;
         if !rest.is_empty() {
-            return Err(unfit("is followed by other bytes"));
+            return Err(unfit(Flaw::Trailing(Some(rest.len()))));
         }
         check_authority(&certificate).map_err(unfit)?;
         check_form(&certificate).map_err(unfit)?;
         if !is_plain(certificate.subject()) {
-            return Err(unfit("names an attribute twice in its subject"));
+            return Err(unfit(Flaw::NamesTwice));
         }
         if key_kind(certificate.public_key()) != Ok(KeyKind::P256) {
-            return Err(unfit("has a key that is not P-256"));
+            return Err(unfit(Flaw::NotP256));
         }
         let key_id = certificate
             .iter_extensions()
@@ -55,7 +52,7 @@ impl Issuer {
                 ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
                 _ => None,
             })
-            .ok_or_else(|| unfit("has no subject key identifier"))?;
+            .ok_or_else(|| unfit(Flaw::NoKeyIdentifier))?;
         Ok(Self {
             name: name.to_owned(),
             der: der.to_vec(),
@@ -90,24 +87,24 @@ impl Issuer {
 
 /// Whether a certificate may be a CA's in a path: the CA flag, and the right to sign certificates unless it says
 /// nothing of rights (RFC 5280, section 6.1.4 (k) and (n)).
-pub(super) fn check_authority(certificate: &X509Certificate<'_>) -> Result<(), &'static str> {
+pub(super) fn check_authority(certificate: &X509Certificate<'_>) -> Result<(), Flaw> {
     match certificate.basic_constraints() {
         Ok(Some(constraints)) if constraints.value.ca => {}
-        _ => return Err("is not a CA's: no basic constraints with the CA flag"),
+        _ => return Err(Flaw::NotAuthority),
     }
     match certificate.key_usage() {
         Ok(None) => Ok(()),
         Ok(Some(usage)) if usage.value.key_cert_sign() => Ok(()),
-        _ => Err("does not allow signing certificates"),
+        _ => Err(Flaw::NoCertificateSigning),
     }
 }
 
 /// Whether a CA certificate says all that one must: critical basic constraints and a key usage (RFC 5280, sections
 /// 4.2.1.3 and 4.2.1.9). Strict verifiers refuse a path through one that does not.
-fn check_form(certificate: &X509Certificate<'_>) -> Result<(), &'static str> {
+fn check_form(certificate: &X509Certificate<'_>) -> Result<(), Flaw> {
     match (certificate.basic_constraints(), certificate.key_usage()) {
         (Ok(Some(constraints)), Ok(Some(_))) if constraints.critical => Ok(()),
-        _ => Err("lacks a key usage, or its basic constraints are not critical"),
+        _ => Err(Flaw::AuthorityForm),
     }
 }
 

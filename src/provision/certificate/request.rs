@@ -2,8 +2,8 @@
 //!
 //! Invariant: of a request only the public key is used, and it is one that the product takes.
 
-use super::{KeyPolicy, Refusal, key_kind};
-use crate::provision::fault::harmless;
+use super::form::{key_kind, unreadable};
+use crate::provision::fault::{Fault, Flaw, KeyFound, KeyPolicy, harmless};
 use rcgen::PublicKeyData;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::ParsedExtension;
@@ -31,42 +31,41 @@ impl Csr {
         der: &[u8],
         expected_common_name: &str,
         policy: &KeyPolicy,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, Fault> {
+        let invalid = |flaw| Fault::RequestInvalid { flaw };
         if der.len() > Self::MAX_BYTES {
-            return Err(Refusal::Request(format!(
-                "{} bytes are more than {}",
-                der.len(),
-                Self::MAX_BYTES
-            )));
+            return Err(invalid(Flaw::TooLong {
+                bytes: der.len(),
+                max: Self::MAX_BYTES,
+            }));
         }
         if !is_der(der, MAX_DEPTH) {
-            return Err(Refusal::Request("it is not in DER".to_owned()));
+            return Err(invalid(Flaw::NotDer));
         }
-        let (rest, request) = X509CertificationRequest::from_der(der)
-            .map_err(|error| Refusal::Request(harmless(&error.to_string(), 80)))?;
+        let (rest, request) =
+            X509CertificationRequest::from_der(der).map_err(|error| invalid(unreadable(&error)))?;
         if !rest.is_empty() {
-            let text = format!("{} bytes follow it", rest.len());
-            return Err(Refusal::Request(text));
+            return Err(invalid(Flaw::Trailing(Some(rest.len()))));
         }
         let info = &request.certification_request_info;
         if info.version != X509Version::V1 {
-            return Err(Refusal::Request("its version is not 1".to_owned()));
+            return Err(invalid(Flaw::Version));
         }
-        let refused = |found| Refusal::Key {
+        let refused = |found| Fault::KeyRefused {
             found,
             allowed: policy.clone(),
         };
         let kind = key_kind(&info.subject_pki).map_err(refused)?;
         if !policy.0.contains(&kind) {
-            return Err(refused(kind.to_string()));
+            return Err(refused(KeyFound::Kind(kind)));
         }
         let spki = info.subject_pki.raw.to_vec();
         if canonical(&spki).as_ref() != Some(&spki) {
-            return Err(refused(format!("{kind}, but not in its DER form")));
+            return Err(refused(KeyFound::NotCanonical(kind)));
         }
         request
             .verify_signature()
-            .map_err(|_| Refusal::RequestSignature)?;
+            .map_err(|_| Fault::RequestUnsigned)?;
         check_subject(&info.subject, expected_common_name)?;
         Ok(Self {
             spki,
@@ -117,7 +116,7 @@ fn canonical(spki: &[u8]) -> Option<Vec<u8>> {
     Some(key.subject_public_key_info())
 }
 
-fn check_subject(subject: &x509_parser::x509::X509Name<'_>, expected: &str) -> Result<(), Refusal> {
+fn check_subject(subject: &x509_parser::x509::X509Name<'_>, expected: &str) -> Result<(), Fault> {
     /// Names shown of a request that has many.
     const SHOWN: usize = 3;
     let names: Vec<&str> = subject
@@ -127,7 +126,7 @@ fn check_subject(subject: &x509_parser::x509::X509Name<'_>, expected: &str) -> R
     if names == [expected] {
         return Ok(());
     }
-    Err(Refusal::RequestSubject {
+    Err(Fault::RequestSubject {
         found: names
             .iter()
             .take(SHOWN)

@@ -2,10 +2,9 @@
 //!
 //! Invariant: an [`EkCertificate`] is well-formed and says whose TPM it is for; who signed it is not yet checked.
 
-use super::Refusal;
-use super::link::Link;
+use super::link::{Link, said};
 use super::template::EndorsementKey;
-use crate::provision::fault::harmless;
+use crate::provision::fault::{EkFlaw, Fault, TpmAttribute, harmless};
 use x509_parser::prelude::*;
 use x509_parser::public_key::RSAPublicKey;
 
@@ -45,15 +44,12 @@ pub fn sequence_length(start: &[u8]) -> Option<usize> {
 
 impl EkCertificate {
     /// Parses the content of an NV index: its first DER SEQUENCE; makers pad the index with 00 or ff.
-    pub fn parse(nv: &[u8]) -> Result<Self, Refusal> {
-        let length = sequence_length(nv)
-            .ok_or_else(|| Refusal::Broken("does not begin like a certificate".to_owned()))?;
-        let der = nv
-            .get(..length)
-            .ok_or_else(|| Refusal::Broken("is cut short".to_owned()))?;
-        let (_, certificate) = X509Certificate::from_der(der)
-            .map_err(|e| Refusal::Broken(format!("is no DER certificate: {e}")))?;
-        let link = Link::from_certificate(&certificate).map_err(Refusal::Broken)?;
+    pub fn parse(nv: &[u8]) -> Result<Self, Fault> {
+        let length = sequence_length(nv).ok_or_else(|| broken(EkFlaw::Beginning))?;
+        let der = nv.get(..length).ok_or_else(|| broken(EkFlaw::CutShort))?;
+        let (_, certificate) =
+            X509Certificate::from_der(der).map_err(|e| broken(EkFlaw::NotDer(said(&e))))?;
+        let link = Link::from_certificate(&certificate).map_err(broken)?;
         let [manufacturer, model, version] = attributes(&certificate)?;
         Ok(Self {
             link,
@@ -66,22 +62,20 @@ impl EkCertificate {
     }
 
     /// Checks everything that needs no vendor root.
-    pub fn check(&self, key: &EndorsementKey, now: i64) -> Result<(), Refusal> {
+    pub fn check(&self, key: &EndorsementKey, now: i64) -> Result<(), Fault> {
         if self.modulus.as_deref() != Some(&key.storage().modulus()[..]) {
-            return Err(Refusal::AnotherKey);
+            return Err(Fault::EkCertificateAnotherKey);
         }
         if !self.has_usage {
-            return Err(Refusal::NoUsage);
+            return Err(Fault::EkCertificateNoUsage);
         }
         if let Some(oid) = &self.link.unknown_critical {
-            return Err(Refusal::Broken(format!(
-                "has the unknown critical extension {oid}"
-            )));
+            return Err(broken(EkFlaw::UnknownCritical(oid.clone())));
         }
         if self.link.authority.is_some() {
-            return Err(Refusal::Broken("is the certificate of a CA".to_owned()));
+            return Err(broken(EkFlaw::IsCa));
         }
-        Refusal::check_validity("the EK certificate", &self.link, now)
+        self.link.check_validity(None, now)
     }
 }
 
@@ -97,10 +91,10 @@ fn modulus(spki: &SubjectPublicKeyInfo<'_>) -> Option<Vec<u8>> {
     (key.try_exponent() == Ok(65537)).then(|| unsigned.to_vec())
 }
 
-fn has_usage(certificate: &X509Certificate<'_>) -> Result<bool, Refusal> {
+fn has_usage(certificate: &X509Certificate<'_>) -> Result<bool, Fault> {
     let usage = certificate
         .extended_key_usage()
-        .map_err(|e| Refusal::Broken(format!("has a broken extension: {e}")))?;
+        .map_err(|e| broken(EkFlaw::Extension(said(&e))))?;
     Ok(usage.is_some_and(|usage| {
         let mut others = usage.value.other.iter();
         others.any(|oid| oid.to_id_string() == EK_CERTIFICATE_USAGE)
@@ -108,10 +102,10 @@ fn has_usage(certificate: &X509Certificate<'_>) -> Result<bool, Refusal> {
 }
 
 /// Manufacturer, model and version from the directoryName in the subject alternative name.
-fn attributes(certificate: &X509Certificate<'_>) -> Result<[String; 3], Refusal> {
+fn attributes(certificate: &X509Certificate<'_>) -> Result<[String; 3], Fault> {
     let san = certificate
         .subject_alternative_name()
-        .map_err(|e| Refusal::Broken(format!("has a broken extension: {e}")))?;
+        .map_err(|e| broken(EkFlaw::Extension(said(&e))))?;
     let names = san.iter().flat_map(|san| &san.value.general_names);
     let attributes: Vec<_> = names
         .filter_map(|name| match name {
@@ -120,17 +114,21 @@ fn attributes(certificate: &X509Certificate<'_>) -> Result<[String; 3], Refusal>
         })
         .flat_map(X509Name::iter_attributes)
         .collect();
-    let find = |oid: &str, what: &str| {
+    let find = |oid: &str, attribute| {
         attributes
             .iter()
             .find(|attribute| attribute.attr_type().to_id_string() == oid)
             .and_then(|attribute| attribute.as_str().ok())
             .map(|text| harmless(text, ATTRIBUTE_MAX))
-            .ok_or_else(|| Refusal::Broken(format!("does not name the TPM's {what}")))
+            .ok_or_else(|| broken(EkFlaw::NotNamed(attribute)))
     };
     Ok([
-        find(MANUFACTURER, "manufacturer")?,
-        find(MODEL, "model")?,
-        find(VERSION, "version")?,
+        find(MANUFACTURER, TpmAttribute::Manufacturer)?,
+        find(MODEL, TpmAttribute::Model)?,
+        find(VERSION, TpmAttribute::Version)?,
     ])
+}
+
+fn broken(flaw: EkFlaw) -> Fault {
+    Fault::EkCertificateBroken { flaw }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a [`Link`] was parsed whole; nothing in it is trusted until a signature over it was checked.
 
-use crate::provision::fault::harmless;
+use crate::provision::fault::{EkFlaw, Fault, harmless};
 use aws_lc_rs::signature::{self, VerificationAlgorithm};
 use std::fmt;
 use x509_parser::asn1_rs::Tag;
@@ -29,7 +29,7 @@ pub struct Link {
     pub authority: Option<Authority>,
     /// A critical extension that the station does not understand, as text; RFC 5280 4.2 forbids to use it.
     pub unknown_critical: Option<String>,
-    key: Option<KeyKind>,
+    key: Option<ChainKey>,
     public_key: Vec<u8>,
     tbs: Vec<u8>,
     signed_with: Option<Scheme>,
@@ -45,7 +45,7 @@ pub struct Authority {
 
 /// Key types that vendor certificates have.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum KeyKind {
+enum ChainKey {
     P256,
     P384,
     P521,
@@ -65,22 +65,22 @@ enum Scheme {
 
 impl Link {
     /// Parses one DER certificate; the error says where it breaks.
-    pub fn parse(der: &[u8]) -> Result<Self, String> {
+    pub fn parse(der: &[u8]) -> Result<Self, EkFlaw> {
         let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|e| format!("is no DER certificate: {e}"))?;
+            X509Certificate::from_der(der).map_err(|e| EkFlaw::NotDer(said(&e)))?;
         if !rest.is_empty() {
-            return Err(format!("has {} bytes after the certificate", rest.len()));
+            return Err(EkFlaw::Trailing(rest.len()));
         }
         Self::from_certificate(&certificate)
     }
 
     /// Takes what is needed from a parsed certificate.
-    pub fn from_certificate(certificate: &X509Certificate<'_>) -> Result<Self, String> {
+    pub fn from_certificate(certificate: &X509Certificate<'_>) -> Result<Self, EkFlaw> {
         let tbs = &certificate.tbs_certificate;
         if certificate.signature_algorithm != tbs.signature {
-            return Err("names two different signature algorithms".to_owned());
+            return Err(EkFlaw::TwoAlgorithms);
         }
-        check_shell(certificate.as_raw()).map_err(|e| format!("is no strict DER: {e}"))?;
+        check_shell(certificate.as_raw())?;
         Ok(Self {
             name: text(&tbs.subject),
             issuer_name: text(&tbs.issuer),
@@ -113,6 +113,20 @@ impl Link {
         (self.not_before..=self.not_after).contains(&now)
     }
 
+    /// Refuses a certificate that is not valid at `now`; `which` is its name, absent for the EK certificate itself.
+    pub fn check_validity(&self, which: Option<&str>, now: i64) -> Result<(), Fault> {
+        let which = which.map(str::to_owned);
+        if now < self.not_before {
+            let day = day(self.not_before);
+            return Err(Fault::EkCertificateNotYetValid { which, day });
+        }
+        if now > self.not_after {
+            let day = day(self.not_after);
+            return Err(Fault::EkCertificateExpired { which, day });
+        }
+        Ok(())
+    }
+
     /// Whether the key of `issuer` signed this certificate.
     pub fn is_signed_by(&self, issuer: &Link) -> bool {
         let (Some(scheme), Some(key)) = (self.signed_with, issuer.key) else {
@@ -135,7 +149,7 @@ impl fmt::Debug for Link {
 
 /// What is around the signed part must be strict DER: x509-parser takes some changed bytes there for the same
 /// certificate, and the signature does not cover them.
-fn check_shell(der: &[u8]) -> Result<(), String> {
+fn check_shell(der: &[u8]) -> Result<(), EkFlaw> {
     let bits = yasna::parse_der(der, |reader| {
         reader.read_sequence(|reader| {
             reader.next().read_der()?;
@@ -146,27 +160,27 @@ fn check_shell(der: &[u8]) -> Result<(), String> {
             reader.next().read_bitvec_bytes()
         })
     });
-    match bits.map_err(|e| e.to_string())? {
+    match bits.map_err(|e| EkFlaw::NotStrict(said(&e)))? {
         (octets, bits) if octets.len() * 8 == bits => Ok(()),
-        _ => Err("the signature is no string of octets".to_owned()),
+        _ => Err(EkFlaw::SignatureBits),
     }
 }
 
 /// The one way from a signature algorithm and a key type to a check; RSA keys have 2048 to 8192 bits.
-fn algorithm(scheme: Scheme, key: KeyKind) -> Option<&'static dyn VerificationAlgorithm> {
+fn algorithm(scheme: Scheme, key: ChainKey) -> Option<&'static dyn VerificationAlgorithm> {
     Some(match (key, scheme) {
-        (KeyKind::P256, Scheme::EcdsaSha256) => &signature::ECDSA_P256_SHA256_ASN1,
-        (KeyKind::P256, Scheme::EcdsaSha384) => &signature::ECDSA_P256_SHA384_ASN1,
-        (KeyKind::P256, Scheme::EcdsaSha512) => &signature::ECDSA_P256_SHA512_ASN1,
-        (KeyKind::P384, Scheme::EcdsaSha256) => &signature::ECDSA_P384_SHA256_ASN1,
-        (KeyKind::P384, Scheme::EcdsaSha384) => &signature::ECDSA_P384_SHA384_ASN1,
-        (KeyKind::P384, Scheme::EcdsaSha512) => &signature::ECDSA_P384_SHA512_ASN1,
-        (KeyKind::P521, Scheme::EcdsaSha256) => &signature::ECDSA_P521_SHA256_ASN1,
-        (KeyKind::P521, Scheme::EcdsaSha384) => &signature::ECDSA_P521_SHA384_ASN1,
-        (KeyKind::P521, Scheme::EcdsaSha512) => &signature::ECDSA_P521_SHA512_ASN1,
-        (KeyKind::Rsa, Scheme::RsaSha256) => &signature::RSA_PKCS1_2048_8192_SHA256,
-        (KeyKind::Rsa, Scheme::RsaSha384) => &signature::RSA_PKCS1_2048_8192_SHA384,
-        (KeyKind::Rsa, Scheme::RsaSha512) => &signature::RSA_PKCS1_2048_8192_SHA512,
+        (ChainKey::P256, Scheme::EcdsaSha256) => &signature::ECDSA_P256_SHA256_ASN1,
+        (ChainKey::P256, Scheme::EcdsaSha384) => &signature::ECDSA_P256_SHA384_ASN1,
+        (ChainKey::P256, Scheme::EcdsaSha512) => &signature::ECDSA_P256_SHA512_ASN1,
+        (ChainKey::P384, Scheme::EcdsaSha256) => &signature::ECDSA_P384_SHA256_ASN1,
+        (ChainKey::P384, Scheme::EcdsaSha384) => &signature::ECDSA_P384_SHA384_ASN1,
+        (ChainKey::P384, Scheme::EcdsaSha512) => &signature::ECDSA_P384_SHA512_ASN1,
+        (ChainKey::P521, Scheme::EcdsaSha256) => &signature::ECDSA_P521_SHA256_ASN1,
+        (ChainKey::P521, Scheme::EcdsaSha384) => &signature::ECDSA_P521_SHA384_ASN1,
+        (ChainKey::P521, Scheme::EcdsaSha512) => &signature::ECDSA_P521_SHA512_ASN1,
+        (ChainKey::Rsa, Scheme::RsaSha256) => &signature::RSA_PKCS1_2048_8192_SHA256,
+        (ChainKey::Rsa, Scheme::RsaSha384) => &signature::RSA_PKCS1_2048_8192_SHA384,
+        (ChainKey::Rsa, Scheme::RsaSha512) => &signature::RSA_PKCS1_2048_8192_SHA512,
         _ => return None,
     })
 }
@@ -191,19 +205,30 @@ fn comparable(name: &X509Name<'_>) -> Vec<u8> {
     bytes
 }
 
+/// The date of a second since 1970, as `YYYY-MM-DD`.
+fn day(seconds: i64) -> String {
+    ::time::OffsetDateTime::from_unix_timestamp(seconds)
+        .map_or_else(|_| seconds.to_string(), |t| t.date().to_string())
+}
+
+/// What a parser said, bounded.
+pub(super) fn said(error: &impl ToString) -> String {
+    harmless(&error.to_string(), NAME_MAX)
+}
+
 fn text(name: &X509Name<'_>) -> String {
     harmless(&name.to_string(), NAME_MAX)
 }
 
-fn key_kind(spki: &SubjectPublicKeyInfo<'_>) -> Option<KeyKind> {
+fn key_kind(spki: &SubjectPublicKeyInfo<'_>) -> Option<ChainKey> {
     match spki.algorithm.algorithm.to_id_string().as_str() {
-        "1.2.840.113549.1.1.1" => Some(KeyKind::Rsa),
+        "1.2.840.113549.1.1.1" => Some(ChainKey::Rsa),
         "1.2.840.10045.2.1" => {
             let curve = spki.algorithm.parameters.as_ref()?.as_oid().ok()?;
             match curve.to_id_string().as_str() {
-                "1.2.840.10045.3.1.7" => Some(KeyKind::P256),
-                "1.3.132.0.34" => Some(KeyKind::P384),
-                "1.3.132.0.35" => Some(KeyKind::P521),
+                "1.2.840.10045.3.1.7" => Some(ChainKey::P256),
+                "1.3.132.0.34" => Some(ChainKey::P384),
+                "1.3.132.0.35" => Some(ChainKey::P521),
                 _ => None,
             }
         }
@@ -223,8 +248,8 @@ fn scheme(algorithm: &AlgorithmIdentifier<'_>) -> Option<Scheme> {
     }
 }
 
-fn authority(tbs: &TbsCertificate<'_>) -> Result<Option<Authority>, String> {
-    let broken = |e: X509Error| format!("has a broken extension: {e}");
+fn authority(tbs: &TbsCertificate<'_>) -> Result<Option<Authority>, EkFlaw> {
+    let broken = |e: X509Error| EkFlaw::Extension(said(&e));
     let constraints = tbs.basic_constraints().map_err(broken)?;
     let usage = tbs.key_usage().map_err(broken)?;
     let may_sign = usage.is_none_or(|usage| usage.value.key_cert_sign());

@@ -2,11 +2,10 @@
 //!
 //! Invariant: a path that is found was checked link by link: names, signature, validity, the right to issue.
 
-use super::Refusal;
 use super::certificate::sequence_length;
-use super::link::Link;
+use super::link::{Link, said};
 use crate::provision::bytes::Digest;
-use crate::provision::fault::harmless;
+use crate::provision::fault::{EkFlaw, Fault, harmless};
 use std::collections::BTreeSet;
 
 /// Most certificates between an EK certificate and its anchor.
@@ -44,7 +43,7 @@ pub struct RefusedRoot {
     /// Which: file, and the certificate's number or comment in it.
     pub entry: String,
     /// Why.
-    pub reason: String,
+    pub flaw: EkFlaw,
 }
 
 /// What the header of a trust bundle says of itself.
@@ -139,7 +138,7 @@ impl VendorRoots {
     }
 
     /// The intermediates that lead to no anchor at `now`, and why: of no use, and worth a word at preflight.
-    pub fn dangling(&self, now: i64) -> Vec<(&str, Refusal)> {
+    pub fn dangling(&self, now: i64) -> Vec<(&str, Fault)> {
         let paths = self.intermediates.iter();
         paths
             .filter_map(|link| Some((link.name.as_str(), self.anchor_of(link, &[], now).err()?)))
@@ -153,34 +152,34 @@ impl VendorRoots {
         leaf: &Link,
         carried: &'a [Link],
         now: i64,
-    ) -> Result<&'a str, Refusal> {
+    ) -> Result<&'a str, Fault> {
         let mut search = Search {
             roots: self,
             carried,
             now,
             signatures_left: SIGNATURES_MAX,
-            refusal: None,
+            reason: None,
         };
         let found = search.climb(leaf, 0);
-        let unknown = || Refusal::UnknownMaker {
+        let unknown = || Fault::EkCertificateUnknownMaker {
             issuer: leaf.issuer_name.clone(),
         };
         found
             .map(|anchor| anchor.name.as_str())
-            .ok_or_else(|| search.refusal.unwrap_or_else(unknown))
+            .ok_or_else(|| search.reason.unwrap_or_else(unknown))
     }
 
     fn take(
         &mut self,
         role: Role,
         entry: String,
-        der: Result<Vec<u8>, String>,
+        der: Result<Vec<u8>, EkFlaw>,
         seen: &mut BTreeSet<(u8, Digest)>,
     ) {
         match der.and_then(|der| usable(role, &der).map(|link| (link, Digest::of(&der)))) {
             Ok(_) if seen.len() >= CERTIFICATES_MAX => {
-                let reason = format!("is more than {CERTIFICATES_MAX} certificates");
-                self.refused.push(RefusedRoot { entry, reason });
+                let flaw = EkFlaw::TooMany(CERTIFICATES_MAX);
+                self.refused.push(RefusedRoot { entry, flaw });
             }
             Ok((link, digest)) => {
                 if seen.insert((role as u8, digest)) {
@@ -190,7 +189,7 @@ impl VendorRoots {
                     }
                 }
             }
-            Err(reason) => self.refused.push(RefusedRoot { entry, reason }),
+            Err(flaw) => self.refused.push(RefusedRoot { entry, flaw }),
         }
     }
 }
@@ -201,7 +200,7 @@ struct Search<'a> {
     carried: &'a [Link],
     now: i64,
     signatures_left: u32,
-    refusal: Option<Refusal>,
+    reason: Option<Fault>,
 }
 
 impl<'a> Search<'a> {
@@ -224,10 +223,10 @@ impl<'a> Search<'a> {
                 if let Some(anchor) = self.climb(intermediate, below + 1) {
                     return Some(anchor);
                 }
-                let unknown = Refusal::UnknownMaker {
+                let unknown = Fault::EkCertificateUnknownMaker {
                     issuer: intermediate.issuer_name.clone(),
                 };
-                self.refusal.get_or_insert(unknown);
+                self.reason.get_or_insert(unknown);
             }
         }
         None
@@ -239,15 +238,15 @@ impl<'a> Search<'a> {
         }
         self.signatures_left -= 1;
         if !child.is_signed_by(issuer) {
-            self.refusal.get_or_insert(Refusal::BadSignature {
+            self.reason.get_or_insert(Fault::EkCertificateBadSignature {
                 issuer: issuer.name.clone(),
             });
             return false;
         }
-        match Refusal::check_validity(&issuer.name, issuer, self.now) {
+        match issuer.check_validity(Some(&issuer.name), self.now) {
             Ok(()) => true,
-            Err(refusal) => {
-                self.refusal = Some(refusal);
+            Err(fault) => {
+                self.reason = Some(fault);
                 false
             }
         }
@@ -276,22 +275,22 @@ pub(super) fn carried(chain: &[u8]) -> Vec<Link> {
 const PEM_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const PEM_END: &str = "-----END CERTIFICATE-----";
 
-fn usable(role: Role, der: &[u8]) -> Result<Link, String> {
+fn usable(role: Role, der: &[u8]) -> Result<Link, EkFlaw> {
     let link = Link::parse(der)?;
     if !link.has_known_key() {
-        return Err("has a key that is none of P-256, P-384, P-521 and RSA".to_owned());
+        return Err(EkFlaw::OtherKey);
     }
     if role == Role::Anchor {
         return Ok(link);
     }
     if !link.has_known_signature() {
-        return Err("is not signed by ECDSA or RSA with SHA-256, SHA-384 or SHA-512".to_owned());
+        return Err(EkFlaw::OtherSignature);
     }
     if link.authority.is_none() {
-        return Err("may not issue certificates".to_owned());
+        return Err(EkFlaw::NoAuthority);
     }
     match &link.unknown_critical {
-        Some(oid) => Err(format!("has the unknown critical extension {oid}")),
+        Some(oid) => Err(EkFlaw::UnknownCritical(oid.clone())),
         None => Ok(link),
     }
 }
@@ -326,7 +325,7 @@ fn release(file: &str, text: &str) -> Option<Release> {
 }
 
 /// Each PEM block with its name: the file, its number, and the comment before it.
-fn pem_blocks(file: &str, text: &str) -> Vec<(String, Result<Vec<u8>, String>)> {
+fn pem_blocks(file: &str, text: &str) -> Vec<(String, Result<Vec<u8>, EkFlaw>)> {
     let blocks = text.split(PEM_BEGIN).collect::<Vec<_>>();
     let pairs = blocks.iter().zip(blocks.iter().skip(1));
     pairs
@@ -340,7 +339,7 @@ fn pem_blocks(file: &str, text: &str) -> Vec<(String, Result<Vec<u8>, String>)> 
             let name = format!("{file}: certificate {} {}", index + 1, comment.trim());
             let der = block
                 .split_once(PEM_END)
-                .ok_or_else(|| "has no end".to_owned())
+                .ok_or(EkFlaw::CutShort)
                 .and_then(|(base64, _)| {
                     let packed: Vec<u8> = base64
                         .bytes()
@@ -348,7 +347,7 @@ fn pem_blocks(file: &str, text: &str) -> Vec<(String, Result<Vec<u8>, String>)> 
                         .collect();
                     data_encoding::BASE64
                         .decode(&packed)
-                        .map_err(|e| format!("is not base64: {e}"))
+                        .map_err(|e| EkFlaw::NotBase64(said(&e)))
                 });
             (harmless(name.trim_end(), 200), der)
         })

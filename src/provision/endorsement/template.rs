@@ -4,6 +4,8 @@
 //! RSA-2048 key that other keys can be wrapped to.
 
 use crate::provision::bytes::{Blob, Digest};
+use crate::provision::fault::Encoding;
+pub use crate::provision::fault::TemplateFault;
 use data_encoding::HEXLOWER;
 
 /// Octets of an RSA-2048 modulus.
@@ -34,35 +36,6 @@ pub struct EndorsementKey(StorageKey);
 pub struct StorageKey {
     tpm2b: Blob,
     modulus: [u8; MODULUS_OCTETS],
-}
-
-/// Why bytes are not the public area that they should be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TemplateFault {
-    /// Another encoding of a key, or no key at all.
-    #[error("is {0}, not a TPM2B_PUBLIC")]
-    Encoding(&'static str),
-    /// The size field does not match.
-    #[error("says that it has {said} bytes after its size and has {found}")]
-    Size {
-        /// What the size field says.
-        said: usize,
-        /// Bytes found after the size field.
-        found: usize,
-    },
-    /// A key of another known template.
-    #[error("is {0}, not the TCG's RSA-2048 template L-1")]
-    OtherTemplate(&'static str),
-    /// One field differs.
-    #[error("has {field} {found} where {expected} is expected")]
-    Differs {
-        /// The field's name in the TPM 2.0 library specification.
-        field: &'static str,
-        /// What the template says.
-        expected: String,
-        /// What the key says.
-        found: String,
-    },
 }
 
 impl EndorsementKey {
@@ -211,10 +184,10 @@ impl<'a> Area<'a> {
                     key: Key::Ecc { curve },
                 });
             }
-            _ => return Err(TemplateFault::Encoding("no RSA or ECC public area")),
+            _ => return Err(TemplateFault::Encoding(Encoding::OtherAlgorithm)),
         };
         if !fields.0.is_empty() {
-            return Err(TemplateFault::Encoding("longer than its fields"));
+            return Err(TemplateFault::Encoding(Encoding::Trailing));
         }
         Ok(Self {
             name_algorithm,
@@ -226,13 +199,13 @@ impl<'a> Area<'a> {
 
     fn expect_endorsement(&self) -> Result<[u8; MODULUS_OCTETS], TemplateFault> {
         if let Some(known) = self.other_template() {
-            return Err(TemplateFault::OtherTemplate(known));
+            return Err(known);
         }
         expect_word("objectAttributes", EK_ATTRIBUTES, self.attributes)?;
         let policy = &EK_TEMPLATE[10..42];
         if self.policy != policy {
             return Err(TemplateFault::Differs {
-                field: "authPolicy",
+                field: "authPolicy".to_owned(),
                 expected: HEXLOWER.encode(policy),
                 found: HEXLOWER.encode(self.policy),
             });
@@ -253,7 +226,7 @@ impl<'a> Area<'a> {
             modulus,
         } = &self.key
         else {
-            return Err(TemplateFault::OtherTemplate("an ECC key"));
+            return Err(TemplateFault::OtherTemplate(None));
         };
         expect_word("nameAlg", ALG_SHA256.into(), self.name_algorithm.into())?;
         let restricted_decrypt = self.attributes & STORAGE_ATTRIBUTES;
@@ -269,41 +242,44 @@ impl<'a> Area<'a> {
         <[u8; MODULUS_OCTETS]>::try_from(*modulus)
             .ok()
             .filter(|m| m[0] >= 0x80 && m[MODULUS_OCTETS - 1] & 1 == 1)
-            .ok_or(TemplateFault::Encoding("without a 2048-bit modulus"))
+            .ok_or(TemplateFault::Encoding(Encoding::Modulus))
     }
 
-    fn other_template(&self) -> Option<&'static str> {
+    fn other_template(&self) -> Option<TemplateFault> {
         let policy_b = POLICY_B.iter().any(|start| self.policy.starts_with(start));
-        match &self.key {
-            Key::Ecc { curve: 0x0003 } if policy_b => Some("ECC P-256 with policy B (H-2)"),
-            Key::Ecc { curve: 0x0003 } => Some("ECC P-256 (L-2)"),
-            Key::Ecc { curve: 0x0004 } => Some("ECC P-384 (H-3)"),
-            Key::Ecc { curve: 0x0005 } => Some("ECC P-521 (H-4)"),
-            Key::Ecc { .. } => Some("an ECC key on another curve"),
-            Key::Rsa { bits: 3072, .. } => Some("RSA-3072 (H-6)"),
-            Key::Rsa { bits: 4096, .. } => Some("RSA-4096 (H-7)"),
-            Key::Rsa { .. } if policy_b => Some("RSA-2048 with policy B (H-1)"),
-            Key::Rsa { .. } if self.attributes == 0x0003_0472 => Some("a storage root key"),
-            Key::Rsa { .. } => None,
-        }
+        let name = match &self.key {
+            Key::Ecc { curve: 0x0003 } if policy_b => "ECC P-256 with policy B (H-2)",
+            Key::Ecc { curve: 0x0003 } => "ECC P-256 (L-2)",
+            Key::Ecc { curve: 0x0004 } => "ECC P-384 (H-3)",
+            Key::Ecc { curve: 0x0005 } => "ECC P-521 (H-4)",
+            Key::Ecc { .. } => return Some(TemplateFault::OtherTemplate(None)),
+            Key::Rsa { bits: 3072, .. } => "RSA-3072 (H-6)",
+            Key::Rsa { bits: 4096, .. } => "RSA-4096 (H-7)",
+            Key::Rsa { .. } if policy_b => "RSA-2048 with policy B (H-1)",
+            Key::Rsa { .. } if self.attributes == 0x0003_0472 => {
+                return Some(TemplateFault::StorageRootKey);
+            }
+            Key::Rsa { .. } => return None,
+        };
+        Some(TemplateFault::OtherTemplate(Some(name.to_owned())))
     }
 }
 
 /// Takes the size off, or says what else the bytes are.
 fn body(bytes: &[u8]) -> Result<&[u8], TemplateFault> {
     if bytes.starts_with(b"-----BEGIN") {
-        return Err(TemplateFault::Encoding("PEM text"));
+        return Err(TemplateFault::Encoding(Encoding::Pem));
     }
     if bytes.starts_with(&[0x30, 0x82]) || bytes.starts_with(&[0x30, 0x59]) {
-        return Err(TemplateFault::Encoding("a DER structure"));
+        return Err(TemplateFault::Encoding(Encoding::Der));
     }
     if bytes.starts_with(&[0x00, 0x01, 0x00, 0x0b]) || bytes.starts_with(&[0x00, 0x23, 0x00, 0x0b])
     {
-        return Err(TemplateFault::Encoding("a TPMT_PUBLIC without its size"));
+        return Err(TemplateFault::Encoding(Encoding::WithoutSize));
     }
     let (size, body) = bytes
         .split_first_chunk::<2>()
-        .ok_or(TemplateFault::Encoding("shorter than a size"))?;
+        .ok_or(TemplateFault::Encoding(Encoding::Empty))?;
     let said = usize::from(u16::from_be_bytes(*size));
     if said != body.len() {
         return Err(TemplateFault::Size {
@@ -319,7 +295,7 @@ fn expect_word(field: &'static str, expected: u32, found: u32) -> Result<(), Tem
         return Ok(());
     }
     Err(TemplateFault::Differs {
-        field,
+        field: field.to_owned(),
         expected: format!("{expected:#x}"),
         found: format!("{found:#x}"),
     })
@@ -333,7 +309,7 @@ impl<'a> Fields<'a> {
         let (taken, rest) = self
             .0
             .split_first_chunk::<N>()
-            .ok_or(TemplateFault::Encoding("cut short"))?;
+            .ok_or(TemplateFault::Encoding(Encoding::CutShort))?;
         self.0 = rest;
         Ok(*taken)
     }
@@ -351,7 +327,7 @@ impl<'a> Fields<'a> {
         let (taken, rest) = self
             .0
             .split_at_checked(size)
-            .ok_or(TemplateFault::Encoding("cut short"))?;
+            .ok_or(TemplateFault::Encoding(Encoding::CutShort))?;
         self.0 = rest;
         Ok(taken)
     }
@@ -435,38 +411,46 @@ mod tests {
 
     #[test]
     fn other_keys_are_named() {
-        let said = |bytes: &[u8]| EndorsementKey::parse(bytes).unwrap_err().to_string();
+        let said = |bytes: &[u8]| EndorsementKey::parse(bytes).unwrap_err();
+        let encoding = TemplateFault::Encoding;
         let good = published();
-        assert!(said(&good[2..]).contains("without its size"));
-        assert!(said(b"-----BEGIN PUBLIC KEY-----").contains("PEM"));
+        assert_eq!(said(&good[2..]), encoding(Encoding::WithoutSize));
+        let pem = b"-----BEGIN PUBLIC KEY-----";
+        assert_eq!(said(pem), encoding(Encoding::Pem));
         let spki = StorageKey::parse(&good).unwrap().spki();
-        assert!(said(&spki).contains("DER"));
-        assert!(said(&good[..200]).contains("314 bytes after its size and has 198"));
+        assert_eq!(said(&spki), encoding(Encoding::Der));
+        let (size, found) = (314, 198);
+        let short = TemplateFault::Size { said: size, found };
+        assert_eq!(said(&good[..200]), short);
 
+        let differs = |field: &str, expected: &str, found: &str| TemplateFault::Differs {
+            field: field.to_owned(),
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+        };
         let mut exponent = good.clone();
         exponent[54..58].copy_from_slice(&65537_u32.to_be_bytes());
-        assert_eq!(
-            said(&exponent),
-            "has exponent 0x10001 where 0x0 is expected"
-        );
+        assert_eq!(said(&exponent), differs("exponent", "0x0", "0x10001"));
+        let other = |name: &str| TemplateFault::OtherTemplate(Some(name.to_owned()));
         let mut policy_b = good.clone();
         policy_b[12..20].copy_from_slice(&POLICY_B[0]);
-        assert!(said(&policy_b).contains("policy B"));
+        assert_eq!(said(&policy_b), other("RSA-2048 with policy B (H-1)"));
         let mut attributes = good.clone();
         attributes[9] = 0xf2;
-        assert!(said(&attributes).contains("objectAttributes 0x300f2"));
+        let found = differs("objectAttributes", "0x300b2", "0x300f2");
+        assert_eq!(said(&attributes), found);
 
         let ecc = "007a0023000b000300b20020837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa00060080004300100003001000200000000000000000000000000000000000000000000000000000000000000000002000000000000000000000000000000000000000000000000000000000000000";
         let mut ecc = HEXLOWER.decode(format!("{ecc}00").as_bytes()).unwrap();
         let size = u16::try_from(ecc.len() - 2).unwrap();
         ecc[..2].copy_from_slice(&size.to_be_bytes());
-        assert!(said(&ecc).contains("ECC P-256 (L-2)"));
+        assert_eq!(said(&ecc), other("ECC P-256 (L-2)"));
 
         let mut srk = vec![0x01, 0x1a];
         srk.extend_from_slice(&SRK_TEMPLATE);
         srk.extend_from_slice(&good[58..]);
         assert!(StorageKey::parse(&srk).is_ok());
-        assert!(said(&srk).contains("storage root key"));
+        assert_eq!(said(&srk), TemplateFault::StorageRootKey);
     }
 
     proptest! {

@@ -4,7 +4,7 @@
 
 use crate::provision::device::{DeviceId, RegistrationId};
 use crate::provision::event::{Event, Recorded};
-use crate::provision::fault::{Blame, Fault, harmless};
+use crate::provision::fault::{Blame, Fault};
 use crate::provision::health::LinkHealth;
 use std::collections::VecDeque;
 
@@ -59,7 +59,7 @@ pub enum BayState {
     Out(Fault),
 }
 
-/// How an attempt ended, in words for the person at the bay. All texts are harmless.
+/// How an attempt ended, and what is to be told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The verdict.
@@ -68,14 +68,10 @@ pub struct Outcome {
     pub device: Option<DeviceId>,
     /// When, in milliseconds since 1970.
     pub at_ms: i64,
-    /// A stable word for programs, such as `device_silent`.
-    pub code: String,
-    /// What happened.
-    pub what: String,
-    /// What that means for this unit.
-    pub meaning: String,
-    /// What to do next.
-    pub next: String,
+    /// Why, where the verdict is no good one.
+    pub fault: Option<Fault>,
+    /// How many bytes of the global endpoint an injected unit gave back, where that was not all of it.
+    pub endpoint_prefix: Option<usize>,
 }
 
 /// How an attempt ended.
@@ -196,15 +192,18 @@ impl Bay {
             }
             Event::Passed { enrollment } => {
                 self.registration_id = Some(enrollment.registration_id.clone());
-                self.finish(Outcome::passed(self.device.clone(), at_ms));
+                self.finish(Outcome::good(Verdict::Pass, self.device.clone(), at_ms));
             }
             Event::Recognised { .. } => {
-                self.finish(Outcome::already_passed(self.device.clone(), at_ms));
+                self.finish(Outcome::good(Verdict::AlreadyPassed, device(), at_ms));
             }
             Event::Injected {
                 endpoint_prefix, ..
             } => {
-                self.finish(Outcome::injected(device(), at_ms, *endpoint_prefix));
+                self.finish(Outcome {
+                    endpoint_prefix: *endpoint_prefix,
+                    ..Outcome::good(Verdict::Injected, device(), at_ms)
+                });
             }
             Event::Failed { fault, .. } => {
                 self.finish(Outcome::of_fault(Verdict::Fail, device(), at_ms, fault));
@@ -213,7 +212,7 @@ impl Bay {
                 self.finish(Outcome::of_fault(Verdict::Error, device(), at_ms, fault));
             }
             Event::Interrupted { fault } => {
-                let verdict = match (&recorded.device, fault.blame) {
+                let verdict = match (&recorded.device, fault.blame()) {
                     (Some(_), _) => Verdict::Interrupted,
                     // Nobody there who could come back to be judged: the fault is the verdict.
                     (None, Blame::Device) => Verdict::Fail,
@@ -240,63 +239,20 @@ impl Bay {
 }
 
 impl Outcome {
-    fn passed(device: Option<DeviceId>, at_ms: i64) -> Self {
-        Self {
-            verdict: Verdict::Pass,
-            device,
-            at_ms,
-            code: "passed".to_owned(),
-            what: "what was read back is what was asked".to_owned(),
-            meaning: "this unit is ready and on record".to_owned(),
-            next: "remove the unit".to_owned(),
-        }
-    }
-
-    fn injected(device: Option<DeviceId>, at_ms: i64, endpoint_prefix: Option<usize>) -> Self {
-        let what = match endpoint_prefix {
-            None => "what was read back is what was asked".to_owned(),
-            Some(length) => format!(
-                "what was read back is what was asked, the first {length} bytes of the endpoint"
-            ),
-        };
-        Self {
-            verdict: Verdict::Injected,
-            device,
-            at_ms,
-            code: "injected".to_owned(),
-            what,
-            meaning:
-                "this unit is configured and on record; it has no identity and is not enrolled"
-                    .to_owned(),
-            next: "remove the unit".to_owned(),
-        }
-    }
-
-    fn already_passed(device: Option<DeviceId>, at_ms: i64) -> Self {
-        Self {
-            verdict: Verdict::AlreadyPassed,
-            device,
-            at_ms,
-            code: "already_passed".to_owned(),
-            what: "passed before, is sealed, and holds what it held then".to_owned(),
-            meaning: "this unit is ready; nothing was done to it".to_owned(),
-            next: "remove the unit".to_owned(),
-        }
-    }
-
-    fn of_fault(verdict: Verdict, device: Option<DeviceId>, at_ms: i64, fault: &Fault) -> Self {
-        let meaning = match verdict {
-            Verdict::Interrupted => "the unit is not judged; nothing is lost",
-            _ => fault.meaning(),
-        };
+    fn good(verdict: Verdict, device: Option<DeviceId>, at_ms: i64) -> Self {
         Self {
             verdict,
             device,
             at_ms,
-            code: harmless(&fault.code, TEXT_MAX),
-            what: harmless(&fault.what, 2 * TEXT_MAX),
-            meaning: meaning.to_owned(),
-            next: harmless(&fault.next, 2 * TEXT_MAX),
+            fault: None,
+            endpoint_prefix: None,
+        }
+    }
+
+    fn of_fault(verdict: Verdict, device: Option<DeviceId>, at_ms: i64, fault: &Fault) -> Self {
+        Self {
+            fault: Some(fault.clone()),
+            ..Self::good(verdict, device, at_ms)
         }
     }
 }

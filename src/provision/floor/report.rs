@@ -131,9 +131,21 @@ pub struct Outbox {
     pub refused: u32,
     /// Of the pending: tried, and put off to a later time.
     pub deferred: u32,
-    /// What the enroller is doing or waiting for; absent where it has nothing new to say.
+    /// What the enroller is doing; absent where it has nothing new to say.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
+    pub note: Option<Activity>,
+}
+
+/// What the enroller is doing for one DPS instance, or did last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    /// It uploads.
+    Uploading,
+    /// It came to the end of the outbox.
+    Uploaded,
+    /// It could not go on.
+    Stopped(Fault),
 }
 
 /// All that a screen may ask of the station.

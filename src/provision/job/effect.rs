@@ -7,7 +7,7 @@ use crate::provision::device::{DeviceId, Holding, Identification, RegistrationId
 use crate::provision::endorsement::credential::Challenge;
 use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
 use crate::provision::event::{EndorsementRecord, Event, Reservation};
-use crate::provision::fault::Fault;
+use crate::provision::fault::{Fault, Unsigned};
 use crate::provision::injected::Observed;
 
 /// How an attempt ended.
@@ -100,7 +100,7 @@ pub enum Fact {
     /// A draft.
     Drafted(Reservation),
     /// The HSM's DER signature, or why there is none. Whatever went wrong, the reservation is spent.
-    Signature(Result<Vec<u8>, String>),
+    Signature(Result<Vec<u8>, Unsigned>),
     /// Everything was written and saved.
     Written(Holding),
     /// The device was seen to start anew, and says this of itself.

@@ -9,7 +9,7 @@ use crate::provision::device::{Attestation, Identification, proof_message};
 use crate::provision::endorsement;
 use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
 use crate::provision::event::{EndorsementRecord, Event, Proof};
-use crate::provision::fault::{Blame, Fault};
+use crate::provision::fault::{Blame, Fault, LabelTrouble, Mismatch, Unsigned};
 use crate::provision::injected::{Agreement, Observed};
 
 /// What was read from a TPM.
@@ -20,8 +20,6 @@ struct Found {
     chain: Vec<u8>,
     persisted: bool,
 }
-
-const SET_ASIDE: &str = "set the unit aside and call the process engineer";
 
 impl Job {
     /// What a fact means: the event to record for it.
@@ -72,13 +70,13 @@ impl Job {
                 }
             }
             Fact::Sealed(holds) if holds == self.asked().digest() => Event::Sealed { holds },
-            Fact::Sealed(_) => self.does_not_hold("what it sealed is not what was read back"),
+            Fact::Sealed(_) => self.does_not_hold(Mismatch::Sealed),
         }
     }
 
     /// The verdict for a fault: FAIL where the unit is to blame, else ERROR.
     pub fn verdict(&self, fault: Fault) -> Event {
-        match fault.blame {
+        match fault.blame() {
             Blame::Device => {
                 let disable = self.leaf().and_then(|_| self.enrollment()).map(Box::new);
                 Event::Failed { fault, disable }
@@ -87,20 +85,21 @@ impl Job {
         }
     }
 
-    pub(super) fn does_not_hold(&self, how: &str) -> Event {
-        let what = format!("{} does not hold what was written: {how}", self.device);
-        self.verdict(Fault::device("does_not_hold", what, SET_ASIDE))
+    pub(super) fn does_not_hold(&self, how: Mismatch) -> Event {
+        let device = self.device.clone();
+        self.verdict(Fault::DoesNotHold { device, how })
     }
 
     /// What is wrong with the scanned label, if anything. A wrong label on a unit that passed says nothing of the unit.
     pub(super) fn judge_label(&self) -> Option<Event> {
-        let label = self.scanned.as_deref().unwrap_or("nothing");
-        if !self.product.naming.wants_scan() || label == self.device.as_str() {
+        let label = self.scanned.as_deref();
+        if !self.product.naming.wants_scan() || label == Some(self.device.as_str()) {
             return None;
         }
-        let what = format!("the label says {label}, and the unit is {}", self.device);
-        let next = "compare label and unit, then put the unit in again and scan its own label";
-        let fault = Fault::device("wrong_label", what, next);
+        let fault = Fault::WrongLabel(LabelTrouble::OfAnother {
+            label: self.scanned.clone(),
+            device: self.device.clone(),
+        });
         Some(match self.known.passed {
             true => Event::Interrupted { fault },
             false => self.verdict(fault),
@@ -110,7 +109,7 @@ impl Job {
     fn judge_request(&self, csr: Vec<u8>) -> Event {
         let request = match Csr::parse(&csr, self.device.as_str(), &self.product.profile.keys) {
             Ok(request) => request,
-            Err(refusal) => return self.verdict(refusal.fault()),
+            Err(fault) => return self.verdict(fault),
         };
         let public_key = Blob(request.spki().to_vec());
         let other_key = self
@@ -119,14 +118,9 @@ impl Job {
             .as_ref()
             .is_some_and(|(_, key)| *key != public_key);
         if other_key {
-            return self.verdict(Fault::device(
-                "new_key",
-                format!(
-                    "{} has another key than the one its certificate is for",
-                    self.device
-                ),
-                "a new key needs a named reason: hand the unit to rework",
-            ));
+            return self.verdict(Fault::NewKey {
+                device: self.device.clone(),
+            });
         }
         Event::KeyRead {
             csr: Blob(csr),
@@ -142,14 +136,9 @@ impl Job {
             .as_ref()
             .map(|known| &known.endorsement_key);
         if known.is_some_and(|known| *known != key) {
-            return self.verdict(Fault::device(
-                "other_tpm",
-                format!(
-                    "{} has another TPM than when it was first seen",
-                    self.device
-                ),
-                SET_ASIDE,
-            ));
+            return self.verdict(Fault::OtherTpm {
+                device: self.device.clone(),
+            });
         }
         let verdict = endorsement::judge(
             &found.endorsement_key,
@@ -168,19 +157,17 @@ impl Job {
                 persisted: found.persisted,
                 verdict,
             })),
-            Err(refusal) => self.verdict(refusal.fault()),
+            Err(fault) => self.verdict(fault),
         }
     }
 
     fn not_met(&self) -> Event {
-        let what = format!(
-            "the TPM of {} did not meet the challenge that DPS will put to it",
-            self.device
-        );
-        self.verdict(Fault::device("challenge_not_met", what, SET_ASIDE))
+        self.verdict(Fault::ChallengeNotMet {
+            device: self.device.clone(),
+        })
     }
 
-    fn judge_signature(&self, result: Result<Vec<u8>, String>) -> Event {
+    fn judge_signature(&self, result: Result<Vec<u8>, Unsigned>) -> Event {
         let serial = self.known.open.as_ref().map(|open| open.serial.clone());
         let Some(serial) = serial else {
             return Event::Errored {
@@ -197,8 +184,8 @@ impl Job {
     }
 
     /// The certificate, after its self-check.
-    fn finished(&self, signature: &[u8]) -> Result<Vec<u8>, String> {
-        let lacking = || "the record lacks the reservation, the key or the CA".to_owned();
+    fn finished(&self, signature: &[u8]) -> Result<Vec<u8>, Unsigned> {
+        let lacking = || Unsigned::RecordIncomplete;
         let reservation = self.known.open.as_ref().ok_or_else(lacking)?;
         let key = self.known.public_key.as_ref().ok_or_else(lacking)?;
         let ca = self.product.ca.as_ref().ok_or_else(lacking)?;
@@ -208,7 +195,7 @@ impl Job {
             certificate::self_check(&der, reservation, &issuer, &key.0, self.device.as_str())?;
             Ok(der)
         };
-        check().map_err(|refusal: certificate::Refusal| refusal.to_string())
+        check().map_err(|fault: Fault| Unsigned::Fault(Box::new(fault)))
     }
 
     fn judge_restart(&self, found: Identification) -> Event {
@@ -219,26 +206,22 @@ impl Job {
         };
         let renamed = found.blank || found.device_id != self.device;
         if renamed && found.same_unit(before) && self.product.naming.injects() {
-            let name = match found.blank {
-                true => "nothing",
-                false => found.device_id.as_str(),
-            };
-            return self.does_not_hold(&format!("it calls itself {name} after the restart"));
+            let name = Some(found.device_id).filter(|_| !found.blank);
+            return self.does_not_hold(Mismatch::Name(name));
         }
         if renamed || !found.same_unit(before) {
-            let what = format!(
-                "{} is in the bay where {} was",
-                found.device_id, self.device
-            );
-            let next = "put one unit in, and leave it until it is done";
             return Event::Interrupted {
-                fault: Fault::device("swapped", what, next),
+                fault: Fault::Swapped {
+                    found: found.device_id,
+                    before: Some(self.device.clone()),
+                },
             };
         }
         // Without a counter it is the link that saw the start.
         if found.boots <= before.boots && !found.stock {
-            let what = format!("{} did not start anew when it was reset", self.device);
-            return self.verdict(Fault::device("no_restart", what, SET_ASIDE));
+            return self.verdict(Fault::NoRestart {
+                device: self.device.clone(),
+            });
         }
         Event::Restarted {
             boots_before: before.boots,
@@ -249,7 +232,7 @@ impl Job {
     fn judge_observation(&self, observed: Observed, chain: &[Blob]) -> Event {
         let asked = self.chain();
         if asked.first() == chain.first() && asked != chain {
-            return self.does_not_hold("the certificates after its own are not those written");
+            return self.does_not_hold(Mismatch::Chain);
         }
         Event::ReadBack {
             observed: observed.holding,
@@ -266,7 +249,9 @@ impl Job {
         };
         let endpoint_prefix =
             match observed.agreement(&self.asked(), self.product.endpoint_readback) {
-                Agreement::Differs(how) => return Next::Record(self.does_not_hold(&how)),
+                Agreement::Differs(values) => {
+                    return Next::Record(self.does_not_hold(Mismatch::Values(values)));
+                }
                 Agreement::EndpointPrefix(length) => Some(length),
                 Agreement::Whole => None,
             };
@@ -308,7 +293,7 @@ impl Job {
                     signature: Blob(signature),
                 },
             },
-            Err(refusal) => self.verdict(refusal.fault()),
+            Err(fault) => self.verdict(fault),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::{line, paragraph, seconds};
 use crate::provision::floor::{Bay, Note, Outcome};
 use crate::ui::model::Model;
 use crate::ui::theme::{self, Tone};
+use crate::words;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
@@ -29,12 +30,13 @@ fn draw_outcome(model: &Model, bay: &Bay, outcome: &Outcome, area: Rect, buf: &m
     };
     let device = outcome.device.as_ref();
     let device = device.map_or(String::new(), |device| format!(" {device}"));
+    let told = words::of_outcome(outcome);
     let title = format!(
         " {} {} {}{device}: {}{more}",
         theme::verdict_shape(outcome.verdict),
         bay.name,
         outcome.verdict.word(),
-        outcome.meaning
+        told.meaning
     );
     buf.set_style(Rect { height: 1, ..area }, tone.bar());
     line(&title, tone.bar(), area, 0, buf);
@@ -49,8 +51,8 @@ fn draw_outcome(model: &Model, bay: &Bay, outcome: &Outcome, area: Rect, buf: &m
         height: body - what.height,
         ..area
     };
-    paragraph("What happened: ", &outcome.what, tone.text(), what, buf);
-    paragraph("Do next: ", &outcome.next, Tone::Act.text(), next, buf);
+    paragraph("What happened: ", &told.what, tone.text(), what, buf);
+    paragraph("Do next: ", &told.next, Tone::Act.text(), next, buf);
 }
 
 fn draw_stale(model: &Model, area: Rect, buf: &mut Buffer) {

@@ -5,6 +5,7 @@ use super::{line, seconds, short_tail};
 use crate::provision::floor::{Bay, BayState, Step};
 use crate::ui::model::Model;
 use crate::ui::theme::{self, Tone};
+use crate::words;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
@@ -79,7 +80,7 @@ fn draw_block(model: &Model, bay: &Bay, area: Rect, buf: &mut Buffer) {
         BayState::Finished(outcome) => {
             draw_word(outcome.verdict.short(), body, tone.text(), buf);
             line(
-                &format!(" {}", outcome.next),
+                &format!(" {}", words::of_outcome(outcome).next),
                 Tone::Act.text(),
                 area,
                 last,
@@ -89,7 +90,7 @@ fn draw_block(model: &Model, bay: &Bay, area: Rect, buf: &mut Buffer) {
         BayState::Out(fault) => {
             draw_word("OUT", body, tone.text(), buf);
             line(
-                &format!(" {}", fault.next),
+                &format!(" {}", words::of(fault).next),
                 Tone::Act.text(),
                 area,
                 last,

@@ -1,10 +1,12 @@
 //! The panels behind the function keys: help, one bay in full, the shift.
 
 use super::{clock, line, seconds};
+use crate::provision::fault::Fault;
 use crate::provision::floor::{Bay, BayState, Outbox, Outcome, Shift, Step, Verdict};
 use crate::ui::model::Model;
 use crate::ui::theme::{self, Tone};
 use crate::ui::update::{CLOSE_WORD, UPLOAD_WORD};
+use crate::words;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -97,18 +99,12 @@ fn draw_outcome(bay: &Bay, page: &mut Page, buf: &mut Buffer) {
     };
     if let Some(outcome) = shown {
         let tone = theme::verdict_tone(outcome.verdict);
-        let text = format!(
-            "{:<14}{}: {}",
-            outcome.verdict.word(),
-            outcome.code,
-            outcome.what
-        );
+        let told = words::of_outcome(outcome);
+        let code = outcome.fault.as_ref().map(Fault::code);
+        let code = code.map_or(String::new(), |code| format!("{code}: "));
+        let text = format!("{:<14}{code}{}", outcome.verdict.word(), told.what);
         page.row(&text, tone.text(), buf);
-        page.row(
-            &format!("do next       {}", outcome.next),
-            Style::new(),
-            buf,
-        );
+        page.row(&format!("do next       {}", told.next), Style::new(), buf);
     }
 }
 
@@ -145,6 +141,7 @@ pub fn draw_shift(model: &Model, area: Rect, buf: &mut Buffer) {
     for (name, outbox) in &model.floor.outboxes {
         page.row(&outbox_line(name, outbox), Style::new(), buf);
         if let Some(note) = &outbox.note {
+            let note = words::activity(note);
             page.row(&format!("              {note}"), theme::dim(), buf);
         }
     }

@@ -7,26 +7,24 @@ fn requests_are_refused_with_a_reason() {
     let bench = Bench::new();
     let good = bench.request(P256, SUBJECT);
     let default = KeyPolicy::default();
-    let reason = |der: &[u8], policy: &KeyPolicy| {
-        let refusal = Csr::parse(der, DEVICE, policy).unwrap_err();
-        assert!(!refusal.fault().next.is_empty());
-        refusal
-    };
+    let reason = |der: &[u8], policy: &KeyPolicy| Csr::parse(der, DEVICE, policy).unwrap_err();
 
     let mut tampered = good.clone();
     let last = tampered.len() - 1;
     tampered[last] ^= 1;
-    assert_eq!(reason(&tampered, &default), Refusal::RequestSignature);
+    assert_eq!(reason(&tampered, &default), Fault::RequestUnsigned);
     let trailing = [&good[..], &[0]].concat();
-    assert!(matches!(reason(&trailing, &default), Refusal::Request(_)));
+    assert!(matches!(
+        reason(&trailing, &default),
+        Fault::RequestInvalid { .. }
+    ));
     let trailing = [&good[..], &[5, 0]].concat();
-    assert!(
-        reason(&trailing, &default)
-            .to_string()
-            .contains("2 bytes follow")
-    );
+    assert!(words::sentence(&reason(&trailing, &default)).contains("2 bytes follow"));
     let long = vec![0x30; Csr::MAX_BYTES + 1];
-    assert!(matches!(reason(&long, &default), Refusal::Request(_)));
+    assert!(matches!(
+        reason(&long, &default),
+        Fault::RequestInvalid { .. }
+    ));
     // The outer length in more octets than it needs: BER, not DER.
     assert_eq!(good[0], 0x30);
     let body = if good[1] < 0x80 {
@@ -36,7 +34,10 @@ fn requests_are_refused_with_a_reason() {
     };
     let length = u8::try_from(body.len() >> 8).unwrap();
     let ber = [&[0x30, 0x83, 0, length, (body.len() & 0xff) as u8], body].concat();
-    assert!(matches!(reason(&ber, &default), Refusal::Request(_)));
+    assert!(matches!(
+        reason(&ber, &default),
+        Fault::RequestInvalid { .. }
+    ));
 
     let subjects: [(&str, &[&str]); 4] = [
         ("-subj /CN=GW-0002", &["GW-0002"]),
@@ -46,8 +47,8 @@ fn requests_are_refused_with_a_reason() {
     ];
     for (subject, names) in subjects {
         let refusal = reason(&bench.request(P256, subject), &default);
-        let Refusal::RequestSubject { found, .. } = refusal else {
-            panic!("{subject:?}: {refusal}");
+        let Fault::RequestSubject { found, .. } = refusal else {
+            panic!("{subject:?}: {refusal:?}");
         };
         assert_eq!(found, names);
     }
@@ -64,14 +65,14 @@ fn requests_are_refused_with_a_reason() {
     ];
     for (key, options, policy, what) in keys {
         let der = bench.request(key, &format!("{SUBJECT} {options}"));
-        let said = reason(&der, policy).to_string();
+        let said = words::of(&reason(&der, policy)).what;
         assert!(said.contains(what), "{said}");
     }
     let dir = bench.dir.path();
     openssl(dir, &format!("genpkey -out ec.pem {P256}"));
     openssl(dir, "ec -in ec.pem -conv_form compressed -out short.pem");
     let der = bench.request(P256, &format!("{SUBJECT} -key short.pem"));
-    let said = reason(&der, &every_kind()).to_string();
+    let said = words::of(&reason(&der, &every_kind())).what;
     assert!(said.contains("of another form"), "{said}");
 }
 
@@ -106,7 +107,7 @@ fn a_ca_that_rcgen_would_break_is_refused() {
             &format!("{make} -key {key}.pem -subj {subject} {extensions}"),
         );
         let der = std::fs::read(dir.join("ca.der")).unwrap();
-        let said = Issuer::parse("customer", &der).unwrap_err().to_string();
+        let said = words::sentence(&Issuer::parse("customer", &der).unwrap_err());
         assert!(said.contains("customer") && said.contains(what), "{said}");
     }
 }
@@ -151,11 +152,11 @@ fn the_self_check_finds_every_difference() {
         ),
         (
             check(&der[..der.len() - 1], &draft, &bench.ca, spki, DEVICE),
-            "no X.509",
+            "cannot be read",
         ),
     ];
     for (finding, what) in findings {
-        let said = finding.unwrap_err().to_string();
+        let said = words::sentence(&finding.unwrap_err());
         assert!(said.contains(what), "{what}: {said}");
     }
     for position in 0..der.len() {
@@ -176,7 +177,7 @@ fn a_path_validates_as_dps_would_and_not_otherwise() {
     let (ca, root) = (bench.ca.der(), bench.root.der());
     let now = bench.now_ms;
     let refused = |leaf: &[u8], chain: &[&[u8]], now, what: &str| {
-        let said = validate_path(leaf, chain, now).unwrap_err().to_string();
+        let said = words::sentence(&validate_path(leaf, chain, now).unwrap_err());
         assert!(said.contains(what), "{what}: {said}");
     };
     validate_path(&leaf, &[ca], now).unwrap();
@@ -187,11 +188,16 @@ fn a_path_validates_as_dps_would_and_not_otherwise() {
         &leaf,
         &[ca, root],
         now + 4000 * DAY_MS,
-        "device's certificate is valid from",
+        "device's certificate: it is valid from",
     );
     refused(&leaf, &[ca, root], now - DAY_MS, "not now");
-    refused(ca, &[root], now, "is a CA's");
-    refused(&leaf, &[&leaf, root], now, "certificate 1 is not a CA's");
+    refused(ca, &[root], now, "certificate: it is a CA's");
+    refused(
+        &leaf,
+        &[&leaf, root],
+        now,
+        "CA certificate 1: it is not a CA's",
+    );
     let mut bent = leaf.clone();
     let last = bent.len() - 1;
     bent[last] ^= 1;

@@ -5,12 +5,11 @@ use crate::plant;
 use crate::support::spy;
 use dps_station::hsm::{Hsm, HsmError};
 use dps_station::ledger::{Ledger, ReservationState};
-use dps_station::provision::certificate::{
-    CaProfile, Issuer, Refusal, draft_root, draft_self_test,
-};
+use dps_station::provision::certificate::{CaProfile, Issuer, draft_root, draft_self_test};
 use dps_station::provision::device::SerialNumber;
 use dps_station::provision::event::{Event, Purpose, Reservation};
-use dps_station::signing::{SigningError, SigningKey, abandon_open};
+use dps_station::provision::fault::{Fault, Flaw, Unsigned};
+use dps_station::signing::{SigningKey, abandon_open};
 use pkcs11::context::Pkcs11;
 use std::path::Path;
 
@@ -78,7 +77,7 @@ fn what_is_signed_is_on_record_with_its_result() {
 
         // The serial number is spent: nothing is signed with it again.
         let again = key.certificate(root(1, &public_key), &ledger).await;
-        assert!(matches!(again, Err(SigningError::Ledger(_))), "{again:?}");
+        assert!(matches!(again, Err(Fault::Ledger { .. })), "{again:?}");
         assert_eq!(signatures(&directory), 2);
     });
 }
@@ -99,18 +98,17 @@ fn what_fails_its_check_is_given_up_and_not_handed_out() {
             public_key: &expected,
         };
         let other = key("other").certificate(root(1, &expected), &ledger).await;
-        let unsound = SigningError::Unsound(Refusal::Check(
-            "its signature does not verify under the key that should have signed".to_owned(),
-        ));
+        let flaw = Flaw::BadSignature;
+        let unsound = Fault::SignedWrongly { flaw };
         assert_eq!(other, Err(unsound.clone()));
         let other = key("other").self_test("ca", &ledger).await;
-        let other_key = SigningError::OtherKey {
+        let other_key = Fault::Hsm(HsmError::AnotherKey {
             label: "other".to_owned(),
             ca: "ca".to_owned(),
-        };
+        });
         assert_eq!(other, Err(other_key.clone()));
         let mute = key("mute").certificate(root(2, &expected), &ledger).await;
-        let Err(mute @ SigningError::Hsm(HsmError::Sign { .. })) = mute else {
+        let Err(mute @ Fault::Hsm(HsmError::Sign { .. })) = mute else {
             panic!("{mute:?}");
         };
 
@@ -123,7 +121,10 @@ fn what_fails_its_check_is_given_up_and_not_handed_out() {
             })
             .collect();
         let errors = [unsound, other_key, mute];
-        assert_eq!(reasons, errors.map(|error| error.to_string()));
+        assert_eq!(
+            reasons,
+            errors.map(|fault| Unsigned::Fault(Box::new(fault)))
+        );
     });
 }
 

@@ -1,6 +1,7 @@
 //! What was acknowledged is never lost: not to a full disk, not to a kill.
 
 use super::*;
+use dps_station::words;
 
 #[tokio::test]
 async fn a_full_disk_is_one_sentence_and_loses_nothing() {
@@ -30,7 +31,7 @@ async fn a_full_disk_is_one_sentence_and_loses_nothing() {
             Err(error) => break error,
         }
     };
-    let text = error.to_string();
+    let text = words::sentence(&error.fault());
     assert!(matches!(error, LedgerError::Full { .. }), "{text}");
     assert!(text.contains(path.to_str().unwrap()) && text.contains("make room"));
     let again = ledger.record(&acknowledged[0].event).await;

@@ -7,6 +7,7 @@ use dps_station::link::smp::frame::{self, Decoder};
 use dps_station::link::smp::{self, Header, Map, Op, Packet, Refusal, Version};
 use dps_station::link::{DeviceLink, Injection, LinkError, LinkOptions, ValueType};
 use dps_station::provision::device::Holding;
+use dps_station::provision::fault::HeldValue;
 use dps_station::provision::injected::{Agreement, Readback};
 use std::path::Path;
 use std::time::Duration;
@@ -40,8 +41,8 @@ fn stock(system: System) -> impl FnOnce(Device) -> Device {
     }
 }
 
-fn differing(value: &str) -> Agreement {
-    Agreement::Differs(format!("its {value} is not what was written"))
+fn differing(value: HeldValue) -> Agreement {
+    Agreement::Differs(vec![value])
 }
 
 async fn injected(system: System, value: ValueType, cable: impl Fn(&Path) -> Cable) {
@@ -68,7 +69,7 @@ async fn injected(system: System, value: ValueType, cable: impl Fn(&Path) -> Cab
     };
     assert_eq!(observed.agreement(&holding, Readback::Prefix), cut_off);
     if system == System::Zephyr {
-        let differs = differing("global endpoint");
+        let differs = differing(HeldValue::GlobalEndpoint);
         assert_eq!(observed.agreement(&holding, Readback::Whole), differs);
         assert_eq!(
             observed.holding.global_endpoint,
@@ -79,7 +80,7 @@ async fn injected(system: System, value: ValueType, cable: impl Fn(&Path) -> Cab
         registration_id: "gw-0002".to_owned(),
         ..holding.clone()
     };
-    let differs = differing("registration ID");
+    let differs = differing(HeldValue::RegistrationId);
     assert_eq!(observed.agreement(&other, Readback::Prefix), differs);
 
     let device = bench.device.lock().unwrap();
@@ -127,7 +128,7 @@ async fn a_prefix_of_the_endpoint_is_believed_only_where_the_device_cuts_values_
         observed.agreement(&short, Readback::Prefix),
         Agreement::Whole
     );
-    let differs = differing("global endpoint");
+    let differs = differing(HeldValue::GlobalEndpoint);
     assert_eq!(observed.agreement(&wanted(None), Readback::Prefix), differs);
 }
 

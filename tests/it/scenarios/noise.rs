@@ -53,7 +53,7 @@ fn of_200_units_over_noisy_cables_at_least_198_pass_and_none_wrongly() {
                             "passed".to_owned()
                         }
                         Event::Failed { fault, .. } | Event::Interrupted { fault } => {
-                            fault.code.clone()
+                            fault.code().to_owned()
                         }
                         event if event.ends_attempt() => event.kind().to_owned(),
                         Event::LinkMeasured { health } => {

@@ -7,8 +7,9 @@ use dps_station::provision::endorsement::EndorsementPolicy;
 use dps_station::provision::endorsement::credential::{
     Challenge, ChallengeItems, ChallengeSeeds, sas_to_sign,
 };
-use dps_station::provision::endorsement::{EmptyHandle, Refusal, VendorRoots, judge};
+use dps_station::provision::endorsement::{EmptyHandle, VendorRoots, judge};
 use dps_station::provision::event::EndorsementVerdict;
+use dps_station::provision::fault::Fault;
 use dps_station::tpm::jobs::{self, Extracted, Rehearsed};
 use dps_station::tpm::{CommandRecord, Relay, TpmError, command_name, roots, run};
 use std::future::pending;
@@ -226,7 +227,7 @@ pub fn rehearsal(
     }
 }
 
-pub fn verdict(found: &Extracted, roots: &VendorRoots) -> Result<EndorsementVerdict, Refusal> {
+pub fn verdict(found: &Extracted, roots: &VendorRoots) -> Result<EndorsementVerdict, Fault> {
     let certificate = found.certificate.as_deref();
     let policy = EndorsementPolicy::Required;
     judge(

@@ -103,7 +103,7 @@ fn units_that_are_not_genuine_fail_with_their_reason_and_are_not_enrolled() {
         assert_eq!(fault["blame"], "device");
         assert!(
             text(&fault["next"]).starts_with("set the unit aside"),
-            "{fault}"
+            "{fault:?}"
         );
     }
     assert_eq!(failed.len(), 2, "{failed:?}");

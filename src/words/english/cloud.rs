@@ -1,0 +1,240 @@
+//! What is between the station and DPS, in English.
+
+use crate::provision::fault::{
+    ClockSkew, Complaint, Difference, DpsSetting, Fault, Malformed, NoAnswer, RecordTrouble,
+    harmless,
+};
+
+/// The longest text that the details of differences are told in, in characters.
+const DETAILS_MAX: usize = 300;
+
+pub fn what(fault: &Fault) -> Option<String> {
+    let at = |dps: &str, url: &str, rest: String| format!("DPS {dps:?} at {url} {rest}");
+    Some(match fault {
+        Fault::DpsUnreachable { dps, url, said } => {
+            at(dps, url, format!("cannot be reached ({said})"))
+        }
+        Fault::DpsUnauthorized {
+            dps,
+            url,
+            complaint: words,
+            ..
+        } => at(
+            dps,
+            url,
+            format!("refuses the credential ({})", complaint(words)),
+        ),
+        Fault::DpsThrottled {
+            dps,
+            url,
+            complaint: words,
+        } => at(dps, url, format!("is too busy ({})", complaint(words))),
+        Fault::DpsRefused {
+            dps,
+            url,
+            complaint: words,
+        } => at(dps, url, format!("refuses ({})", complaint(words))),
+        Fault::DpsNoAnswer { dps, url, why } => at(
+            dps,
+            url,
+            format!("gave no usable answer ({})", no_answer(why)),
+        ),
+        Fault::DpsMalformed { dps, url, why } => at(
+            dps,
+            url,
+            format!(
+                "answered what the protocol does not know ({})",
+                malformed(why)
+            ),
+        ),
+        Fault::DpsConfiguration {
+            dps,
+            setting: found,
+        } => {
+            format!("[[dps]] {dps:?}: {}", setting(found))
+        }
+        Fault::DpsShare { dps, share } => {
+            format!("the share of DPS {dps:?}, {share} operations a minute, stays used up")
+        }
+        Fault::ClockWrong { dps, skew: found } => {
+            format!(
+                "the station's clock is {} the clock of DPS {dps:?}",
+                skew(*found)
+            )
+        }
+        Fault::EnrollmentRefused {
+            dps,
+            registration_id,
+            why,
+        }
+        | Fault::EnrollmentDeferred {
+            dps,
+            registration_id,
+            why,
+        }
+        | Fault::EnrollmentUnanswered {
+            dps,
+            registration_id,
+            why,
+        } => format!("DPS {dps:?}, {registration_id}: {}", record(why)),
+        _ => return None,
+    })
+}
+
+pub fn next(fault: &Fault) -> Option<String> {
+    let fixed = match fault {
+        Fault::DpsUnreachable { .. } => {
+            "nothing is lost; check the network, service_url and ca_file, then try again"
+        }
+        Fault::DpsUnauthorized { dps, clock, .. } => {
+            return Some(match clock {
+                Some(clock) => format!(
+                    "set the station's clock right, which is {} the service's, then try again",
+                    skew(*clock)
+                ),
+                None => format!(
+                    "put the credential of [[dps]] {dps:?} right, then try again; nothing is lost"
+                ),
+            });
+        }
+        Fault::DpsThrottled { .. } => {
+            "nothing is lost; try again later, or lower share for all stations of this DPS"
+        }
+        Fault::DpsRefused { dps, .. } => {
+            return Some(format!(
+                "check service_url of [[dps]] {dps:?}, and the service's message"
+            ));
+        }
+        Fault::DpsNoAnswer { .. } => {
+            "nothing is lost; try again later: what was sent is read back first"
+        }
+        Fault::DpsMalformed {
+            why: Malformed::EndlessQuery,
+            ..
+        } => "try again; if it stays so, ask the service's support",
+        Fault::DpsMalformed { dps, .. } => {
+            return Some(format!(
+                "check that service_url of [[dps]] {dps:?} leads to a DPS"
+            ));
+        }
+        Fault::DpsConfiguration { .. } => "put it right in station.toml",
+        Fault::DpsShare { .. } => {
+            "see whether another `station enroll` runs, and whether the clock was set back; nothing is lost"
+        }
+        Fault::ClockWrong { .. } => "set the station's clock right",
+        Fault::EnrollmentRefused { .. } => {
+            "a person must compare this unit's record with the one in DPS"
+        }
+        Fault::EnrollmentDeferred { .. } | Fault::EnrollmentUnanswered { .. } => {
+            "nothing; it is tried again"
+        }
+        _ => return None,
+    };
+    Some(fixed.to_owned())
+}
+
+/// The service's words, after its code.
+pub fn complaint(words: &Complaint) -> String {
+    let mut text = match (words.code, words.status) {
+        (Some(code), _) => code.to_string(),
+        (None, Some(status)) => format!("HTTP {status}"),
+        (None, None) => "no code".to_owned(),
+    };
+    if !words.message.is_empty() {
+        text += &format!(" \"{}\"", words.message);
+    }
+    if !words.tracking_id.is_empty() {
+        text += &format!(", tracking ID {}", words.tracking_id);
+    }
+    text
+}
+
+/// One field in which the service's record is not ours.
+pub fn difference(difference: &Difference) -> String {
+    let Difference {
+        field,
+        ours,
+        theirs,
+    } = difference;
+    let ours = ours.as_deref().unwrap_or("the service's default");
+    format!("{field} is {theirs} there and {ours} here")
+}
+
+fn skew(ClockSkew(seconds): ClockSkew) -> String {
+    let side = if seconds > 0 { "ahead of" } else { "behind" };
+    format!("{} s {side}", seconds.unsigned_abs())
+}
+
+fn no_answer(why: &NoAnswer) -> String {
+    match why {
+        NoAnswer::Complaint(words) => complaint(words),
+        NoAnswer::Timeout(seconds) => format!("none within {seconds} s"),
+        NoAnswer::Network(said) => said.clone(),
+    }
+}
+
+fn malformed(why: &Malformed) -> String {
+    let fixed = match why {
+        Malformed::Complaint(words) => return complaint(words),
+        Malformed::NotJson(said) => return format!("no JSON: {said}"),
+        Malformed::Endless => "an endless answer",
+        Malformed::EndlessQuery => "a query without end",
+        Malformed::NoEtag => "a record without an etag",
+        Malformed::OddEtag => "an etag that fits no header",
+        Malformed::BulkAnswer => "a bulk answer without its result, or whose errors are no list",
+        Malformed::NotAList => "a query answer that is no list",
+        Malformed::Enrollment => "an enrollment that is no object, or without a registrationId",
+        Malformed::ProvisioningStatus => "an enrollment with an unknown provisioningStatus",
+    };
+    fixed.to_owned()
+}
+
+fn setting(setting: &DpsSetting) -> String {
+    match setting {
+        DpsSetting::NotAUrl(said) => format!("service_url is no URL ({said})"),
+        DpsSetting::NotHttps => {
+            "service_url must be an https URL without user, query or fragment".to_owned()
+        }
+        DpsSetting::UnknownPart => {
+            "credential has a part that is none of HostName, SharedAccessKeyName, SharedAccessKey"
+                .to_owned()
+        }
+        DpsSetting::NoPart(part) => format!("credential has no {part}"),
+        DpsSetting::KeyNotBase64 => {
+            "credential has a SharedAccessKey that is not base64".to_owned()
+        }
+        DpsSetting::CaFile { path, said } => format!("ca_file {path} cannot be read ({said})"),
+        DpsSetting::CaFileTooLarge { path, max } => {
+            format!("ca_file {path} is larger than {max} bytes")
+        }
+        DpsSetting::CaFileEmpty { path } => format!("ca_file {path} holds no PEM certificate"),
+        DpsSetting::Client(said) => format!("no TLS client can be made of it ({said})"),
+    }
+}
+
+fn record(why: &RecordTrouble) -> String {
+    match why {
+        RecordTrouble::Complaint(words) => complaint(words),
+        RecordTrouble::Foreign(found) => foreign(found),
+        RecordTrouble::NotHeld => "it was sent, and the service does not hold it".to_owned(),
+        RecordTrouble::NotDisabled => "it was not disabled after all".to_owned(),
+        RecordTrouble::NoAnswer(why) => format!("no usable answer ({})", no_answer(why)),
+        RecordTrouble::Malformed(why) => {
+            format!(
+                "an answer that the protocol does not know ({})",
+                malformed(why)
+            )
+        }
+    }
+}
+
+/// All fields by name first, so that none is lost where the text is cut.
+fn foreign(found: &[Difference]) -> String {
+    let fields: Vec<_> = found.iter().map(|one| one.field.as_str()).collect();
+    let details: Vec<_> = found.iter().map(difference).collect();
+    let details = harmless(&details.join("; "), DETAILS_MAX);
+    format!(
+        "another record is there, with another {}: {details}",
+        fields.join(", ")
+    )
+}
