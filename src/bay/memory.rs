@@ -1,5 +1,6 @@
 //! What a bay remembers from one attempt to the next: how well its link works, and which units fell silent.
 
+use super::faults::bay_silent;
 use crate::link::LinkHealth;
 use crate::provision::device::DeviceId;
 use crate::provision::fault::Fault;
@@ -86,13 +87,7 @@ impl Silences {
         if self.units.len() < SILENT_UNITS {
             return fault;
         }
-        Fault::station(
-            "bay_silent",
-            format!(
-                "bay {bay}: {SILENT_UNITS} units in a row fell silent at the same step, {step}"
-            ),
-            "check the bay's contacts and cable, then put the unit in again",
-        )
+        bay_silent(bay, SILENT_UNITS, step)
     }
 
     /// A unit got through: the bay can talk.

@@ -1,9 +1,13 @@
 //! What the unit in the bay is to be called: by itself, by its label, or by the next number.
 
-use super::presence::{PRESENCE_TIMEOUT, find};
+use super::faults::{
+    gone_unscanned, in_two_bays, no_free_id, no_port_list, no_product, no_uid, not_scanned,
+    other_format, wrong_format, wrong_label,
+};
+use super::presence::PRESENCE_TIMEOUT;
 use super::{Bay, LineProduct, StationFault, refusal};
 use crate::ledger::LedgerError;
-use crate::link::{DeviceLink, port};
+use crate::link::{DeviceLink, Found, port};
 use crate::provision::bytes::Blob;
 use crate::provision::device::{DeviceId, Identification};
 use crate::provision::event::Event;
@@ -20,10 +24,6 @@ const SCAN_LIMIT: Duration = Duration::from_secs(60);
 /// How many numbers are tried that turn out to be taken: as many bays may want one at once, and more.
 const CHECK_OUT_TRIES: u32 = 1_000;
 
-/// What to do about a unit that cannot be named.
-const COMPARE: &str = "compare label and unit, then put the unit in again and scan its own label";
-const SET_ASIDE: &str = "set the unit aside and call the process engineer";
-
 /// What a unit is to be called.
 #[derive(Default)]
 pub(super) struct Names {
@@ -34,27 +34,24 @@ pub(super) struct Names {
 }
 
 /// No name, and the unit is to blame, or the operator; or the station itself failed.
-type Outcome<T> = Result<Result<T, Fault>, StationFault>;
+type Tried<T> = Result<Result<T, Fault>, StationFault>;
 
 impl Bay {
-    /// The first product that what was found in this bay may become.
-    pub(super) async fn product_for(&self, found: &Identification) -> Result<&LineProduct, Fault> {
+    /// The first product that what was found in this bay may become: one whose driver is for such devices.
+    pub(super) async fn product_for(&self, found: &Found) -> Result<&LineProduct, Fault> {
         let products = &self.line.products;
         let usb = match products.iter().any(|made| !made.product.usb.is_empty()) {
             true => self.usb().await?,
             false => None,
         };
-        let mut products = products.iter();
-        let fits = products.find(|made| made.product.fits(found, usb));
-        fits.ok_or_else(|| {
-            let place = match usb {
-                Some(usb) => format!(" on USB {usb}"),
-                None => String::new(),
-            };
-            let (device, model) = (&found.device_id, &found.model);
-            let what = format!("{device} is a {model}{place}, and no product here is");
-            Fault::device("not_a_device_we_know", what, SET_ASIDE)
-        })
+        let Found {
+            kind,
+            identification,
+        } = found;
+        let fits = products
+            .iter()
+            .find(|made| made.driver.kind() == *kind && made.product.fits(identification, usb));
+        fits.ok_or_else(|| no_product(identification, usb))
     }
 
     /// The USB device behind the bay's port.
@@ -62,14 +59,7 @@ impl Bay {
         let path = self.port.clone();
         let looked = tokio::task::spawn_blocking(move || port::usb_behind(&path)).await;
         let found = looked.map_err(std::io::Error::other).and_then(|usb| usb);
-        found.map_err(|error| {
-            let what = format!("the ports of this machine cannot be listed ({error})");
-            Fault::station(
-                "no_port_list",
-                what,
-                "mount /sys, then start the station again",
-            )
-        })
+        found.map_err(|error| no_port_list(&error))
     }
 
     /// Finds out what the unit is to be called; a number is checked out on record before anything else is done.
@@ -81,7 +71,7 @@ impl Bay {
         link: &mut DeviceLink,
         found: &Identification,
         naming: &Naming,
-    ) -> Outcome<Names> {
+    ) -> Tried<Names> {
         let mut names = Names::default();
         if naming.wants_scan() {
             match self.label(link, found).await {
@@ -93,8 +83,7 @@ impl Bay {
             return Ok(Ok(names));
         };
         if found.uid.0.is_empty() {
-            let what = format!("{} has no unique ID to tie a name to", found.device_id);
-            return Ok(Err(Fault::device("no_uid", what, SET_ASIDE)));
+            return Ok(Err(no_uid(&found.device_id)));
         }
         let known = self.line.ledger.device_of_uid(&found.uid).await;
         let known = known.map_err(StationFault::ledger)?;
@@ -122,7 +111,7 @@ impl Bay {
     }
 
     /// Gives out the next number. Another bay or process may be faster: then it is the one after.
-    async fn check_out(&self, attempt: Ulid, format: &IdFormat, uid: &Blob) -> Outcome<DeviceId> {
+    async fn check_out(&self, attempt: Ulid, format: &IdFormat, uid: &Blob) -> Tried<DeviceId> {
         let ledger = &self.line.ledger;
         let mut from = 1;
         for _ in 0..CHECK_OUT_TRIES {
@@ -145,9 +134,7 @@ impl Bay {
                 Err(error) => return refusal(&device_id, error).map(Err),
             }
         }
-        let what = format!("no number of the form {format} is free");
-        let next = "give the product another format in station.toml";
-        Ok(Err(Fault::station("no_free_id", what, next)))
+        Ok(Err(no_free_id(format)))
     }
 
     /// The unit failed before its number meant anything: the next one may have it.
@@ -175,29 +162,20 @@ impl Bay {
         }
         self.report_waiting().await;
         let device = &found.device_id;
-        let gone = || {
-            let what = format!(
-                "bay {}: {device} left before its label was scanned",
-                self.name
-            );
-            Fault::device(
-                "device_gone",
-                what,
-                "put the unit in again and scan its label",
-            )
-        };
+        let gone = || gone_unscanned(&self.name, device);
         let label = tokio::select! {
             label = self.scans.next() => label,
             () = self.departure(link, Some(found)) => return Err(gone()),
             () = sleep(SCAN_LIMIT) => {
-                let what = format!("bay {}: no label was scanned for {device}", self.name);
-                let next = "put the unit in again and scan its label";
-                return Err(Fault::device("not_scanned", what, next));
+                return Err(not_scanned(&self.name, device));
             }
         };
         // Looking whether the unit was there may have been cut off in the middle: this clears the line.
-        match find(link, &self.line.products, PRESENCE_TIMEOUT).await {
-            Ok(now) if !now.same_unit(found) || now.boots != found.boots => Err(gone()),
+        match self.look(link, PRESENCE_TIMEOUT).await {
+            Ok(Found {
+                identification: now,
+                ..
+            }) if !now.same_unit(found) || now.boots != found.boots => Err(gone()),
             Err(error) if error.lost_port() => Err(gone()),
             _ => Ok(label), // a unit that is silent now is for the job's first step to judge
         }
@@ -215,31 +193,11 @@ impl Bay {
     }
 }
 
-/// A device that is in another bay already.
-pub(super) fn in_two_bays(device: &DeviceId, other: &str) -> Fault {
-    Fault::device(
-        "in_two_bays",
-        format!("{device} is already in bay {other}"),
-        "take one of the two out and check its label",
-    )
-}
-
 /// A microcontroller keeps its name, and its label must say it.
 fn keep(known: DeviceId, label: Option<&str>, format: &IdFormat) -> Result<DeviceId, Fault> {
     if let Some(label) = label.filter(|label| *label != known.as_str()) {
-        let what = format!("the label says {label}, and the unit is on record as {known}");
-        return Err(Fault::device("wrong_label", what, COMPARE));
+        return Err(wrong_label(label, &known));
     }
-    match format.device_id(known.as_str()) {
-        Some(name) => Ok(name),
-        None => {
-            let what = format!("the unit is on record as {known}, and its product has {format}");
-            Err(Fault::device("other_format", what, SET_ASIDE))
-        }
-    }
-}
-
-fn wrong_format(label: &str, format: &IdFormat) -> Fault {
-    let what = format!("the label says {label}, and the ID of such a unit looks like {format}");
-    Fault::device("wrong_label", what, COMPARE)
+    let name = format.device_id(known.as_str());
+    name.ok_or_else(|| other_format(&known, format))
 }

@@ -1,7 +1,8 @@
-//! The TPM's part of a job: its commands travel on the bay's own link, and what comes back is left to the job to judge.
+//! The TPM's part of a job: its commands travel through the device, and what comes back is left to the job to judge.
 
+use super::faults::{no_challenge, tpm_fault, tpm_stalled};
 use super::perform::{Work, random};
-use crate::link::{DeviceLink, LinkError};
+use crate::link::{Device, LinkError};
 use crate::provision::device::RegistrationId;
 use crate::provision::endorsement;
 use crate::provision::endorsement::credential::{
@@ -9,7 +10,6 @@ use crate::provision::endorsement::credential::{
 };
 use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
 use crate::provision::event::EndorsementRecord;
-use crate::provision::fault::Fault;
 use crate::provision::job::Fact;
 use crate::tpm::{self, CommandRecord, Relay, TpmError, jobs};
 use std::fmt::Display;
@@ -18,17 +18,17 @@ use std::sync::Arc;
 /// How long the token of a rehearsal would be valid, in seconds; nobody ever gets it.
 const REHEARSAL_LIFETIME: i64 = 300;
 
-/// Carries TPM commands over a device's link, and keeps the link's own fault aside.
-struct OverLink<'a> {
-    link: &'a mut DeviceLink,
+/// Carries TPM commands through a device, and keeps aside why one did not get through.
+struct OverDevice<'a> {
+    device: &'a mut dyn Device,
     fault: Option<LinkError>,
 }
 
-impl Relay for OverLink<'_> {
+impl Relay for OverDevice<'_> {
     type Error = String;
 
     async fn transact(&mut self, command: Vec<u8>) -> Result<Vec<u8>, String> {
-        self.link.tpm(&command).await.map_err(|error| {
+        self.device.tpm(&command).await.map_err(|error| {
             let text = error.to_string();
             self.fault = Some(error);
             text
@@ -102,8 +102,8 @@ impl Work<'_> {
         step: &'static str,
         job: impl FnOnce(&mut tss_esapi::Context) -> Result<T, TpmError> + Send + 'static,
     ) -> Result<T, Fact> {
-        let mut relay = OverLink {
-            link: self.link,
+        let mut relay = OverDevice {
+            device: self.device.as_mut(),
             fault: None,
         };
         let mut log: Vec<CommandRecord> = Vec::new();
@@ -121,10 +121,7 @@ impl Work<'_> {
     /// Nothing came back from the TPM, and nothing tells it from a device that went silent just then: several units in
     /// a row make it the bay's matter.
     fn stalled(&mut self, how: &impl Display, step: &'static str) -> Fact {
-        let what = format!("bay {}: {how}", self.bay);
-        let next =
-            "check plug and power, then put the unit in again; set it aside if that does not help";
-        let fault = Fault::device("tpm_stalled", what, next);
+        let fault = tpm_stalled(self.bay, how);
         let unit = Some(&self.last.device_id);
         Fact::Fault(self.silences.judge(self.bay, step, unit, fault))
     }
@@ -145,34 +142,4 @@ fn challenge(endorsement: &EndorsementRecord) -> Result<Made, String> {
     let challenge = Challenge::make(&ek, &srk, &seeds).map_err(|e| e.to_string())?;
     let items = ChallengeItems::parse(&challenge.blob).map_err(|e| e.to_string())?;
     Ok((ek, srk, challenge, items))
-}
-
-fn no_challenge(why: &str) -> Fault {
-    let what = format!("no challenge can be made for the TPM ({why})");
-    Fault::station("no_challenge", what, "run `station ledger verify`")
-}
-
-/// Whose matter a fault of the TPM is.
-fn tpm_fault(bay: &str, error: &TpmError) -> Fault {
-    let what = format!("bay {bay}: {error}");
-    let set_aside = "set the unit aside and call the process engineer";
-    match error {
-        TpmError::Template { .. } => Fault::device("ek_template", what, set_aside),
-        TpmError::AnotherKey { .. } => Fault::device("other_tpm", what, set_aside),
-        TpmError::NotActivated(_) => Fault::device("ek_not_proved", what, set_aside),
-        TpmError::Name { .. } | TpmError::Malformed { .. } => Fault::device(
-            "tpm_garbled",
-            what,
-            "put the unit in again; set it aside if that does not help",
-        ),
-        TpmError::Command { .. }
-        | TpmError::Raw { .. }
-        | TpmError::Link { .. }
-        | TpmError::Deadline { .. } => Fault::device("tpm_failed", what, set_aside),
-        TpmError::NotAllowed(_)
-        | TpmError::TooMany(_)
-        | TpmError::TooLong { .. }
-        | TpmError::Roots { .. }
-        | TpmError::Bridge(_) => Fault::station("tpm_bridge", what, "start the station again"),
-    }
 }

@@ -7,6 +7,7 @@ use crate::config::{CaConfig, Config, DpsConfig, ProductConfig};
 use crate::dps::{API_VERSION, Dps, DpsOptions, configuration_fault};
 use crate::hsm::{Hsm, HsmError, HsmOptions};
 use crate::ledger::{Ledger, LedgerError, Options};
+use crate::link;
 use crate::provision::certificate::{Issuer, Refusal};
 use crate::provision::endorsement::VendorRoots;
 use crate::provision::fault::harmless;
@@ -88,7 +89,7 @@ pub(super) async fn line(config: &Config, ledger: Ledger) -> Result<Line, Failur
             .and_then(|name| signers.get(name.get_ref()).cloned());
         products.push(LineProduct {
             product: Arc::new(config.resolve(product, roots(config, product)?)?),
-            injection: product.inject.clone(),
+            driver: link::of_product(product.inject.clone(), &product.model),
             signer,
             step_deadline: Duration::from_millis(product.step_deadline_ms),
         });

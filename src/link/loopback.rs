@@ -13,6 +13,7 @@ use pattern::{compare, pattern};
 use std::future::pending;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
@@ -272,6 +273,6 @@ fn count(port: &str, read: io::Result<usize>) -> Result<usize, LinkError> {
 fn failed(port: &str, source: io::Error) -> LinkError {
     LinkError::Io {
         port: port.to_owned(),
-        source,
+        source: Arc::new(source),
     }
 }

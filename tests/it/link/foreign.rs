@@ -4,8 +4,8 @@ use super::bench::{Bench, over, quick, session, spec, wanted};
 use dps_station::fixtures::pty::Pty;
 use dps_station::link::session::Session;
 use dps_station::link::smp::frame::{self, Decoder};
-use dps_station::link::smp::{self, Header, Map, Op, Packet, Refusal, Version};
-use dps_station::link::{DeviceLink, Injection, LinkError, LinkOptions};
+use dps_station::link::smp::{self, Header, Map, Op, Packet, SmpError, Version};
+use dps_station::link::{Injection, LinkError, LinkOptions};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -174,7 +174,7 @@ async fn a_bootloader_that_answers_is_waited_out() {
             }
         }
     });
-    let mut link = DeviceLink::open(&port, &quick()).await.unwrap();
+    let mut link = Session::open(&port, &quick()).await.unwrap();
     assert_eq!(link.restart().await.unwrap().boots, 2);
     serve.abort();
 }
@@ -205,14 +205,14 @@ async fn a_key_whose_root_is_unknown_is_a_key_that_is_unknown() {
         if request.header.group != smp::SETTINGS_GROUP {
             return Some(device.lock().unwrap().handle(bytes));
         }
-        let refusal = Refusal {
+        let refusal = SmpError {
             group: Some(smp::SETTINGS_GROUP),
             code: 5,
         };
-        Some(reply(&request, Map::refusal(Version::Two, refusal)))
+        Some(reply(&request, Map::error(Version::Two, refusal)))
     });
     let held = link.read_back(&Injection::default()).await.unwrap();
-    assert_eq!(held.holding.id_scope, "");
+    assert_eq!(held.observed.holding.id_scope, "");
     let refused = link.inject(&wanted(None), &Injection::default()).await;
     let refused = refused.unwrap_err().to_string();
     assert!(
@@ -243,7 +243,7 @@ async fn a_device_that_thinks_before_each_answer_is_seen_to_restart() {
         }
     });
     let options = LinkOptions::default();
-    let mut link = DeviceLink::open(&port, &options).await.unwrap();
+    let mut link = Session::open(&port, &options).await.unwrap();
     assert_eq!(link.restart().await.unwrap().boots, 2);
     serve.abort();
 }

@@ -1,0 +1,295 @@
+//! What is asked of a device, and what can be wrong with its answer: facts, which a fault may carry.
+//!
+//! Invariant: a fact holds no sentence, and of what a device said only numbers and what was made harmless.
+
+use super::device::NameError;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What a device is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Say who it is.
+    Identify,
+    /// Make a key, unless it has one.
+    MakeKey,
+    /// Show something that it holds.
+    Show(Item),
+    /// Hold something.
+    Take(Item),
+    /// Save what it was given, so that it outlives a restart.
+    Save,
+    /// Sign a nonce with its key.
+    Sign,
+    /// Refuse all of this from now on.
+    Seal,
+    /// Pass a command to its TPM.
+    AskTpm,
+    /// Start anew.
+    Restart,
+    /// Hold a value that a restart must wipe out.
+    TakeMark,
+    /// Show whether that value is still there.
+    ShowMark,
+    /// Say again what it was told.
+    Echo,
+    /// Accept bytes at all.
+    Listen,
+}
+
+/// What a device holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Item {
+    /// Its device ID.
+    DeviceId,
+    /// The ID scope.
+    IdScope,
+    /// The global endpoint.
+    GlobalEndpoint,
+    /// Its registration ID.
+    RegistrationId,
+    /// Its certificate, with those that follow it.
+    Certificate,
+    /// Its request for a certificate.
+    CertificateRequest,
+}
+
+/// Why a device will not do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grounds {
+    /// It does not say.
+    Unknown,
+    /// It cannot read the request.
+    Malformed,
+    /// It is sealed.
+    Sealed,
+    /// It has no such object.
+    NoObject,
+    /// A part of an object came out of order.
+    BadOffset,
+    /// More data than it has room for.
+    TooLong,
+    /// The data arrived damaged.
+    BadDigest,
+    /// It holds something else.
+    HoldsOther,
+    /// It has no key.
+    NoKey,
+    /// It has no TPM.
+    NoTpm,
+    /// Its TPM did not answer.
+    TpmFailed,
+    /// Its flash failed.
+    StorageFailed,
+    /// It has no such setting, or will not have this value in it.
+    UnknownSetting,
+    /// Its firmware does not know the command.
+    UnknownCommand,
+    /// An error without a number.
+    Unnumbered,
+    /// An error that means nothing to the station.
+    Numbered {
+        /// Its number.
+        code: u32,
+        /// The group of commands whose number it is, where the device names one.
+        group: Option<u16>,
+    },
+}
+
+/// What is wrong with an answer that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Nonsense {
+    /// Its header announces another length.
+    Length,
+    /// Its header has an unknown version or operation.
+    Header,
+    /// Its body cannot be read.
+    Body,
+    /// A field is missing or has the wrong type.
+    Field(String),
+    /// None was heard, because the request itself cannot be sent.
+    Unsendable {
+        /// The length of the request, in bytes.
+        found: usize,
+        /// The shortest that can be sent, in bytes.
+        min: usize,
+        /// The longest that can be sent, in bytes.
+        max: usize,
+    },
+    /// It answers another request.
+    OtherRequest,
+    /// It is about another part of the object.
+    OtherPart,
+    /// The device took another part of the object than it was sent.
+    TookOtherPart,
+    /// The parts of the object do not make up the whole.
+    Parts,
+    /// The object arrived damaged each time.
+    Damaged,
+    /// The device now holds something else.
+    HoldsOther,
+    /// The device sealed something else.
+    SealedOther,
+    /// The device has another value than it was given.
+    OtherValue,
+    /// What should be certificates is something else.
+    NoCertificates,
+    /// The signature is longer than any.
+    LongSignature,
+    /// The device speaks this version of the provisioning group, which the station does not.
+    GroupVersion(u64),
+    /// It has neither a device ID nor a unique ID of its microcontroller.
+    Nameless,
+    /// Its device ID is none.
+    DeviceId(NameError),
+    /// The value has as many bytes as the device ever gives, and may go on.
+    CutOff(usize),
+}
+
+/// Why a device of a product cannot hold a value and give it back, so that nothing is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Misfit {
+    /// A settings key is empty or too long.
+    Key {
+        /// The key.
+        key: String,
+        /// The longest, in bytes.
+        max: usize,
+    },
+    /// Two values have the same settings key.
+    SameKey {
+        /// The key.
+        key: String,
+    },
+    /// A value is longer than what the device gives back.
+    Value {
+        /// Which one.
+        item: Item,
+        /// The value.
+        value: String,
+        /// The longest that it gives back, in bytes.
+        max: usize,
+    },
+}
+
+impl fmt::Display for Verb {
+    /// As the end of "it was asked to ...".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Identify => "identify itself",
+            Self::MakeKey => "make a key",
+            Self::Show(item) => return write!(f, "show its {item}"),
+            Self::Take(item) => return write!(f, "take its {item}"),
+            Self::Save => "save its settings",
+            Self::Sign => "sign a nonce",
+            Self::Seal => "seal itself",
+            Self::AskTpm => "ask its TPM",
+            Self::Restart => "start anew",
+            Self::TakeMark => "take a value for the time until it starts anew",
+            Self::ShowMark => "show whether it has started anew",
+            Self::Echo => "echo",
+            Self::Listen => "take what is sent",
+        })
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DeviceId => "device ID",
+            Self::IdScope => "ID scope",
+            Self::GlobalEndpoint => "global endpoint",
+            Self::RegistrationId => "registration ID",
+            Self::Certificate => "certificate",
+            Self::CertificateRequest => "certificate request",
+        })
+    }
+}
+
+impl fmt::Display for Grounds {
+    /// As the end of "it refused because ...".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "of an unknown error",
+            Self::Malformed => "it found the request malformed",
+            Self::Sealed => "it is sealed",
+            Self::NoObject => "it has no such object",
+            Self::BadOffset => "a part came out of order",
+            Self::TooLong => "the data are too long for it",
+            Self::BadDigest => "the data arrived damaged",
+            Self::HoldsOther => "it holds something else",
+            Self::NoKey => "it has no key",
+            Self::NoTpm => "it has no TPM",
+            Self::TpmFailed => "its TPM did not answer",
+            Self::StorageFailed => "its flash failed",
+            Self::UnknownSetting => "it does not know the settings key, or not such a value",
+            Self::UnknownCommand => "its firmware does not know the command",
+            Self::Unnumbered => "of an error that it gave no number of",
+            Self::Numbered { code, group } => {
+                write!(f, "of error {code}")?;
+                return match group {
+                    Some(group) => write!(f, " of group {group}"),
+                    None => Ok(()),
+                };
+            }
+        })
+    }
+}
+
+impl fmt::Display for Nonsense {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Length => "the length in the header does not fit",
+            Self::Header => "the header has an unknown version or operation",
+            Self::Body => "the body is not a CBOR map of sane size",
+            Self::Field(name) => {
+                return write!(f, "the field {name:?} is missing or has the wrong type");
+            }
+            Self::Unsendable { found, min, max } => {
+                return write!(f, "a packet has {min} to {max} bytes, not {found}");
+            }
+            Self::OtherRequest => "it is the answer to another request",
+            Self::OtherPart => "it is another part",
+            Self::TookOtherPart => "it has another part",
+            Self::Parts => "the parts do not make up the whole",
+            Self::Damaged => "it arrived damaged each time",
+            Self::HoldsOther => "it now holds something else",
+            Self::SealedOther => "it sealed something else",
+            Self::OtherValue => "it has another value",
+            Self::NoCertificates => "not DER certificates",
+            Self::LongSignature => "the signature is too long",
+            Self::GroupVersion(version) => {
+                return write!(f, "it speaks version {version} of the provisioning group");
+            }
+            Self::Nameless => "it has neither a device ID nor a microcontroller's unique ID",
+            Self::DeviceId(error) => return write!(f, "its device ID {error}"),
+            Self::CutOff(length) => {
+                return write!(f, "it gives {length} bytes and may have more");
+            }
+        })
+    }
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key { key, max } => {
+                write!(
+                    f,
+                    "the settings key {key:?} must have 1 to {max} characters"
+                )
+            }
+            Self::SameKey { key } => write!(f, "two values have the settings key {key:?}"),
+            Self::Value { item, value, max } => write!(
+                f,
+                "the {item} {value:?} has {} bytes, and the device gives back no more than {max}",
+                value.len()
+            ),
+        }
+    }
+}
