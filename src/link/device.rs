@@ -14,7 +14,7 @@ pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, LinkError>> + Send
 
 /// The device in a bay, for the time of one attempt.
 ///
-/// Every verb has a deadline of its own.
+/// Every verb has a deadline of its own. `Sync`, because a bay's task may look at it between two awaits.
 ///
 /// # Errors
 ///

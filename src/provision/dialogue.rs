@@ -293,3 +293,41 @@ impl fmt::Display for Misfit {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_read_as_they_were_written() {
+        let facts = (
+            [Verb::Identify, Verb::Show(Item::IdScope)],
+            [
+                Grounds::NoKey,
+                Grounds::Numbered {
+                    code: 9,
+                    group: None,
+                },
+            ],
+            [
+                Nonsense::Field("len".to_owned()),
+                Nonsense::DeviceId(NameError::Character('/')),
+                Nonsense::CutOff(32),
+            ],
+            Misfit::Value {
+                item: Item::GlobalEndpoint,
+                value: "global.azure".to_owned(),
+                max: 4,
+            },
+        );
+        let text = serde_json::to_string(&facts).unwrap();
+        assert!(
+            text.starts_with(r#"[["identify",{"show":"id_scope"}],["no_key","#),
+            "{text}"
+        );
+        let read: ([Verb; 2], [Grounds; 2], [Nonsense; 3], Misfit) =
+            serde_json::from_str(&text).unwrap();
+        assert_eq!(read, facts);
+    }
+}

@@ -5,7 +5,8 @@ use super::scenarios::line::{MODEL, in_a_process_with_an_hsm, options};
 use dps_station::bay::{Bay, Line, LineProduct, Signer};
 use dps_station::fixtures::pty::Pty;
 use dps_station::link::{
-    Device, DeviceLink, Driver, Found, LinkError, LinkHealth, Observation, Reply,
+    Device, DeviceLink, Driver, Found, Injection, LinkError, LinkHealth, Observation, Reply,
+    of_product,
 };
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{DeviceId, Holding, Identification, proof_message};
@@ -212,8 +213,13 @@ impl Device for Whole<'_> {
     }
 }
 
-/// One attempt in a bay at whose port nobody answers; gives its events, and what was sent to the port.
-async fn attempt(kind: Kind, product: Arc<Product>, signer: Option<Signer>) -> Stay {
+/// One attempt in a bay at whose port nobody answers; the toy's product is the last of the line's.
+async fn attempt(
+    kind: Kind,
+    mut products: Vec<LineProduct>,
+    product: Arc<Product>,
+    signer: Option<Signer>,
+) -> Stay {
     let dir = TempDir::new().unwrap();
     let port = dir.path().join("bay");
     let mut pty = Pty::open(&port).unwrap();
@@ -221,14 +227,15 @@ async fn attempt(kind: Kind, product: Arc<Product>, signer: Option<Signer>) -> S
         kind,
         toy: Mutex::default(),
     });
+    products.push(LineProduct {
+        product,
+        driver: driver.clone(),
+        signer,
+        step_deadline: STEP_DEADLINE,
+    });
     let line = Line {
         ledger: plant::ledger(&dir.path().join("ledger.sqlite")),
-        products: vec![LineProduct {
-            product,
-            driver: driver.clone(),
-            signer,
-            step_deadline: STEP_DEADLINE,
-        }],
+        products,
         present: Mutex::default(),
         loopback: Default::default(),
         clock: plant::clock,
@@ -284,7 +291,7 @@ fn a_driver_of_ones_own_takes_a_device_from_arrival_to_pass() {
         "driver::a_driver_of_ones_own_takes_a_device_from_arrival_to_pass",
         |plant: Arc<Plant>| async move {
             let (product, signer) = (Arc::clone(&plant.product), plant.signer.clone());
-            let done = attempt(Kind::Whole, product, Some(signer)).await;
+            let done = attempt(Kind::Whole, Vec::new(), product, Some(signer)).await;
             let ladder = [
                 "arrived",
                 "identified",
@@ -313,7 +320,14 @@ fn a_driver_of_ones_own_takes_a_device_from_arrival_to_pass() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_driver_does_not_have_is_the_stations_matter_and_not_the_units() {
     let product = Arc::new(plant::product(MODEL, Vec::new(), Vec::new()));
-    let done = attempt(Kind::Bare, product, None).await;
+    // Of the same model, and first: who found a device decides which products it may become.
+    let others = vec![LineProduct {
+        product: Arc::clone(&product),
+        driver: of_product(Injection::default(), MODEL),
+        signer: None,
+        step_deadline: STEP_DEADLINE,
+    }];
+    let done = attempt(Kind::Bare, others, product, None).await;
     let Some(Event::Errored { fault }) = done.events.last() else {
         panic!("{:?}", done.events);
     };

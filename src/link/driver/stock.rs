@@ -1,9 +1,9 @@
 //! The driver for stock firmware: a plain SMP server that keeps settings and does not know the provisioning group.
 //!
 //! Such a device can only be injected: it has no identity to extract or to prove. It is told apart by its answer to
-//! *identify* (that its firmware does not know the command), named by a setting that holds its ID, and seen to have started anew
-//! because a value that was written and not saved is gone (Zephyr, `subsys/mgmt/mcumgr/grp/settings_mgmt`: a write
-//! goes to RAM, and only a save to storage).
+//! *identify* (that its firmware does not know the command), named by a setting that holds its ID, and seen to have
+//! started anew because a value that was written and not saved is gone (Zephyr,
+//! `subsys/mgmt/mcumgr/grp/settings_mgmt`: a write goes to RAM, and only a save to storage).
 
 use super::settings::{Injection, MAX_SETTING, settings};
 use super::{Driver, Found, Group, who};
