@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod bench;
+mod find;
 mod foreign;
 mod killed;
 mod stock;

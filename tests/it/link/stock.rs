@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const ID_KEY: &str = "factory/serial";
 
 /// What a product says of such firmware; no name is the usual one.
-fn keys(value: ValueType) -> Injection {
+pub fn keys(value: ValueType) -> Injection {
     Injection {
         id_scope: "net/scope".to_owned(),
         endpoint: "net/host".to_owned(),
@@ -30,7 +30,7 @@ fn keys(value: ValueType) -> Injection {
     }
 }
 
-fn stock(system: System) -> impl FnOnce(Device) -> Device {
+pub fn stock(system: System) -> impl FnOnce(Device) -> Device {
     move |device| {
         let keys = ["net/scope", "net/host", "net/registration"];
         let firmware = Stock {
