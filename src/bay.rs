@@ -12,11 +12,12 @@ mod presence;
 mod scans;
 mod tpm;
 
+pub(crate) use faults::loopback_fault;
 pub use scans::Scans;
 
 use crate::hsm::Hsm;
 use crate::ledger::{Claim, Ledger, LedgerError, Reserved};
-use crate::link::{DeviceLink, Injection, LinkHealth, LinkOptions};
+use crate::link::{DeviceLink, Driver, Found, LinkHealth, LinkOptions};
 use crate::provision::bytes::Digest;
 use crate::provision::certificate::Issuer;
 use crate::provision::device::{DeviceId, Identification};
@@ -27,8 +28,9 @@ use crate::provision::health::LinkLimits;
 use crate::provision::job::{Disposition, IllegalTransition, Job, Next};
 use crate::provision::loopback::Limits;
 use crate::provision::product::Product;
+use faults::in_two_bays;
 use memory::Memory;
-use naming::{Names, in_two_bays};
+use naming::Names;
 use presence::Arrival;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -77,8 +79,8 @@ pub struct Line {
 pub struct LineProduct {
     /// What a device should become.
     pub product: Arc<Product>,
-    /// How it is injected; with the key of the device ID for an injection-only product, and for no other.
-    pub injection: Injection,
+    /// How to talk to its devices.
+    pub driver: Arc<dyn Driver>,
     /// Who signs; absent for products without certificates.
     pub signer: Option<Signer>,
     /// The longest that one step with a device may take.
@@ -157,7 +159,7 @@ impl Bay {
     async fn attempt(
         &self,
         link: &mut DeviceLink,
-        found: Result<Identification, Fault>,
+        found: Result<Found, Fault>,
         memory: &mut Memory,
     ) -> Result<Option<Identification>, StationFault> {
         let now = self.now();
@@ -184,10 +186,10 @@ impl Bay {
                 return Ok(None);
             }
         };
-        let device = found.device_id.clone();
-        if let Some(other) = self.enter(&device) {
-            self.end(attempt, in_two_bays(&device, &other)).await?;
-            return Ok(Some(found));
+        let device = &found.identification.device_id;
+        if let Some(other) = self.enter(device) {
+            self.end(attempt, in_two_bays(device, &other)).await?;
+            return Ok(Some(found.identification));
         }
         let began = link.health();
         let result = self.job(attempt, link, found, memory).await;
@@ -201,19 +203,27 @@ impl Bay {
         &self,
         attempt: Ulid,
         link: &mut DeviceLink,
-        found: Identification,
+        found: Found,
         memory: &mut Memory,
     ) -> Result<Identification, StationFault> {
         let began = link.health();
-        let made = self.product_for(&found).await;
-        let named = match &made {
-            Ok(made) => {
-                let naming = &made.product.naming;
-                self.name(attempt, link, &found, naming).await?
+        let made = match self.product_for(&found).await {
+            Ok(made) => made,
+            Err(fault) => {
+                let found = found.identification;
+                if let Some(claim) = self.identify(attempt, &found, Names::default()).await? {
+                    let measured = link.health().since(began);
+                    self.record(&claim, &unjudged(fault), None, measured)
+                        .await?;
+                }
+                return Ok(found);
             }
-            Err(_) => Ok(Names::default()),
         };
-        let names = match named {
+        let found = found.identification;
+        let names = match self
+            .name(attempt, link, &found, &made.product.naming)
+            .await?
+        {
             Ok(names) => names,
             Err(fault) => {
                 self.end(attempt, fault).await?;
@@ -222,15 +232,6 @@ impl Bay {
         };
         let Some(claim) = self.identify(attempt, &found, names).await? else {
             return Ok(found);
-        };
-        let made = match made {
-            Ok(made) => made,
-            Err(fault) => {
-                let verdict = unjudged(fault);
-                let measured = link.health().since(began);
-                self.record(&claim, &verdict, None, measured).await?;
-                return Ok(found);
-            }
         };
         let events = self
             .line
@@ -242,10 +243,10 @@ impl Bay {
             .map_err(StationFault::damaged)?;
         let mut work = perform::Work {
             bay: &self.name,
-            link,
+            device: made.driver.device(link),
             tpm_limit: Duration::from_millis(self.link.tpm_ms),
             made,
-            device: claim.device(),
+            name: claim.device(),
             clock: self.line.clock,
             silences: &mut memory.silences,
             began,

@@ -4,6 +4,7 @@ pub mod batch;
 pub mod bytes;
 pub mod certificate;
 pub mod device;
+pub mod dialogue;
 pub mod endorsement;
 pub mod event;
 pub mod fault;

@@ -13,7 +13,7 @@ pub mod jobs;
 pub mod roots;
 mod wire;
 
-use crate::provision::endorsement::template::TemplateFault;
+use crate::provision::fault::{ResponseFlaw, TemplateFault, TpmTask};
 use bridge::Bridge;
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -52,18 +52,18 @@ pub enum TpmError {
     #[error("a run may not have more than {0} commands")]
     TooMany(usize),
     /// The device's answer is not a TPM response.
-    #[error("the answer to {command} is no TPM response: {why}")]
+    #[error("the answer to {command} is no TPM response: {why:?}")]
     Malformed {
         /// The command.
         command: &'static str,
         /// What is wrong with it.
-        why: String,
+        why: ResponseFlaw,
     },
     /// A TPM command failed.
-    #[error("{what} failed: {error}")]
+    #[error("{task:?} failed: {error}")]
     Command {
         /// What was being done.
-        what: &'static str,
+        task: TpmTask,
         /// The response code.
         error: tss_esapi::Error,
     },
@@ -160,7 +160,7 @@ pub async fn run<T: Send + 'static>(
     let conf = bridge.tcti();
     let mut thread = tokio::task::spawn_blocking(move || {
         let mut context = Context::new(conf).map_err(|error| TpmError::Command {
-            what: "connecting the TSS",
+            task: TpmTask::Connect,
             error,
         })?;
         job(&mut context)

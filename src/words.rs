@@ -5,7 +5,7 @@
 
 mod english;
 
-pub use english::{certificate_flaw, complaint, difference, endorsement_flaw, key_kind, unfit};
+pub use english::{certificate_flaw, complaint, difference, endorsement_flaw, key_kind, misfit};
 
 use crate::provision::fault::{Fault, Told, harmless};
 use crate::provision::floor::{Activity, Outcome};

@@ -1,5 +1,6 @@
 //! The bay's own test of its port, and how a bay that failed it stays out of service.
 
+use super::faults::loopback_fault;
 use super::presence::REOPEN_POLL;
 use super::{Bay, StationFault};
 use crate::link::loopback;
@@ -41,12 +42,16 @@ impl Bay {
     /// Tests the port, which must be closed, records the result and tells of it. A test that cannot be done is told
     /// and changes nothing.
     pub(super) async fn test_port(&self) -> Result<(), StationFault> {
-        self.note(vec![format!("{} is being tested", self.port.display())])
-            .await;
+        self.note(
+            vec![format!("{} is being tested", self.port.display())],
+            None,
+        )
+        .await;
         let result = match loopback::run(&self.port, &self.link, &self.line.loopback).await {
             Ok(result) => result,
             Err(error) => {
-                self.note(vec![error.to_string()]).await;
+                let fault = loopback_fault(&self.name, &error);
+                self.note(Vec::new(), Some(fault)).await;
                 return Ok(());
             }
         };
@@ -64,7 +69,7 @@ impl Bay {
             .await
             .map_err(StationFault::ledger)?;
         self.report_event(recorded).await;
-        self.note(lines).await;
+        self.note(lines, None).await;
         Ok(())
     }
 
@@ -77,11 +82,12 @@ impl Bay {
         }
     }
 
-    async fn note(&self, lines: Vec<String>) {
+    async fn note(&self, lines: Vec<String>, fault: Option<Fault>) {
         self.report(Report::Note {
             at_ms: self.now(),
             title: format!("Loopback test of bay {}", self.name),
             lines,
+            fault,
         })
         .await;
     }

@@ -2,7 +2,7 @@
 
 use crate::link::LinkHealth;
 use crate::provision::device::DeviceId;
-use crate::provision::fault::Fault;
+use crate::provision::fault::{Doing, Fault};
 use crate::provision::health::LinkLimits;
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ pub(super) struct Memory {
 /// The units that fell silent in a row, and at which step.
 #[derive(Default)]
 pub(super) struct Silences {
-    step: &'static str,
+    step: Option<Doing>,
     /// One that never said who it is counts as another one each time: nobody can tell.
     units: Vec<Option<DeviceId>>,
 }
@@ -71,12 +71,12 @@ impl Silences {
     pub fn judge(
         &mut self,
         bay: &str,
-        step: &'static str,
+        step: Doing,
         unit: Option<&DeviceId>,
         fault: Fault,
     ) -> Fault {
-        if self.step != step {
-            self.step = step;
+        if self.step != Some(step) {
+            self.step = Some(step);
             self.units.clear();
         }
         let known = unit.is_some_and(|unit| self.units.iter().flatten().any(|one| one == unit));
@@ -86,13 +86,11 @@ impl Silences {
         if self.units.len() < SILENT_UNITS {
             return fault;
         }
-        Fault::station(
-            "bay_silent",
-            format!(
-                "bay {bay}: {SILENT_UNITS} units in a row fell silent at the same step, {step}"
-            ),
-            "check the bay's contacts and cable, then put the unit in again",
-        )
+        Fault::BaySilent {
+            bay: bay.to_owned(),
+            units: SILENT_UNITS,
+            step,
+        }
     }
 
     /// A unit got through: the bay can talk.
@@ -105,33 +103,45 @@ impl Silences {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::provision::dialogue::Verb;
+
+    fn silent() -> Fault {
+        Fault::DeviceSilent {
+            bay: "1".to_owned(),
+            port: "/dev/bay".to_owned(),
+            asked: Verb::Identify,
+        }
+    }
 
     #[test]
     fn the_third_different_unit_that_falls_silent_makes_it_the_bays_matter() {
         let unit = |n: u8| DeviceId::parse(&format!("GW-{n}")).unwrap();
         let mut silences = Silences::default();
         let mut code = |step, unit: Option<DeviceId>| {
-            let fault = Fault::device("device_silent", "it fell silent", "try again");
+            let fault = silent();
             silences
                 .judge("1", step, unit.as_ref(), fault)
                 .code()
                 .to_owned()
         };
         for (step, unit, wanted) in [
-            ("writing", Some(unit(1)), "device_silent"),
-            ("writing", Some(unit(1)), "device_silent"),
-            ("writing", Some(unit(2)), "device_silent"),
-            ("sealing", Some(unit(3)), "device_silent"),
-            ("sealing", Some(unit(4)), "device_silent"),
-            ("sealing", Some(unit(3)), "device_silent"),
-            ("sealing", None, "bay_silent"),
-            ("sealing", Some(unit(3)), "bay_silent"),
+            (Doing::Writing, Some(unit(1)), "device_silent"),
+            (Doing::Writing, Some(unit(1)), "device_silent"),
+            (Doing::Writing, Some(unit(2)), "device_silent"),
+            (Doing::Sealing, Some(unit(3)), "device_silent"),
+            (Doing::Sealing, Some(unit(4)), "device_silent"),
+            (Doing::Sealing, Some(unit(3)), "device_silent"),
+            (Doing::Sealing, None, "bay_silent"),
+            (Doing::Sealing, Some(unit(3)), "bay_silent"),
         ] {
-            assert_eq!(code(step, unit.clone()), wanted, "{step} {unit:?}");
+            assert_eq!(code(step, unit.clone()), wanted, "{step:?} {unit:?}");
         }
         silences.clear();
-        let fault = Fault::device("device_silent", "it fell silent", "try again");
-        assert_eq!(silences.judge("1", "sealing", None, fault.clone()), fault);
+        let fault = silent();
+        assert_eq!(
+            silences.judge("1", Doing::Sealing, None, fault.clone()),
+            fault
+        );
     }
 
     #[test]

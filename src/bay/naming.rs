@@ -1,13 +1,14 @@
 //! What the unit in the bay is to be called: by itself, by its label, or by the next number.
 
-use super::presence::{PRESENCE_TIMEOUT, find};
+use super::faults::{in_two_bays, no_port_list, no_product, wrong_label};
+use super::presence::PRESENCE_TIMEOUT;
 use super::{Bay, LineProduct, StationFault, refusal};
 use crate::ledger::LedgerError;
-use crate::link::{DeviceLink, port};
+use crate::link::{DeviceLink, Found, port};
 use crate::provision::bytes::Blob;
 use crate::provision::device::{DeviceId, Identification};
 use crate::provision::event::Event;
-use crate::provision::fault::{Fault, LabelTrouble, harmless};
+use crate::provision::fault::{Fault, Gone, LabelTrouble};
 use crate::provision::floor::Report;
 use crate::provision::naming::{IdFormat, IdSource, Naming};
 use crate::provision::product::UsbId;
@@ -20,8 +21,6 @@ const SCAN_LIMIT: Duration = Duration::from_secs(60);
 /// How many numbers are tried that turn out to be taken: as many bays may want one at once, and more.
 const CHECK_OUT_TRIES: u32 = 1_000;
 
-const SET_ASIDE: &str = "set the unit aside and call the process engineer";
-
 /// What a unit is to be called.
 #[derive(Default)]
 pub(super) struct Names {
@@ -32,27 +31,24 @@ pub(super) struct Names {
 }
 
 /// No name, and the unit is to blame, or the operator; or the station itself failed.
-type Outcome<T> = Result<Result<T, Fault>, StationFault>;
+type Tried<T> = Result<Result<T, Fault>, StationFault>;
 
 impl Bay {
-    /// The first product that what was found in this bay may become.
-    pub(super) async fn product_for(&self, found: &Identification) -> Result<&LineProduct, Fault> {
+    /// The first product that what was found in this bay may become: one whose driver is for such devices.
+    pub(super) async fn product_for(&self, found: &Found) -> Result<&LineProduct, Fault> {
         let products = &self.line.products;
         let usb = match products.iter().any(|made| !made.product.usb.is_empty()) {
             true => self.usb().await?,
             false => None,
         };
-        let mut products = products.iter();
-        let fits = products.find(|made| made.product.fits(found, usb));
-        fits.ok_or_else(|| {
-            let place = match usb {
-                Some(usb) => format!(" on USB {usb}"),
-                None => String::new(),
-            };
-            let (device, model) = (&found.device_id, &found.model);
-            let what = format!("{device} is a {model}{place}, and no product here is");
-            Fault::device("not_a_device_we_know", what, SET_ASIDE)
-        })
+        let Found {
+            kind,
+            identification,
+        } = found;
+        let fits = products
+            .iter()
+            .find(|made| made.driver.kind() == *kind && made.product.fits(identification, usb));
+        fits.ok_or_else(|| no_product(&self.name, identification, usb))
     }
 
     /// The USB device behind the bay's port.
@@ -60,10 +56,7 @@ impl Bay {
         let path = self.port.clone();
         let looked = tokio::task::spawn_blocking(move || port::usb_behind(&path)).await;
         let found = looked.map_err(std::io::Error::other).and_then(|usb| usb);
-        found.map_err(|error| {
-            let said = harmless(&error.to_string(), 200);
-            Fault::NoPortList { said }
-        })
+        found.map_err(|error| no_port_list(&error))
     }
 
     /// Finds out what the unit is to be called; a number is checked out on record before anything else is done.
@@ -75,7 +68,7 @@ impl Bay {
         link: &mut DeviceLink,
         found: &Identification,
         naming: &Naming,
-    ) -> Outcome<Names> {
+    ) -> Tried<Names> {
         let mut names = Names::default();
         if naming.wants_scan() {
             match self.label(link, found).await {
@@ -99,9 +92,12 @@ impl Bay {
         };
         let name = match (known, on_label) {
             (Some(known), label) => keep(known, label, format),
-            (None, Some(label)) => format
-                .device_id(label)
-                .ok_or_else(|| wrong_format(label, format)),
+            (None, Some(label)) => format.device_id(label).ok_or_else(|| {
+                Fault::WrongLabel(LabelTrouble::Form {
+                    label: label.to_owned(),
+                    format: format.clone(),
+                })
+            }),
             (None, None) => self.check_out(attempt, format, &found.uid).await?,
         };
         Ok(name.and_then(|name| {
@@ -116,7 +112,7 @@ impl Bay {
     }
 
     /// Gives out the next number. Another bay or process may be faster: then it is the one after.
-    async fn check_out(&self, attempt: Ulid, format: &IdFormat, uid: &Blob) -> Outcome<DeviceId> {
+    async fn check_out(&self, attempt: Ulid, format: &IdFormat, uid: &Blob) -> Tried<DeviceId> {
         let ledger = &self.line.ledger;
         let mut from = 1;
         for _ in 0..CHECK_OUT_TRIES {
@@ -168,9 +164,9 @@ impl Bay {
         }
         self.report_waiting().await;
         let device = &found.device_id;
-        let gone = || Fault::LeftUnscanned {
+        let gone = || Fault::DeviceGone {
             bay: self.name.clone(),
-            device: device.clone(),
+            how: Gone::Unscanned(device.clone()),
         };
         let label = tokio::select! {
             label = self.scans.next() => label,
@@ -183,8 +179,11 @@ impl Bay {
             }
         };
         // Looking whether the unit was there may have been cut off in the middle: this clears the line.
-        match find(link, &self.line.products, PRESENCE_TIMEOUT).await {
-            Ok(now) if !now.same_unit(found) || now.boots != found.boots => Err(gone()),
+        match self.look(link, PRESENCE_TIMEOUT).await {
+            Ok(Found {
+                identification: now,
+                ..
+            }) if !now.same_unit(found) || now.boots != found.boots => Err(gone()),
             Err(error) if error.lost_port() => Err(gone()),
             _ => Ok(label), // a unit that is silent now is for the job's first step to judge
         }
@@ -202,32 +201,14 @@ impl Bay {
     }
 }
 
-/// A device that is in another bay already.
-pub(super) fn in_two_bays(device: &DeviceId, other: &str) -> Fault {
-    Fault::InTwoBays {
-        device: device.clone(),
-        other: other.to_owned(),
-    }
-}
-
 /// A microcontroller keeps its name, and its label must say it.
 fn keep(known: DeviceId, label: Option<&str>, format: &IdFormat) -> Result<DeviceId, Fault> {
     if let Some(label) = label.filter(|label| *label != known.as_str()) {
-        let label = label.to_owned();
-        return Err(Fault::WrongLabel(LabelTrouble::OnRecord { label, known }));
+        return Err(wrong_label(label, &known));
     }
-    match format.device_id(known.as_str()) {
-        Some(name) => Ok(name),
-        None => Err(Fault::OtherFormat {
-            known,
-            format: format.clone(),
-        }),
-    }
-}
-
-fn wrong_format(label: &str, format: &IdFormat) -> Fault {
-    Fault::WrongLabel(LabelTrouble::Form {
-        label: label.to_owned(),
+    let name = format.device_id(known.as_str());
+    name.ok_or_else(|| Fault::OtherFormat {
+        known,
         format: format.clone(),
     })
 }

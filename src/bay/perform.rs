@@ -1,33 +1,33 @@
 //! Effects performed: each turns what the job asks for into what was found, within its deadline.
 
-use super::faults::{cannot_be_read_back, link_fault, no_ca, step_name};
+use super::faults::{link_fault, no_ca, step_of, too_slow};
 use super::memory::Silences;
-use super::presence::{PRESENCE_TIMEOUT, find};
+use super::presence::PRESENCE_TIMEOUT;
 use super::{LineProduct, Signer};
 use crate::ledger::Reserved;
-use crate::link::smp::group::Code;
-use crate::link::{DeviceLink, LinkError, LinkHealth};
+use crate::link::{Device, LinkError, LinkHealth};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::{Csr, draft_leaf};
-use crate::provision::device::{DeviceId, Identification, SerialNumber};
+use crate::provision::device::{DeviceId, Holding, Identification, SerialNumber};
+use crate::provision::dialogue::Grounds;
 use crate::provision::event::Event;
-use crate::provision::fault::{Fault, Mismatch, Unsigned};
-use crate::provision::injected::Observed;
+use crate::provision::fault::{Doing, Fault, Mismatch, Unsigned};
 use crate::provision::job::{Effect, Fact};
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// What an attempt works with.
 pub(super) struct Work<'a> {
     /// The bay's name.
     pub bay: &'a str,
     /// The device.
-    pub link: &'a mut DeviceLink,
+    pub device: Box<dyn Device + 'a>,
     /// The longest that all TPM commands of one step may take.
     pub tpm_limit: Duration,
     /// What it should become.
     pub made: &'a LineProduct,
     /// What it is to be called.
-    pub device: &'a DeviceId,
+    pub name: &'a DeviceId,
     /// Milliseconds since 1970.
     pub clock: fn() -> i64,
     /// The units that fell silent in this bay.
@@ -45,104 +45,102 @@ pub(super) struct Work<'a> {
 impl Work<'_> {
     /// Performs an effect. A signature is never cut off by the step's deadline, nor is the TPM: both have their own.
     pub async fn perform(&mut self, effect: Effect) -> Fact {
-        let step = step_name(&effect);
-        match effect {
-            Effect::Sign { serial } => self.sign(&serial).await,
-            Effect::ReadEndorsement => self.read_endorsement(step).await,
+        let step = step_of(&effect);
+        let limit = self.made.step_deadline;
+        let done = match effect {
+            Effect::Sign { serial } => return self.sign(&serial).await,
+            Effect::Draft { csr, common_name } => return self.draft(&csr, &common_name),
+            Effect::ReadEndorsement => return self.read_endorsement(step).await,
             Effect::Rehearse {
                 endorsement,
                 registration_id,
-            } => self.rehearse(step, &endorsement, &registration_id).await,
-            Effect::Draft { csr, common_name } => self.draft(&csr, &common_name),
-            effect => match tokio::time::timeout(self.made.step_deadline, self.ask(effect)).await {
-                Ok(Ok(fact)) => fact,
-                Ok(Err(error)) => self.link_fact(&error, step),
-                Err(_) => Fact::Fault(self.too_slow(step)),
-            },
-        }
-    }
-
-    /// Effects that are a dialogue with the device.
-    async fn ask(&mut self, effect: Effect) -> Result<Fact, LinkError> {
-        Ok(match effect {
+            } => return self.rehearse(step, &endorsement, &registration_id).await,
             Effect::RequestCertificate { common_name } => {
-                Fact::Request(self.link.make_key(&common_name).await?)
+                timeout(limit, self.request_certificate(&common_name)).await
             }
             Effect::Write {
                 holding,
                 chain,
                 assigned,
-            } => {
-                if let Err(why) = self.made.injection.fits(&holding) {
-                    return Ok(Fact::Fault(cannot_be_read_back(why)));
-                }
-                let chain: Vec<Vec<u8>> = chain.into_iter().map(|der| der.0).collect();
-                if !chain.is_empty() {
-                    self.link.install(&chain).await?;
-                }
-                if let Some(id) = &assigned {
-                    self.link.assign(id, &self.made.injection).await?;
-                }
-                self.link.inject(&holding, &self.made.injection).await?;
-                Fact::Written(holding)
-            }
-            Effect::Restart => self.restart().await?,
-            Effect::ReadBack if self.last.stock => {
-                Fact::Observed(self.link.observe(&self.made.injection).await?, Vec::new())
-            }
-            Effect::ReadBack => {
-                let read = self.link.read_back(&self.made.injection).await?;
-                let chain = read.chain.into_iter().map(Blob).collect();
-                Fact::Observed(Observed::whole(read.holding), chain)
-            }
-            Effect::ProveKey => {
-                let nonce = random();
-                let signature = match self.link.sign(nonce).await {
-                    Err(error) if error.code() == Some(Code::NoKey) => {
-                        return Ok(Fact::Fault(self.key_lost()));
-                    }
-                    signed => signed?,
-                };
-                Fact::KeyProof {
-                    nonce: Digest(nonce),
-                    signature,
-                    at_ms: (self.clock)(),
-                }
-            }
-            Effect::Seal { holds } => Fact::Sealed(self.link.seal(holds).await?),
-            Effect::Sign { .. }
-            | Effect::Draft { .. }
-            | Effect::ReadEndorsement
-            | Effect::Rehearse { .. } => unreachable!("performed elsewhere"),
-        })
+            } => timeout(limit, self.write(holding, chain, assigned)).await,
+            Effect::Restart => timeout(limit, self.restart()).await,
+            Effect::ReadBack => timeout(limit, self.read_back()).await,
+            Effect::ProveKey => timeout(limit, self.prove_key()).await,
+            Effect::Seal { holds } => timeout(limit, self.seal(holds)).await,
+        };
+        match done {
+            Ok(Ok(fact)) => fact,
+            Ok(Err(error)) => self.link_fact(&error, step),
+            Err(_) => Fact::Fault(too_slow(self.bay, step, limit)),
+        }
+    }
+
+    async fn request_certificate(&mut self, common_name: &str) -> Result<Fact, LinkError> {
+        Ok(Fact::Request(self.device.make_key(common_name).await?))
+    }
+
+    /// Nothing is written that the device could not give back.
+    async fn write(
+        &mut self,
+        holding: Holding,
+        chain: Vec<Blob>,
+        assigned: Option<DeviceId>,
+    ) -> Result<Fact, LinkError> {
+        if let Err(misfit) = self.device.can_hold(&holding) {
+            return Ok(Fact::Fault(Fault::CannotBeReadBack(misfit)));
+        }
+        let chain: Vec<Vec<u8>> = chain.into_iter().map(|der| der.0).collect();
+        if !chain.is_empty() {
+            self.device.install(&chain).await?;
+        }
+        self.device.inject(&holding, assigned.as_ref()).await?;
+        Ok(Fact::Written(holding))
     }
 
     /// Restarts the device that was there before, and no other.
     async fn restart(&mut self) -> Result<Fact, LinkError> {
-        let (made, model) = (self.made, &self.made.product.model);
-        let stock_key = made.injection.id_key.as_deref();
-        let before = match stock_key {
-            Some(key) => Identification::of_stock(self.link.stock_id(key).await?, model),
-            None => self.link.identify().await?,
-        };
+        // Asked now, because a device that lost power since it was last asked has counted once more.
+        let before = self.device.identify().await?;
         if let Some(fault) = self.changed(&before) {
             return Ok(Fact::Gone(fault));
         }
         self.resetting = true;
-        self.last = match stock_key {
-            Some(key) => {
-                let found = self.link.restart_stock(key, &made.injection).await?;
-                Identification::of_stock(found, model)
-            }
-            None => self.link.restart_from(&before).await?,
-        };
+        self.last = self.device.restart(&before).await?;
         self.resetting = false;
         Ok(Fact::Restarted(self.last.clone()))
     }
 
+    async fn read_back(&mut self) -> Result<Fact, LinkError> {
+        let read = self.device.read_back().await?;
+        let chain = read.chain.into_iter().map(Blob).collect();
+        Ok(Fact::Observed(read.observed, chain))
+    }
+
+    async fn prove_key(&mut self) -> Result<Fact, LinkError> {
+        let nonce = random();
+        let signature = match self.device.prove(nonce).await {
+            Err(error) if error.grounds() == Some(Grounds::NoKey) => {
+                return Ok(Fact::Fault(Fault::DoesNotHold {
+                    device: self.last.device_id.clone(),
+                    how: Mismatch::KeyLost,
+                }));
+            }
+            signed => signed?,
+        };
+        Ok(Fact::KeyProof {
+            nonce: Digest(nonce),
+            signature,
+            at_ms: (self.clock)(),
+        })
+    }
+
+    async fn seal(&mut self, holds: Digest) -> Result<Fact, LinkError> {
+        Ok(Fact::Sealed(self.device.seal(holds).await?))
+    }
+
     /// What was counted on the link in this attempt.
     pub fn measured(&self) -> LinkHealth {
-        self.link.health().since(self.began)
+        self.device.health().since(self.began)
     }
 
     /// The event, if it is about the unit that is in the bay: a FAIL must not hit one that was swapped, or that lost
@@ -151,7 +149,7 @@ impl Work<'_> {
         if !matches!(event, Event::Failed { .. }) {
             return event;
         }
-        let now = find(self.link, std::slice::from_ref(self.made), PRESENCE_TIMEOUT).await;
+        let now = self.device.look(PRESENCE_TIMEOUT).await;
         match now.ok().and_then(|now| self.changed(&now)) {
             Some(fault) => Event::Interrupted { fault },
             None => event,
@@ -160,8 +158,8 @@ impl Work<'_> {
 
     /// What is to be said when the device is another one than before, or has started anew by itself.
     fn changed(&self, now: &Identification) -> Option<Fault> {
-        let (before, bay) = (&self.last, self.bay);
-        let renamed = now.device_id != before.device_id && now.device_id != *self.device;
+        let before = &self.last;
+        let renamed = now.device_id != before.device_id && now.device_id != *self.name;
         if renamed || !now.same_unit(before) {
             return Some(Fault::Swapped {
                 found: now.device_id.clone(),
@@ -172,16 +170,14 @@ impl Work<'_> {
         if (before.boots..=most).contains(&now.boots) {
             return None;
         }
-        let what = format!(
-            "bay {bay}: {} started anew in the middle of its job",
-            now.device_id
-        );
-        let next = "check plug and power, then put the unit in again";
-        Some(Fault::device("power_lost", what, next))
+        Some(Fault::PowerLost {
+            bay: self.bay.to_owned(),
+            device: now.device_id.clone(),
+        })
     }
 
     /// What a fault of the link at a step means.
-    pub(super) fn link_fact(&mut self, error: &LinkError, step: &'static str) -> Fact {
+    pub(super) fn link_fact(&mut self, error: &LinkError, step: Doing) -> Fact {
         let fault = link_fault(self.bay, error);
         match error {
             LinkError::Gone { .. } | LinkError::Io { .. } | LinkError::Swapped { .. } => {
@@ -192,26 +188,6 @@ impl Work<'_> {
                 Fact::Fault(self.silences.judge(self.bay, step, unit, fault))
             }
             _ => Fact::Fault(fault),
-        }
-    }
-
-    fn too_slow(&self, step: &str) -> Fault {
-        let what = format!(
-            "bay {}: {step} took longer than {} ms",
-            self.bay,
-            self.made.step_deadline.as_millis()
-        );
-        Fault::device(
-            "too_slow",
-            what,
-            "put the unit in again; set it aside if that does not help",
-        )
-    }
-
-    fn key_lost(&self) -> Fault {
-        Fault::DoesNotHold {
-            device: self.last.device_id.clone(),
-            how: Mismatch::KeyLost,
         }
     }
 

@@ -1,11 +1,11 @@
 //! Who is in the bay: its port opened, an arrival noticed, a departure noticed.
 
-use super::faults::link_fault;
+use super::faults::{link_fault, talks};
 use super::memory::Memory;
-use super::{Bay, LineProduct, StationFault};
-use crate::link::{DeviceLink, LinkError};
+use super::{Bay, StationFault};
+use crate::link::{DeviceLink, Driver, Found, LinkError, who};
 use crate::provision::device::Identification;
-use crate::provision::fault::Fault;
+use crate::provision::fault::{Doing, Fault};
 use crate::provision::floor::Report;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -31,7 +31,7 @@ const LINK_EVERY: Duration = Duration::from_secs(5);
 /// What is in the bay.
 pub(super) enum Arrival {
     /// A device that says who it is.
-    Device(Identification),
+    Device(Found),
     /// Something that does not, and what is to be said of it.
     Stranger(Fault),
     /// Nothing: the port went away.
@@ -40,34 +40,22 @@ pub(super) enum Arrival {
     TestWanted,
 }
 
-/// Asks once whether a device is there, and who it is. One that does not know the question has stock firmware: it is
-/// asked for its ID as each injection-only product keeps it.
-///
-/// # Errors
-///
-/// Those of [`DeviceLink::find`], or of the last question.
-pub(super) async fn find(
-    link: &mut DeviceLink,
-    products: &[LineProduct],
-    wait: Duration,
-) -> Result<Identification, LinkError> {
-    let mut error = match link.find(wait).await {
-        Err(error) if error.is_unknown_command() => error,
-        found => return found,
-    };
-    for made in products {
-        let Some(id_key) = &made.injection.id_key else {
-            continue;
-        };
-        match link.find_stock(id_key, PRESENCE_TIMEOUT).await {
-            Ok(id) => return Ok(Identification::of_stock(id, &made.product.model)),
-            Err(not_this) => error = not_this,
-        }
-    }
-    Err(error)
-}
-
 impl Bay {
+    /// Looks once who is in the bay, as every product's driver asks.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`who`].
+    pub(super) async fn look(
+        &self,
+        link: &mut DeviceLink,
+        wait: Duration,
+    ) -> Result<Found, LinkError> {
+        let products = self.line.products.iter();
+        let drivers: Vec<&dyn Driver> = products.map(|made| made.driver.as_ref()).collect();
+        who(link, &drivers, wait).await
+    }
+
     /// Opens the port, waiting for it where it is not there; the first failure is reported.
     pub(super) async fn open(&self) -> Result<DeviceLink, StationFault> {
         let mut said = false;
@@ -118,7 +106,7 @@ impl Bay {
             pause = ARRIVAL_POLL;
             let heard_before = link.health().bytes_in;
             let patient = there_since.map_or(ARRIVAL_TIMEOUT, |_| PRESENCE_TIMEOUT);
-            let error = match find(link, &self.line.products, patient).await {
+            let error = match self.look(link, patient).await {
                 Ok(found) => return Arrival::Device(found),
                 Err(error) if error.lost_port() => return Arrival::PortGone,
                 Err(error) => error,
@@ -155,12 +143,10 @@ impl Bay {
                 None => {}
             }
             let heard_before = link.health().bytes_in;
-            match (
-                find(link, &self.line.products, PRESENCE_TIMEOUT).await,
-                unit,
-            ) {
-                (Ok(found), Some(unit))
-                    if found.device_id == unit.device_id && found.boots == unit.boots =>
+            match (self.look(link, PRESENCE_TIMEOUT).await, unit) {
+                (Ok(Found { identification, .. }), Some(unit))
+                    if identification.device_id == unit.device_id
+                        && identification.boots == unit.boots =>
                 {
                     unheard = 0;
                 }
@@ -179,17 +165,12 @@ impl Bay {
 
     fn stranger(&self, error: &LinkError, heard: bool, memory: &mut Memory) -> Fault {
         match error {
-            LinkError::Silent { .. } if heard => Fault::device(
-                "not_a_device_we_know",
-                format!(
-                    "bay {}: what is plugged in talks, and does not answer as our devices do",
-                    self.name
-                ),
-                "set the unit aside and call the process engineer",
-            ),
+            LinkError::Silent { .. } if heard => talks(&self.name),
             LinkError::Silent { .. } => {
                 let fault = link_fault(&self.name, error);
-                memory.silences.judge(&self.name, "answering", None, fault)
+                memory
+                    .silences
+                    .judge(&self.name, Doing::Answering, None, fault)
             }
             error => link_fault(&self.name, error),
         }

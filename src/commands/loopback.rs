@@ -1,11 +1,14 @@
 //! `station loopback`: the station's own ports tested with a plug in the place of the device.
 
 use super::{Context, Exit, Failure, parts, print_line};
+use crate::bay::loopback_fault;
 use crate::config::Config;
 use crate::ledger::Ledger;
+use crate::link::LinkOptions;
 use crate::link::loopback::{self, LoopbackError};
-use crate::link::{LinkError, LinkOptions};
 use crate::provision::event::Event;
+use crate::provision::fault::Fault;
+use crate::words;
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -109,23 +112,24 @@ async fn test(
     Ok(passed)
 }
 
+/// Why a place cannot be tested, and what to do about it here, where a person is at the port.
 fn cannot(place: &Place, error: &LoopbackError) -> Failure {
-    match error {
-        LoopbackError::Link(LinkError::PortBusy { .. }) => Failure::station(match &place.bay {
-            Some(bay) => format!(
-                "{error}: take bay {bay} out of service first, or test it from the station's screen"
-            ),
-            None => format!("{error}: end that program first"),
-        }),
-        LoopbackError::Link(error @ LinkError::PortMissing { .. }) => Failure::usage(format!(
-            "{error}: plug the adapter in, or give the right port"
+    let name = place.bay.as_deref().unwrap_or("-");
+    let fault = loopback_fault(name, error);
+    let what = words::of(&fault).what;
+    match (&fault, &place.bay) {
+        (Fault::PortBusy { .. }, Some(bay)) => Failure::station(format!(
+            "{what}: take bay {bay} out of service first, or test it from the station's screen"
         )),
-        LoopbackError::Link(error) => {
-            Failure::station(format!("{error}: put it right, then test again"))
+        (Fault::PortBusy { .. }, None) => {
+            Failure::station(format!("{what}: end that program first"))
         }
-        LoopbackError::NoPlug { .. } | LoopbackError::Talks { .. } => {
-            Failure::usage(error.to_string())
+        (Fault::PortMissing { .. }, _) => Failure::usage(format!(
+            "{what}: plug the adapter in, or give the right port"
+        )),
+        (Fault::NoPlug { .. } | Fault::PortTalks { .. }, _) => {
+            Failure::usage(words::sentence(&fault))
         }
-        LoopbackError::Random { .. } => Failure::station(error.to_string()),
+        _ => Failure::from(fault),
     }
 }

@@ -6,6 +6,7 @@ use crate::config::{CaConfig, Config, DpsConfig, ProductConfig};
 use crate::dps::{API_VERSION, Dps, DpsOptions, configuration_fault};
 use crate::hsm::{Hsm, HsmError, HsmOptions};
 use crate::ledger::{Ledger, LedgerError, Options};
+use crate::link;
 use crate::provision::certificate::Issuer;
 use crate::provision::endorsement::VendorRoots;
 use crate::provision::fault::{Fault, harmless};
@@ -89,7 +90,7 @@ pub(super) async fn line(config: &Config, ledger: Ledger) -> Result<Line, Failur
             .and_then(|name| signers.get(name.get_ref()).cloned());
         products.push(LineProduct {
             product: Arc::new(config.resolve(product, roots(config, product)?)?),
-            injection: product.inject.clone(),
+            driver: link::of_product(product.inject.clone(), &product.model),
             signer,
             step_deadline: Duration::from_millis(product.step_deadline_ms),
         });

@@ -7,6 +7,7 @@ use crate::provision::device::{Attestation, Holding};
 use crate::provision::endorsement::{EmptyHandle, EndorsementPolicy};
 use crate::provision::naming::Naming;
 use crate::provision::product::UsbId;
+use crate::words;
 use serde::Deserialize;
 use std::path::PathBuf;
 use toml::Spanned;
@@ -77,7 +78,10 @@ impl ProductConfig {
             certificate_sha256: None,
         };
         if let Err(why) = self.inject.fits(&holding) {
-            return Err((self.name.span().start, format!("product {name}: {why}")));
+            return Err((
+                self.name.span().start,
+                format!("product {name}: {}", words::misfit(&why)),
+            ));
         }
         if let Err(error) = self.device_id.check() {
             return Err((self.name.span().start, format!("product {name}: {error}")));

@@ -13,6 +13,7 @@ use pattern::{compare, pattern};
 use std::future::pending;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
@@ -39,29 +40,31 @@ const READ_SIZE: usize = 4096;
 const BITS: u64 = 10;
 
 /// Why a port could not be tested. No port has failed a test for that.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum LoopbackError {
     /// What was sent did not come back.
-    #[error("no loopback plug on {port}: take the unit out, put the plug in")]
     NoPlug {
         /// The port's path.
         port: String,
     },
     /// Bytes come that nobody sent.
-    #[error("something on {port} talks by itself: take the unit out, put the loopback plug in")]
     Talks {
         /// The port's path.
         port: String,
     },
     /// No random numbers.
-    #[error("{port}: the system gives no random numbers: restart the station")]
     Random {
         /// The port's path.
         port: String,
     },
     /// The port failed.
-    #[error(transparent)]
-    Link(#[from] LinkError),
+    Link(LinkError),
+}
+
+impl From<LinkError> for LoopbackError {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
 }
 
 /// Tests a port at each rate, or at the link's own where the limits name none. The port is locked all the while.
@@ -272,6 +275,6 @@ fn count(port: &str, read: io::Result<usize>) -> Result<usize, LinkError> {
 fn failed(port: &str, source: io::Error) -> LinkError {
     LinkError::Io {
         port: port.to_owned(),
-        source,
+        source: Arc::new(source),
     }
 }

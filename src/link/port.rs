@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -147,7 +148,10 @@ fn failed(path: &Path, source: io::Error) -> LinkError {
         io::ErrorKind::ResourceBusy => LinkError::PortBusy { port },
         // serialport's word for a port that was locked between the probe and the opening.
         io::ErrorKind::NotFound => LinkError::PortBusy { port },
-        _ => LinkError::Io { port, source },
+        _ => LinkError::Io {
+            port,
+            source: Arc::new(source),
+        },
     }
 }
 

@@ -1,4 +1,4 @@
-//! One conversation with one device: requests, answers, deadlines and what is sent again.
+//! One SMP conversation with one device: requests, answers, deadlines and what is sent again.
 
 mod restart;
 
@@ -6,34 +6,28 @@ pub(in crate::link) use restart::StartSign;
 
 use super::port::Port;
 use super::smp::frame::{self, Decoder};
-use super::smp::{self, HEADER_LENGTH, Header, Map, Op, Packet, Refusal, Version};
+use super::smp::{self, HEADER_LENGTH, Header, Map, Op, Packet, PacketError, SmpError, Version};
+use super::wire::{READ_SIZE, Wire};
 use super::{LinkError, LinkHealth, LinkOptions};
+use crate::provision::dialogue::Verb;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep};
 
-/// The shortest longest packet, in bytes: what fits one standard line. The size is not halved below it.
+/// Floor for the negotiated packet size, in bytes: what fits one standard line. The size is not halved below it.
 const SMALLEST_FRAME: usize = 89;
-/// A line on which nothing came for so long is quiet.
-const QUIET: Duration = Duration::from_millis(25);
-/// How long to wait for a line to become quiet; one that never does is used as it is.
-const SETTLE_LIMIT: Duration = Duration::from_secs(1);
-/// How long the system may take to accept one line.
-const SEND_LIMIT: Duration = Duration::from_secs(5);
-/// How much is read at a time, in bytes.
-const READ_SIZE: usize = 1024;
 /// A reply that has begun is heard to its end as long as it does not pause for so long: a slow line is no silence.
 const REPLY_PAUSE: Duration = Duration::from_millis(100);
 /// But no longer than so long after the wait for it.
 const REPLY_LIMIT: Duration = Duration::from_secs(5);
 
-/// One conversation with one device over `S`.
+/// One SMP conversation with one device over `S`.
 #[derive(Debug)]
 pub struct Session<S> {
-    stream: S,
-    path: PathBuf,
+    pub(super) wire: Wire<S>,
     pub(super) options: LinkOptions,
     decoder: Decoder,
     version: Version,
@@ -42,14 +36,13 @@ pub struct Session<S> {
     frame_size: usize,
     /// Replies to questions that were given up.
     late: u64,
-    pub(super) health: LinkHealth,
 }
 
 /// A question, apart from its body.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Question {
-    /// What it asks for, as a verb.
-    pub what: &'static str,
+    /// What it asks for.
+    pub what: Verb,
     pub op: Op,
     pub group: u16,
     pub command: u8,
@@ -93,43 +86,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         // A random start, so that a station that was killed does not get an earlier answer from memory.
         aws_lc_rs::rand::fill(&mut rid).map_err(|_| LinkError::Io {
             port: path.display().to_string(),
-            source: io::Error::other("no random bytes"),
+            source: Arc::new(io::Error::other("no random bytes")),
         })?;
         Ok(Self {
-            stream,
-            path: path.to_owned(),
+            wire: Wire::over(stream, path),
             decoder: Decoder::default(),
             version: Version::Two,
             sequence: rid[0],
             next_rid: u32::from_be_bytes(rid),
             frame_size: options.frame_size.clamp(SMALLEST_FRAME, frame::MAX_PACKET),
             late: 0,
-            health: LinkHealth::default(),
             options: options.clone(),
         })
     }
 
     /// How well the link has worked since the session was made.
     pub fn health(&self) -> LinkHealth {
-        self.health
+        self.wire.health
     }
 
     /// Ends a line that someone may have left unfinished, and waits until nothing comes any more.
     ///
     /// What comes meanwhile, such as replies to a killed station, is thrown away.
     pub(super) async fn settle(&mut self) -> Result<(), LinkError> {
-        self.send(b"\n").await?;
-        let limit = Instant::now() + SETTLE_LIMIT;
-        let mut buffer = [0; READ_SIZE];
-        while Instant::now() < limit {
-            if self
-                .receive(&mut buffer, Instant::now() + QUIET)
-                .await?
-                .is_none()
-            {
-                break;
-            }
-        }
+        self.wire.send(b"\n").await?;
+        self.wire.drain().await?;
         self.decoder = Decoder::default();
         Ok(())
     }
@@ -137,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Doubles the longest packet as long as an echo of that size comes back.
     async fn probe(&mut self) -> Result<(), LinkError> {
         let echo = Question {
-            what: "echo",
+            what: Verb::Echo,
             op: Op::Write,
             group: smp::OS_GROUP,
             command: smp::ECHO,
@@ -216,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 self.frame_size = (sent / 2).max(SMALLEST_FRAME);
             }
             tries += 1;
-            self.health.retries += 1;
+            self.wire.health.retries += 1;
         }
     }
 
@@ -227,11 +208,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             Version::One => (smp::COMMON_VERSION_TOO_OLD, Version::Two),
             Version::Two => (smp::COMMON_VERSION_TOO_NEW, Version::One),
         };
-        let wanted = Some(Refusal {
+        let wanted = Some(SmpError {
             group: None,
             code: refused,
         });
-        let wants = reply.body.as_refusal() == wanted;
+        let wants = reply.body.as_error() == wanted;
         if wants {
             self.version = other;
         }
@@ -239,52 +220,61 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     /// The result that a reply stands for.
-    fn judge(&self, what: &'static str, reply: Packet) -> Result<Map, LinkError> {
-        match reply.body.as_refusal() {
+    fn judge(&self, what: Verb, reply: Packet) -> Result<Map, LinkError> {
+        match reply.body.as_error() {
             None => Ok(reply.body),
-            Some(refusal) => Err(LinkError::Refused {
-                port: self.port(),
+            Some(error) => Err(LinkError::Refused {
+                port: self.wire.port(),
                 what,
-                refusal,
-                user_group: self.options.user_group,
+                grounds: error.grounds(self.options.user_group),
             }),
         }
+    }
+
+    /// A field of a reply, or the error of a reply that does not have it.
+    pub(super) fn field<T>(
+        &self,
+        what: Verb,
+        field: Result<T, PacketError>,
+    ) -> Result<T, LinkError> {
+        field.map_err(|error| self.wire.malformed(what, error))
     }
 
     /// Sends one packet and waits for the reply to it.
     async fn exchange(
         &mut self,
-        what: &'static str,
+        what: Verb,
         packet: &Packet,
         wait: Duration,
     ) -> Result<Packet, LinkError> {
         let lines = frame::encode(&packet.encode(), self.options.line_length)
-            .map_err(|error| self.malformed(what, error))?;
+            .map_err(|error| self.wire.malformed(what, error))?;
         for (index, line) in lines.iter().enumerate() {
             if index > 0 && self.options.line_pause_ms > 0 {
                 sleep(Duration::from_millis(self.options.line_pause_ms)).await;
             }
-            self.send(line).await?;
+            self.wire.send(line).await?;
         }
         let sent = Instant::now();
         let mut deadline = sent + wait;
         let mut buffer = [0; READ_SIZE];
         let mut nonsense = None;
-        while let Some(count) = self.receive(&mut buffer, deadline).await? {
+        while let Some(count) = self.wire.receive(&mut buffer, deadline).await? {
             let before = self.decoder.damage();
             let frames: Vec<_> = buffer[..count]
                 .iter()
                 .filter_map(|&byte| self.decoder.push(byte))
                 .collect();
             let after = self.decoder.damage();
-            self.health.crc_errors += after.checksums - before.checksums;
-            self.health.dropped_lines += after.lines - before.lines;
+            self.wire.health.crc_errors += after.checksums - before.checksums;
+            self.wire.health.dropped_lines += after.lines - before.lines;
             for bytes in frames {
                 match Packet::decode(&bytes) {
                     Ok(reply) if answers(&reply.header, &packet.header) => {
                         let latency = u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX);
-                        self.health.latency_max_ms = self.health.latency_max_ms.max(latency);
-                        self.health.round_trips += 1;
+                        self.wire.health.latency_max_ms =
+                            self.wire.health.latency_max_ms.max(latency);
+                        self.wire.health.round_trips += 1;
                         return Ok(reply);
                     }
                     Ok(other) if other.header.op == packet.header.reply().op => self.late += 1,
@@ -298,73 +288,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             }
         }
         Err(match nonsense {
-            Some(error) => self.malformed(what, error),
-            None => self.silent(what),
+            Some(error) => self.wire.malformed(what, error),
+            None => self.wire.silent(what),
         })
-    }
-
-    async fn send(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
-        let written = timeout(SEND_LIMIT, self.stream.write_all(bytes)).await;
-        match written {
-            Ok(Ok(())) => {
-                self.health.bytes_out += bytes.len() as u64;
-                Ok(())
-            }
-            Ok(Err(error)) => Err(self.failed(error)),
-            Err(_) => Err(self.silent("take what is sent")),
-        }
-    }
-
-    /// Reads what there is; nothing means that the deadline passed.
-    async fn receive(
-        &mut self,
-        buffer: &mut [u8],
-        deadline: Instant,
-    ) -> Result<Option<usize>, LinkError> {
-        // A stream that always has something to read would never let the timer have its turn.
-        if Instant::now() >= deadline {
-            return Ok(None);
-        }
-        match timeout_at(deadline, self.stream.read(buffer)).await {
-            Err(_) => Ok(None),
-            Ok(Ok(0)) => Err(LinkError::Gone { port: self.port() }),
-            Ok(Ok(count)) => {
-                self.health.bytes_in += count as u64;
-                Ok(Some(count))
-            }
-            Ok(Err(error)) => Err(self.failed(error)),
-        }
-    }
-
-    pub(super) fn malformed(&self, what: &'static str, why: impl ToString) -> LinkError {
-        LinkError::Malformed {
-            port: self.port(),
-            what,
-            why: why.to_string(),
-        }
-    }
-
-    fn silent(&self, what: &'static str) -> LinkError {
-        LinkError::Silent {
-            port: self.port(),
-            what,
-        }
-    }
-
-    fn failed(&self, source: io::Error) -> LinkError {
-        let port = self.port();
-        let unplugged = rustix::io::Errno::from_io_error(&source).is_some_and(|errno| {
-            use rustix::io::Errno;
-            [Errno::IO, Errno::NXIO, Errno::NODEV].contains(&errno)
-        });
-        if unplugged || source.kind() == io::ErrorKind::BrokenPipe {
-            return LinkError::Gone { port };
-        }
-        LinkError::Io { port, source }
-    }
-
-    pub(super) fn port(&self) -> String {
-        self.path.display().to_string()
     }
 }
 

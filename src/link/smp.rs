@@ -47,7 +47,7 @@ pub const COMMON_VERSION_TOO_NEW: u32 = 13;
 /// In version 1, an error of a user group is this number plus the group's own code.
 pub const COMMON_USER: u32 = 256;
 
-/// Stands for the code of a refusal that has none, or one that is no code.
+/// Stands for the code of an error that has none, or one that is no code.
 pub const NO_CODE: u32 = u32::MAX;
 
 /// Octets in an SMP header.
@@ -108,25 +108,21 @@ pub struct Packet {
 pub struct Map(Vec<(String, Value)>);
 
 /// Why bytes are not a packet, or a body is not what it should be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PacketError {
     /// Fewer bytes than a header, or than the header announces, or more.
-    #[error("the length in the header does not fit")]
     Length,
     /// Reserved version or operation.
-    #[error("the header has an unknown version or operation")]
     Header,
     /// Not a CBOR map, nested too deep, too many entries, or bytes after it.
-    #[error("the body is not a CBOR map of sane size")]
     Body,
     /// A field is missing or has the wrong type.
-    #[error("the field {0:?} is missing or has the wrong type")]
     Field(&'static str),
 }
 
-/// What a device answers instead of a result.
+/// What a server answers instead of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct SmpError {
     /// The group whose table explains the code; absent for the common table.
     pub group: Option<u16>,
     /// The code; never 0.
@@ -302,27 +298,27 @@ impl Map {
             .ok_or(PacketError::Field(key))
     }
 
-    /// The body of a refusal, in the shape of `version`.
+    /// The body that says an error, in the shape of `version`.
     ///
     /// Version 2 has `{"err": {"group", "rc"}}` for a group's own code. Version 1, and the common codes in either
     /// version, are `{"rc"}`; a user group's code is moved up by [`COMMON_USER`] in version 1.
-    pub fn refusal(version: Version, refusal: Refusal) -> Self {
-        match (version, refusal.group) {
+    pub fn error(version: Version, error: SmpError) -> Self {
+        match (version, error.group) {
             (Version::Two, Some(group)) => {
                 let inner = vec![
                     (Value::from("group"), Value::from(group)),
-                    (Value::from("rc"), Value::from(refusal.code)),
+                    (Value::from("rc"), Value::from(error.code)),
                 ];
                 Self::new().with("err", Value::Map(inner))
             }
-            (Version::One, Some(_)) => Self::new().uint("rc", (COMMON_USER + refusal.code).into()),
-            (_, None) => Self::new().uint("rc", refusal.code.into()),
+            (Version::One, Some(_)) => Self::new().uint("rc", (COMMON_USER + error.code).into()),
+            (_, None) => Self::new().uint("rc", error.code.into()),
         }
     }
 
-    /// The refusal that the body of a reply holds, if it is one; `rc` 0 means success. Reads both shapes, whatever
+    /// The error that the body of a reply holds, if it is one; `rc` 0 means success. Reads both shapes, whatever
     /// the version, because a version 2 server gives the common codes in the old one.
-    pub fn as_refusal(&self) -> Option<Refusal> {
+    pub fn as_error(&self) -> Option<SmpError> {
         let code = |value: &Value| {
             let number = value
                 .as_integer()
@@ -337,13 +333,13 @@ impl Map {
                 entry.map(|(_, value)| value)
             };
             let group = find("group").and_then(Value::as_integer);
-            return Some(Refusal {
+            return Some(SmpError {
                 group: group.and_then(|n| n.try_into().ok()),
                 code: find("rc").and_then(code).unwrap_or(NO_CODE),
             });
         }
         let code = self.get("rc").and_then(code)?;
-        Some(Refusal { group: None, code })
+        Some(SmpError { group: None, code })
     }
 
     /// The map in CBOR, with definite lengths, keys in the order in which they were added.
@@ -426,30 +422,30 @@ mod tests {
         )
         .unwrap();
         assert_eq!(map.get_uint("off"), Ok(5));
-        assert_eq!(map.as_refusal(), None);
+        assert_eq!(map.as_error(), None);
         assert_eq!(map.get_text("off"), Err(PacketError::Field("off")));
     }
 
     #[test]
     fn both_shapes_of_errors_are_understood() {
-        let own = Refusal {
+        let own = SmpError {
             group: Some(64),
             code: 3,
         };
-        let two = Map::refusal(Version::Two, own);
+        let two = Map::error(Version::Two, own);
         assert_eq!(
             HEXLOWER.encode(&two.encode()),
             "a163657272a26567726f7570184062726303"
         );
-        assert_eq!(two.as_refusal(), Some(own));
-        let one = Map::refusal(Version::One, own).as_refusal();
-        let moved = Refusal {
+        assert_eq!(two.as_error(), Some(own));
+        let one = Map::error(Version::One, own).as_error();
+        let moved = SmpError {
             group: None,
             code: COMMON_USER + 3,
         };
         assert_eq!(one, Some(moved));
         let odd = Map::new().text("rc", "no");
-        assert!(odd.as_refusal().is_some());
+        assert!(odd.as_error().is_some());
     }
 
     #[test]
@@ -552,7 +548,7 @@ mod tests {
         fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             let _ = Packet::decode(&bytes);
             if let Ok(map) = Map::decode(&bytes) {
-                let _ = map.as_refusal();
+                let _ = map.as_error();
             }
         }
 

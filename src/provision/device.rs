@@ -139,7 +139,8 @@ pub fn proof_message(nonce: &[u8; 32]) -> Vec<u8> {
 }
 
 /// Why a text is not the name that it should be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum NameError {
     /// Empty, or too long.
     #[error("must have 1 to {max} characters, not {found}")]

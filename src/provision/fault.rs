@@ -13,15 +13,20 @@ mod device;
 mod endorsement;
 mod hsm;
 mod ledger;
+mod link;
+mod tpm;
 
 pub use certificate::{CertificateName, Flaw, KeyFound, KeyKind, KeyPolicy};
 pub use cloud::{ClockSkew, Complaint, Difference, DpsSetting, Malformed, NoAnswer, RecordTrouble};
-pub use device::{HeldValue, IdentityKind, LabelTrouble, Mismatch, Unfit};
+pub use device::{HeldValue, IdentityKind, LabelTrouble, Mismatch};
 pub use endorsement::{EkFlaw, Encoding, TemplateFault, TpmAttribute};
 pub use hsm::{HsmError, KeyFlaw, PinAdvice};
 pub use ledger::LedgerTrouble;
+pub use link::{Doing, Gone, Stranger};
+pub use tpm::{BridgeTrouble, NoChallenge, ResponseFlaw, Stall, TpmGarble, TpmTask, TpmTrouble};
 
 use super::device::{DeviceId, RegistrationId};
+use super::dialogue::{Grounds, Misfit, Verb};
 use super::naming::IdFormat;
 use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantNames};
@@ -46,18 +51,102 @@ pub enum Blame {
 #[serde(tag = "code", content = "args", rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Fault {
-    // --- the unit, as it names itself and is named
-    /// Its label and what it is do not go together.
-    WrongLabel(LabelTrouble),
-    /// No label was scanned for it in time.
-    NotScanned {
+    // --- the port, and what is plugged into it
+    /// Nothing is at the port's path.
+    PortMissing {
+        /// The bay's name.
+        bay: String,
+        /// The port's path.
+        port: String,
+    },
+    /// Another process has the port.
+    PortBusy {
+        /// The bay's name.
+        bay: String,
+        /// The port's path.
+        port: String,
+    },
+    /// This user may not open the port.
+    PortDenied {
+        /// The bay's name.
+        bay: String,
+        /// The port's path.
+        port: String,
+        /// The group that owns the port.
+        group: String,
+    },
+    /// The device went away.
+    DeviceGone {
+        /// The bay's name.
+        bay: String,
+        /// How that was seen.
+        how: Gone,
+    },
+    /// The device did not answer, however often it was asked.
+    DeviceSilent {
+        /// The bay's name.
+        bay: String,
+        /// The port's path.
+        port: String,
+        /// What it was asked.
+        asked: Verb,
+    },
+    /// The device answered that it will not.
+    DeviceRefused {
+        /// The bay's name.
+        bay: String,
+        /// The port's path.
+        port: String,
+        /// What it was asked.
+        asked: Verb,
+        /// Why not.
+        grounds: Grounds,
+    },
+    /// The product asks more of its devices than they can do.
+    DeviceUnable {
+        /// The bay's name.
+        bay: String,
+        /// What it would have been asked.
+        asked: Verb,
+    },
+    /// What is plugged in is none of the line's devices.
+    NotADeviceWeKnow {
+        /// The bay's name.
+        bay: String,
+        /// Why not.
+        how: Stranger,
+    },
+    /// Several units in a row fell silent at the same step: the bay is to blame.
+    BaySilent {
+        /// The bay's name.
+        bay: String,
+        /// How many.
+        units: usize,
+        /// The step.
+        step: Doing,
+    },
+    /// The unit started anew in the middle of its job.
+    PowerLost {
         /// The bay's name.
         bay: String,
         /// The unit.
         device: DeviceId,
     },
-    /// It left before its label was scanned.
-    LeftUnscanned {
+    /// A step with the unit took longer than its product allows.
+    TooSlow {
+        /// The bay's name.
+        bay: String,
+        /// The step.
+        step: Doing,
+        /// The limit, in milliseconds.
+        limit_ms: u64,
+    },
+
+    // --- the unit, as it names itself and is named
+    /// Its label and what it is do not go together.
+    WrongLabel(LabelTrouble),
+    /// No label was scanned for it in time.
+    NotScanned {
         /// The bay's name.
         bay: String,
         /// The unit.
@@ -282,6 +371,58 @@ pub enum Fault {
         device: DeviceId,
     },
 
+    /// The endorsement key in its TPM is not of the TCG's template.
+    EkTemplate {
+        /// The bay's name.
+        bay: String,
+        /// The key's handle.
+        handle: u32,
+        /// In what it differs.
+        fault: TemplateFault,
+    },
+    /// Its TPM cannot open a credential that was made for the endorsement key that it showed.
+    EkNotProved {
+        /// The bay's name.
+        bay: String,
+        /// What the TSS said.
+        said: String,
+    },
+    /// Its TPM's answers do not add up.
+    TpmGarbled {
+        /// The bay's name.
+        bay: String,
+        /// How.
+        how: TpmGarble,
+    },
+    /// Its TPM did not do what it was asked.
+    TpmFailed {
+        /// The bay's name.
+        bay: String,
+        /// How.
+        how: TpmTrouble,
+    },
+    /// Nothing came back from its TPM.
+    TpmStalled {
+        /// The bay's name.
+        bay: String,
+        /// On which way that was seen.
+        how: Stall,
+    },
+    /// The station's own part of talking to a TPM failed.
+    TpmBridge {
+        /// The bay's name.
+        bay: String,
+        /// How.
+        how: BridgeTrouble,
+    },
+    /// No challenge can be made for a TPM from what is on record of it.
+    NoChallenge {
+        /// The bay's name.
+        bay: String,
+        /// Why not.
+        why: NoChallenge,
+    },
+
     // --- the record
     /// The ledger did not do what it was asked.
     Ledger {
@@ -305,7 +446,7 @@ pub enum Fault {
 
     // --- the station
     /// What is to be written could not be read back from such a device.
-    CannotBeReadBack(Unfit),
+    CannotBeReadBack(Misfit),
     /// An earlier process ended while a unit was in the bay.
     StationStopped {
         /// The bay's name.
@@ -326,6 +467,18 @@ pub enum Fault {
         /// The bay's name.
         bay: String,
     },
+    /// No loopback plug is on the port: what was sent did not come back.
+    NoPlug {
+        /// The port's path.
+        port: String,
+    },
+    /// Bytes come from a port that should be tested, and nobody sent them.
+    PortTalks {
+        /// The port's path.
+        port: String,
+    },
+    /// The system gives no random numbers.
+    NoRandom,
     /// The ports of this machine cannot be listed.
     NoPortList {
         /// What the system said.
@@ -496,27 +649,17 @@ impl Fault {
         }
     }
 
-    /// TEMPORARY
-    pub fn device(code: &str, what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self::told(code, Blame::Device, what.into(), next.into())
-    }
-    /// TEMPORARY
-    pub fn station(code: &str, what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self::told(code, Blame::Station, what.into(), next.into())
-    }
-    fn told(code: &str, blame: Blame, what: String, next: String) -> Self {
-        Self::Told(Told {
-            code: code.to_owned(),
-            blame,
-            what: harmless(&what, 400),
-            next: harmless(&next, 400),
-        })
-    }
-
     fn is_of_station(&self) -> bool {
         matches!(
             self,
-            Self::NoFreeId { .. }
+            Self::PortMissing { .. }
+                | Self::PortBusy { .. }
+                | Self::PortDenied { .. }
+                | Self::DeviceUnable { .. }
+                | Self::BaySilent { .. }
+                | Self::TpmBridge { .. }
+                | Self::NoChallenge { .. }
+                | Self::NoFreeId { .. }
                 | Self::CaUnfit { .. }
                 | Self::DraftImpossible { .. }
                 | Self::SignedWrongly { .. }
@@ -531,6 +674,9 @@ impl Fault {
                 | Self::NoBay { .. }
                 | Self::BayLost { .. }
                 | Self::LoopbackFailed { .. }
+                | Self::NoPlug { .. }
+                | Self::PortTalks { .. }
+                | Self::NoRandom
                 | Self::NoPortList { .. }
                 | Self::DpsUnauthorized { .. }
                 | Self::DpsConfiguration { .. }

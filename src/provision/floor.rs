@@ -11,7 +11,7 @@ pub use report::{Activity, Command, Outbox, Report};
 
 use super::device::DeviceId;
 use super::event::{Balance, Event, Recorded};
-use super::fault::harmless;
+use super::fault::{Fault, harmless};
 use std::collections::BTreeMap;
 
 /// Most bays on one floor; reports of more are not shown.
@@ -88,6 +88,8 @@ pub struct Note {
     pub title: String,
     /// At most [`NOTE_LINES`] lines.
     pub lines: Vec<String>,
+    /// What kept from it, where something did.
+    pub fault: Option<Fault>,
 }
 
 /// The last verdict on a unit in this shift.
@@ -144,12 +146,14 @@ impl Floor {
                 at_ms,
                 title,
                 lines,
+                fault,
             } => {
                 let line = |text: &String| harmless(text, TEXT_MAX);
                 self.note = Some(Note {
                     at_ms: *at_ms,
                     title: line(title),
                     lines: lines.iter().take(NOTE_LINES).map(line).collect(),
+                    fault: fault.clone(),
                 });
             }
             Report::Alive { .. } => {}
@@ -340,7 +344,6 @@ mod tests {
     use super::super::bytes::{Blob, Digest};
     use super::super::device::{Holding, Identification, RegistrationId};
     use super::super::event::{EnrolledIdentity, Enrollment};
-    use super::super::fault::Fault;
     use super::*;
     use proptest::prelude::*;
 

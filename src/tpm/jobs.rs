@@ -11,6 +11,7 @@ use crate::provision::endorsement::credential::{ChallengeItems, Credential};
 use crate::provision::endorsement::template::{
     EK_TEMPLATE, EndorsementKey, MODULUS_OCTETS, SRK_TEMPLATE, StorageKey, TemplateFault,
 };
+use crate::provision::fault::{ResponseFlaw, TpmTask};
 use tss_esapi::constants::{
     CapabilityType, PropertyTag, SessionType, Tss2ResponseCode, Tss2ResponseCodeKind,
 };
@@ -105,7 +106,7 @@ pub fn read_chain(tpm: &mut Context) -> Result<Vec<u8>, TpmError> {
     let first = *CHAIN_INDICES.start();
     let (listed, _) = tpm
         .get_capability(CapabilityType::Handles, first, CHAIN_INDICES_MAX)
-        .map_err(failed("looking for intermediate certificates"))?;
+        .map_err(failed(TpmTask::FindChain))?;
     let CapabilityData::Handles(listed) = listed else {
         return Ok(Vec::new());
     };
@@ -159,14 +160,13 @@ pub fn rehearse(
         let text = MaxBuffer::try_from(text.as_bytes())?;
         tpm.hmac(key, text, HashingAlgorithm::Sha256)
     })
-    .map_err(failed("HMAC"))?;
-    tpm.flush_context(key)
-        .map_err(failed("forgetting the HMAC key"))?;
+    .map_err(failed(TpmTask::Hmac))?;
+    tpm.flush_context(key).map_err(failed(TpmTask::Flush))?;
     srk.close(tpm)?;
     let hmac = <[u8; 32]>::try_from(hmac.value());
     let hmac = hmac.map_err(|_| TpmError::Malformed {
         command: "HMAC",
-        why: "not 32 bytes".to_owned(),
+        why: ResponseFlaw::Hmac,
     })?;
     Ok(Rehearsed {
         activated,
@@ -186,7 +186,7 @@ impl Opened {
     fn close(self, tpm: &mut Context) -> Result<(), TpmError> {
         if self.transient {
             let closed = tpm.flush_context(self.handle.into());
-            closed.map_err(failed("flushing a key"))?;
+            closed.map_err(failed(TpmTask::Flush))?;
         }
         Ok(())
     }
@@ -225,7 +225,7 @@ fn create_client_ek(tpm: &mut Context) -> Result<Opened, TpmError> {
 fn persist_ek(tpm: &mut Context) -> Result<Opened, TpmError> {
     let hierarchy = Hierarchy::Endorsement;
     let ek = create(tpm, EK_HANDLE, hierarchy, &EK_TEMPLATE, MODULUS_OCTETS)?;
-    let handle = PersistentTpmHandle::new(EK_HANDLE).map_err(failed("naming the EK's handle"))?;
+    let handle = PersistentTpmHandle::new(EK_HANDLE).map_err(failed(TpmTask::NameHandle))?;
     with_password(tpm, |tpm| {
         tpm.evict_control(
             Provision::Owner,
@@ -233,22 +233,22 @@ fn persist_ek(tpm: &mut Context) -> Result<Opened, TpmError> {
             Persistent::Persistent(handle),
         )
     })
-    .map_err(failed("persisting the EK"))?;
+    .map_err(failed(TpmTask::Persist))?;
     Ok(ek)
 }
 
 /// Opens a persistent key; absent where the handle is empty.
 fn open_persistent(tpm: &mut Context, handle: u32) -> Result<Option<Opened>, TpmError> {
-    let persistent = PersistentTpmHandle::new(handle).map_err(failed("naming a handle"))?;
+    let persistent = PersistentTpmHandle::new(handle).map_err(failed(TpmTask::NameHandle))?;
     let object = match tpm.tr_from_tpm_public(TpmHandle::Persistent(persistent)) {
         Ok(object) => object,
         Err(error) if is_empty_handle(error) => return Ok(None),
-        Err(error) => return Err(failed("reading a persistent key")(error)),
+        Err(error) => return Err(failed(TpmTask::ReadPersistent)(error)),
     };
     let handle_in_tss = KeyHandle::from(object);
     let (public, name, _) = tpm
         .read_public(handle_in_tss)
-        .map_err(failed("reading a persistent key"))?;
+        .map_err(failed(TpmTask::ReadPersistent))?;
     opened(handle, handle_in_tss, public, name.value(), false).map(Some)
 }
 
@@ -266,10 +266,10 @@ fn create(
         let template = Public::unmarshall(&template)?;
         tpm.create_primary(hierarchy, template, None, None, None, None)
     })
-    .map_err(failed("making a primary key"))?;
+    .map_err(failed(TpmTask::MakePrimary))?;
     let name = tpm
         .tr_get_name(made.key_handle.into())
-        .map_err(failed("naming a primary key"))?;
+        .map_err(failed(TpmTask::NameHandle))?;
     opened(handle, made.key_handle, made.out_public, name.value(), true)
 }
 
@@ -282,7 +282,7 @@ fn opened(
 ) -> Result<Opened, TpmError> {
     let public = PublicBuffer::try_from(public)
         .and_then(|public| public.marshall())
-        .map_err(failed("encoding a public area"))?;
+        .map_err(failed(TpmTask::EncodePublic))?;
     // Both templates have SHA-256 as the name's algorithm; another one is named when the template is compared.
     let digest = Digest::of(&public[2..]);
     if name.starts_with(&[0x00, 0x0b]) && name[2..] != digest.0 {
@@ -302,18 +302,17 @@ fn read_index(
     index: u32,
     enough: fn(&[u8]) -> Option<usize>,
 ) -> Result<Option<Vec<u8>>, TpmError> {
-    let reading = "reading a certificate from NV memory";
-    let index = NvIndexTpmHandle::new(index).map_err(failed(reading))?;
+    let index = NvIndexTpmHandle::new(index).map_err(failed(TpmTask::ReadNv))?;
     let object = match tpm.tr_from_tpm_public(TpmHandle::NvIndex(index)) {
         Ok(object) => object,
         Err(error) if is_empty_handle(error) => return Ok(None),
-        Err(error) => return Err(failed(reading)(error)),
+        Err(error) => return Err(failed(TpmTask::ReadNv)(error)),
     };
     let index = NvIndexHandle::from(object);
-    let (public, _) = tpm.nv_read_public(index).map_err(failed(reading))?;
+    let (public, _) = tpm.nv_read_public(index).map_err(failed(TpmTask::ReadNv))?;
     let largest = tpm
         .get_tpm_property(PropertyTag::NvBufferMax)
-        .map_err(failed(reading))?;
+        .map_err(failed(TpmTask::ReadNv))?;
     let largest = largest.and_then(|largest| u16::try_from(largest).ok());
     let piece = largest
         .unwrap_or(*NV_PIECE.end())
@@ -328,11 +327,14 @@ fn read_index(
         let read = with_password(tpm, |tpm| {
             tpm.nv_read(NvAuth::NvIndex(index), index, size, offset)
         })
-        .map_err(failed(reading))?;
+        .map_err(failed(TpmTask::ReadNv))?;
         if read.value().len() != usize::from(size) {
             return Err(TpmError::Malformed {
                 command: "NV_Read",
-                why: format!("{} bytes where {size} were asked for", read.value().len()),
+                why: ResponseFlaw::Piece {
+                    asked: usize::from(size),
+                    found: read.value().len(),
+                },
             });
         }
         content.extend_from_slice(read.value());
@@ -357,11 +359,11 @@ fn activate_with(
             SymmetricDefinition::Null,
             HashingAlgorithm::Sha256,
         )
-        .map_err(failed("starting a policy session"))?;
+        .map_err(failed(TpmTask::PolicySession))?;
     let Some(session) = session else {
         return Err(TpmError::Bridge("the TSS gave no session".to_owned()));
     };
-    let policy = PolicySession::try_from(session).map_err(failed("setting up a policy session"))?;
+    let policy = PolicySession::try_from(session).map_err(failed(TpmTask::PolicySession))?;
     with_password(tpm, |tpm| {
         let (none, no_digest) = (Default::default(), Default::default());
         let endorsement = AuthHandle::Endorsement;
@@ -374,7 +376,7 @@ fn activate_with(
             None,
         )
     })
-    .map_err(failed("PolicySecret"))?;
+    .map_err(failed(TpmTask::PolicySecret))?;
     let sessions = (Some(AuthSession::Password), Some(session), None);
     let secret = tpm
         .execute_with_sessions(sessions, |tpm| {
@@ -385,10 +387,10 @@ fn activate_with(
         .map_err(|error| match error {
             // What the TPM itself says of a handle, a session or a parameter; all else has another cause.
             Error::Tss2Error(Tss2ResponseCode::FormatOne(_)) => TpmError::NotActivated(error),
-            error => failed("ActivateCredential")(error),
+            error => failed(TpmTask::ActivateCredential)(error),
         })?;
     tpm.flush_context(SessionHandle::from(session).into())
-        .map_err(failed("ending the policy session"))?;
+        .map_err(failed(TpmTask::PolicySession))?;
     Ok(secret.value().to_vec())
 }
 
@@ -398,7 +400,7 @@ fn import(
     challenge: &ChallengeItems,
     inner: &[u8],
 ) -> Result<ObjectHandle, TpmError> {
-    let importing = failed("importing the HMAC key");
+    let importing = failed(TpmTask::Import);
     with_password(tpm, |tpm| {
         let public = Public::unmarshall(content(&challenge.public))?;
         let private = tpm.import(
@@ -431,8 +433,8 @@ fn is_empty_handle(error: Error) -> bool {
     matches!(error, Error::Tss2Error(code) if code.kind() == Some(Tss2ResponseCodeKind::Handle))
 }
 
-fn failed(what: &'static str) -> impl Fn(Error) -> TpmError {
-    move |error| TpmError::Command { what, error }
+fn failed(task: TpmTask) -> impl Fn(Error) -> TpmError {
+    move |error| TpmError::Command { task, error }
 }
 
 fn parsed<T>(handle: u32, key: Result<T, TemplateFault>) -> Result<T, TpmError> {

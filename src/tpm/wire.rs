@@ -1,6 +1,7 @@
 //! Raw TPM commands on their way to the device: what may pass, what is logged, and the flush before each run.
 
 use super::{Relay, TpmError};
+use crate::provision::fault::ResponseFlaw;
 use std::time::{Duration, Instant};
 
 /// Smallest and largest command and response, in bytes (the header; the PC Client profile's buffer size).
@@ -169,7 +170,7 @@ fn raw(code: u32, parameters: &[u32]) -> Vec<u8> {
 fn handles(answer: &[u8]) -> Result<Vec<u32>, TpmError> {
     let malformed = || TpmError::Malformed {
         command: "GetCapability",
-        why: "its list of handles is broken".to_owned(),
+        why: ResponseFlaw::Handles,
     };
     let count = word(answer, 15).filter(|count| *count <= HANDLES_MAX);
     let count = count.ok_or_else(malformed)? as usize;
@@ -183,16 +184,16 @@ fn handles(answer: &[u8]) -> Result<Vec<u32>, TpmError> {
 
 /// Checks a response's sizes and gives its code. A failed command has a bare header: a longer answer with an
 /// error code is not the TPM's.
-fn check(answer: &[u8]) -> Result<u32, String> {
+fn check(answer: &[u8]) -> Result<u32, ResponseFlaw> {
     if !SIZES.contains(&answer.len()) {
-        return Err(format!("{} bytes", answer.len()));
+        return Err(ResponseFlaw::Length(answer.len()));
     }
     let (said, rc) = (word(answer, 2), word(answer, 6).unwrap_or_default());
     if said.map(|said| said as usize) != Some(answer.len()) {
-        return Err(format!("{} bytes, of which it says {said:?}", answer.len()));
+        return Err(ResponseFlaw::Size(answer.len()));
     }
     if rc != 0 && answer.len() != 10 {
-        return Err(format!("code {rc:#x} with {} bytes", answer.len()));
+        return Err(ResponseFlaw::LongError(rc));
     }
     Ok(rc)
 }

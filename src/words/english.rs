@@ -5,14 +5,17 @@ mod cloud;
 mod endorsement;
 mod hsm;
 mod ledger;
+mod link;
+mod tpm;
 
 pub use certificate::{flaw as certificate_flaw, key_kind};
 pub use cloud::{complaint, difference};
 pub use endorsement::flaw as endorsement_flaw;
+pub use link::misfit;
 
 use super::Words;
 use crate::provision::fault::{
-    Blame, Fault, HeldValue, IdentityKind, LabelTrouble, Mismatch, Unfit, Unsigned,
+    Blame, Fault, HeldValue, IdentityKind, LabelTrouble, Mismatch, Unsigned,
 };
 use crate::provision::floor::{Outcome, Verdict};
 
@@ -69,9 +72,6 @@ pub fn what(fault: &Fault) -> String {
         Fault::NotScanned { bay, device } => {
             format!("bay {bay}: no label was scanned for {device}")
         }
-        Fault::LeftUnscanned { bay, device } => {
-            format!("bay {bay}: {device} left before its label was scanned")
-        }
         Fault::NoUid { device } => format!("{device} has no unique ID to tie a name to"),
         Fault::OtherFormat { known, format } => {
             format!("the unit is on record as {known}, and its product has {format}")
@@ -101,9 +101,11 @@ pub fn what(fault: &Fault) -> String {
         Fault::RecordIncomplete { device } => {
             format!("the record of {device} lacks what its last event needs")
         }
-        Fault::CannotBeReadBack(why) => unfit(why),
+        Fault::CannotBeReadBack(why) => link::misfit(why),
         Fault::Told(told) => told.what.clone(),
         fault => policy(fault)
+            .or_else(|| link::what(fault))
+            .or_else(|| tpm::what(fault))
             .or_else(|| certificate::what(fault))
             .or_else(|| endorsement::what(fault))
             .or_else(|| station(fault))
@@ -154,6 +156,9 @@ fn station(fault: &Fault) -> Option<String> {
         Fault::NoBay { last } => format!("no bay can be opened; the last said: {}", what(last)),
         Fault::BayLost { said } => format!("a bay stopped unexpectedly ({said})"),
         Fault::LoopbackFailed { bay } => format!("bay {bay} failed its last loopback test"),
+        Fault::NoPlug { port } => format!("no loopback plug is on {port}"),
+        Fault::PortTalks { port } => format!("something on {port} talks by itself"),
+        Fault::NoRandom => "the system gives no random numbers".to_owned(),
         Fault::NoPortList { said } => {
             format!("the ports of this machine cannot be listed ({said})")
         }
@@ -165,9 +170,7 @@ fn station(fault: &Fault) -> Option<String> {
 pub fn next(fault: &Fault) -> String {
     let fixed = match fault {
         Fault::WrongLabel(_) => COMPARE,
-        Fault::NotScanned { .. } | Fault::LeftUnscanned { .. } => {
-            "put the unit in again and scan its label"
-        }
+        Fault::NotScanned { .. } => "put the unit in again and scan its label",
         Fault::NoFreeId { .. } => "give the product another format in station.toml",
         Fault::InTwoBays { .. } => "take one of the two out and check its label",
         Fault::DuplicateIdentity { .. } => SET_BOTH_ASIDE,
@@ -180,7 +183,9 @@ pub fn next(fault: &Fault) -> String {
         Fault::RecordDamaged { .. } | Fault::RecordIncomplete { .. } => VERIFY,
         Fault::CannotBeReadBack(_) => "correct the product's keys and limits in station.toml",
         Fault::StationStopped { .. } => "put the unit in again",
-        Fault::BayLost { .. } => START_AGAIN,
+        Fault::BayLost { .. } | Fault::NoRandom => START_AGAIN,
+        Fault::NoPlug { .. } => "take the unit out, put the plug in",
+        Fault::PortTalks { .. } => "take the unit out, put the loopback plug in",
         Fault::LoopbackFailed { .. } => "put the loopback plug in and test the bay until it passes",
         Fault::NoPortList { .. } => "mount /sys, then start the station again",
         Fault::NoBay { last } => return next(last),
@@ -188,6 +193,8 @@ pub fn next(fault: &Fault) -> String {
         Fault::Told(told) => return told.next.clone(),
         fault => {
             return certificate::next(fault)
+                .or_else(|| link::next(fault))
+                .or_else(|| tpm::next(fault))
                 .or_else(|| endorsement::next(fault))
                 .map(str::to_owned)
                 .or_else(|| cloud::next(fault))
@@ -242,21 +249,6 @@ fn held(value: HeldValue) -> &'static str {
         HeldValue::GlobalEndpoint => "global endpoint",
         HeldValue::RegistrationId => "registration ID",
         HeldValue::Certificate => "certificate",
-    }
-}
-
-/// Why a device could not hold values under the product's keys.
-pub fn unfit(why: &Unfit) -> String {
-    match why {
-        Unfit::KeyLength { key, max } => {
-            format!("the settings key {key:?} must have 1 to {max} characters")
-        }
-        Unfit::KeyTwice { key } => format!("two values have the settings key {key:?}"),
-        Unfit::TooLong { which, value, max } => format!(
-            "the {} {value:?} has {} bytes, and the device gives back no more than {max}",
-            held(*which),
-            value.len()
-        ),
     }
 }
 

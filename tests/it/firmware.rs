@@ -8,9 +8,10 @@ use super::scenarios::line::{self, MODEL, in_a_process_with_an_hsm};
 use dps_station::bay::Bay;
 use dps_station::fixtures::device::{Device, DeviceSpec, Tpm};
 use dps_station::fixtures::pty::Pty;
+use dps_station::link::LinkOptions;
+use dps_station::link::session::Session;
 use dps_station::link::smp::Packet;
 use dps_station::link::smp::frame::{self, Decoder};
-use dps_station::link::{DeviceLink, LinkOptions};
 use dps_station::provision::device::{Attestation, DeviceId};
 use dps_station::provision::floor::Report;
 use dps_station::provision::health::LinkLimits;
@@ -167,7 +168,7 @@ async fn the_reference_in_c_passes_a_tpm_command_on() {
         frame_limit: 380,
         ..LinkOptions::default()
     };
-    let mut link = DeviceLink::open(&port, &options).await.unwrap();
+    let mut link = Session::open(&port, &options).await.unwrap();
     assert!(link.identify().await.unwrap().tpm);
     let command: Vec<u8> = (0..4096u32).map(|i| (i * 31 % 251) as u8).collect();
     let response: Vec<u8> = command.iter().rev().copied().collect();

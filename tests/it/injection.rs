@@ -7,7 +7,7 @@ use dps_station::fixtures::device::stock::{Stock, System};
 use dps_station::fixtures::device::{Cable, Device, DeviceSpec, SharedDevice, run_device};
 use dps_station::fixtures::scenario::Flaw;
 use dps_station::ledger::{OutboxFilter, Verdict, verify};
-use dps_station::link::{Injection, ValueType};
+use dps_station::link::{Injection, ValueType, of_product};
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{
     Attestation, DeviceId, Holding, Identification, RegistrationId,
@@ -92,7 +92,7 @@ impl Hall {
             ledger,
             products: vec![LineProduct {
                 product: Arc::new(product(endpoint, readback)),
-                injection: keys(system, readback),
+                driver: of_product(keys(system, readback), MODEL),
                 signer: None,
                 step_deadline: plant::STEP_DEADLINE,
             }],

@@ -4,6 +4,7 @@
 
 mod certificate;
 mod cli;
+mod driver;
 mod emulator;
 mod enroll;
 mod firmware;

@@ -3,7 +3,7 @@
 use dps_station::bay::{Line, LineProduct, Signer};
 use dps_station::hsm::{Hsm, HsmOptions};
 use dps_station::ledger::{Ledger, Options};
-use dps_station::link::Injection;
+use dps_station::link::{Injection, of_product};
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::certificate::{CaProfile, Issuer, Profile, draft_issuing, draft_root};
 use dps_station::provision::device::{Attestation, SerialNumber};
@@ -76,7 +76,7 @@ impl Plant {
             ledger,
             products: vec![LineProduct {
                 product: Arc::clone(&self.product),
-                injection: Injection::default(),
+                driver: of_product(Injection::default(), &self.product.model),
                 signer: Some(self.signer.clone()),
                 step_deadline,
             }],

@@ -457,6 +457,7 @@ fn the_result_of_a_first_boot_is_shown_until_it_is_read() {
             "12 assigned".to_owned(),
             "12 read their twin".to_owned(),
         ],
+        fault: None,
     });
     let mut model = model(floor);
     snapshots("first_boot", &model);
@@ -658,6 +659,7 @@ fn escapes_and_direction_marks_from_outside_never_reach_the_screen() {
         at_ms: NOON,
         title: bay.clone(),
         lines: vec![bay; 100],
+        fault: None,
     });
     assert_eq!(floor.bays.len(), 1);
     let mut model = model(floor);

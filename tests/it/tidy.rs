@@ -12,7 +12,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 const ARROWS: &[(&str, &[&str])] = &[
     ("provision", &[]),
     ("words", &["provision"]),
-    ("config", &["provision", "link"]),
+    ("config", &["provision", "words", "link"]),
     ("link", &["provision"]),
     ("tpm", &["provision"]),
     ("hsm", &["provision", "ledger::Reserved"]),

@@ -85,6 +85,7 @@ impl Operator<'_> {
             at_ms: parts::clock(),
             title,
             lines: boot_lines(&answer),
+            fault: None,
         };
         let _ = self.factory_reports.send(note).await;
         Ok(())

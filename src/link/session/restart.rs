@@ -4,15 +4,13 @@ use super::{Patience, Port, Question, READ_SIZE, Session};
 use crate::link::LinkError;
 use crate::link::smp::frame::Decoder;
 use crate::link::smp::{self, Map, Op};
-use crate::provision::device::Identification;
+use crate::provision::dialogue::Verb;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How restarting is named in errors.
-const RESTART: &str = "start anew";
 /// How long after its answer a Zephyr device acts on a reset request (`MCUMGR_GRP_OS_RESET_MS`), and a little more.
 const RESET_DELAY: Duration = Duration::from_millis(300);
-/// Pause between two looks at a port or a device that is to come back.
+/// Pause between two looks at a device that is to come back.
 const RESTART_POLL: Duration = Duration::from_millis(20);
 /// How long a device that is starting anew gets for one answer, beside what the line takes for it.
 const RESTART_ANSWER: Duration = Duration::from_millis(250);
@@ -25,40 +23,20 @@ const BITS_PER_BYTE: u32 = 10;
 const RESET_LOST: Duration = Duration::from_secs(2);
 
 impl Session<Port> {
-    /// Resets the device and watches until it has started anew; gives what it says of itself then.
+    /// Resets the device and watches for the sign that it has started anew.
     ///
     /// Sent again only when the device was seen not to have started. Port and name may be others when it comes back.
     ///
     /// # Errors
     ///
-    /// `Silent` when it does not come back in the options' time, `Swapped` when another device does; what
-    /// [`Session::identify`] gives before the reset.
-    pub async fn restart(&mut self) -> Result<Identification, LinkError> {
-        // Asked now, because a device that lost power since it was last asked has counted once more.
-        let before = self.identify().await?;
-        self.restart_from(&before).await
-    }
-
-    /// The same for a device that has just said `before` of itself.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Session::restart`].
-    pub async fn restart_from(
-        &mut self,
-        before: &Identification,
-    ) -> Result<Identification, LinkError> {
-        self.restart_watching(before).await
-    }
-
-    /// Resets the device and watches for the sign that it has started anew.
+    /// `Silent` when it does not come back in the options' time, `Swapped` when another device does.
     pub(in crate::link) async fn restart_watching<T: StartSign>(
         &mut self,
         sign: &T,
     ) -> Result<T::Device, LinkError> {
         let deadline = Instant::now() + Duration::from_millis(self.options.restart_ms);
         let reset = Question {
-            what: RESTART,
+            what: Verb::Restart,
             op: Op::Write,
             group: smp::OS_GROUP,
             command: smp::RESET,
@@ -74,9 +52,9 @@ impl Session<Port> {
             if let Some(device) = self.watch_restart(sign, deadline).await? {
                 return Ok(device);
             }
-            self.health.retries += 1;
+            self.wire.health.retries += 1;
         }
-        Err(self.silent(RESTART))
+        Err(self.wire.silent(Verb::Restart))
     }
 
     /// The device, started anew, or nothing if the device still answers with the old one long after the request.
@@ -89,6 +67,7 @@ impl Session<Port> {
         // Most devices say something when they start, or their port goes: no need to ask before.
         let mut buffer = [0; READ_SIZE];
         let mut heard = self
+            .wire
             .receive(&mut buffer, asked + RESET_DELAY)
             .await
             .map(|_| ());
@@ -119,23 +98,14 @@ impl Session<Port> {
             sleep(RESTART_POLL).await;
             heard = self.settle().await;
         }
-        Err(refused.unwrap_or_else(|| self.silent(RESTART)))
+        Err(refused.unwrap_or_else(|| self.wire.silent(Verb::Restart)))
     }
 
     /// Opens the port again as soon as it is there.
     async fn reopen(&mut self, deadline: Instant) -> Result<(), LinkError> {
-        loop {
-            match Port::open(&self.path, &self.options) {
-                Ok(port) => {
-                    self.stream = port;
-                    self.decoder = Decoder::default();
-                    return Ok(());
-                }
-                Err(error) if Instant::now() >= deadline => return Err(error),
-                // A port that is just appearing may be missing, busy with udev, or not yet ours.
-                Err(_) => sleep(RESTART_POLL).await,
-            }
-        }
+        self.wire.reopen(&self.options, deadline).await?;
+        self.decoder = Decoder::default();
+        Ok(())
     }
 }
 
@@ -151,24 +121,4 @@ pub(in crate::link) trait StartSign: Sync {
         session: &mut Session<Port>,
         patience: Patience,
     ) -> impl Future<Output = Result<Option<Self::Device>, LinkError>> + Send;
-}
-
-/// What a device with a start counter said of itself before.
-impl StartSign for Identification {
-    type Device = Self;
-
-    async fn look(
-        &self,
-        session: &mut Session<Port>,
-        patience: Patience,
-    ) -> Result<Option<Self>, LinkError> {
-        let now = session.identify_with(patience).await?;
-        if !now.same_unit(self) {
-            return Err(LinkError::Swapped {
-                port: session.port(),
-                found: now.device_id,
-            });
-        }
-        Ok((now.boots > self.boots).then_some(now))
-    }
 }

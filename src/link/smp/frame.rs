@@ -26,9 +26,8 @@ const CHECKSUM: usize = 2;
 
 const CRC: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_XMODEM);
 
-/// Why a packet cannot be framed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a packet has {HEADER_LENGTH} to {MAX_PACKET} bytes, not {0}")]
+/// Why a packet cannot be framed: it has so many bytes, and not [`HEADER_LENGTH`] to [`MAX_PACKET`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketLength(pub usize);
 
 /// Cuts a packet into lines of at most `line_length` bytes (marker and newline included), ready to be sent in order.

@@ -102,6 +102,8 @@
 //! request changes nothing, except that *bad digest* and *TPM failed* drop the parts that arrived. A command that is
 //! not in the table, or comes with the other operation, is refused with SMP's own `{"rc": 8}` in either version.
 
+use crate::provision::dialogue::Grounds;
+
 /// The group's number unless the product says otherwise: the first that SMP leaves to users.
 pub const GROUP: u16 = 64;
 /// Version of this page.
@@ -194,21 +196,21 @@ impl Code {
         Self::ALL.into_iter().find(|code| *code as u32 == number)
     }
 
-    /// What the code means, as the end of "it refused because ...".
-    pub fn meaning(self) -> &'static str {
+    /// What the code means.
+    pub(in crate::link) fn grounds(self) -> Grounds {
         match self {
-            Self::Unknown => "of an unknown error",
-            Self::Malformed => "it found the request malformed",
-            Self::Sealed => "it is sealed",
-            Self::NoObject => "it has no such object",
-            Self::BadOffset => "a part came out of order",
-            Self::TooLong => "the data are too long for it",
-            Self::BadDigest => "the data arrived damaged",
-            Self::HoldsOther => "it holds something else",
-            Self::NoKey => "it has no key",
-            Self::NoTpm => "it has no TPM",
-            Self::TpmFailed => "its TPM did not answer",
-            Self::StorageFailed => "its flash failed",
+            Self::Unknown => Grounds::Unknown,
+            Self::Malformed => Grounds::Malformed,
+            Self::Sealed => Grounds::Sealed,
+            Self::NoObject => Grounds::NoObject,
+            Self::BadOffset => Grounds::BadOffset,
+            Self::TooLong => Grounds::TooLong,
+            Self::BadDigest => Grounds::BadDigest,
+            Self::HoldsOther => Grounds::HoldsOther,
+            Self::NoKey => Grounds::NoKey,
+            Self::NoTpm => Grounds::NoTpm,
+            Self::TpmFailed => Grounds::TpmFailed,
+            Self::StorageFailed => Grounds::StorageFailed,
         }
     }
 }

@@ -6,6 +6,7 @@
 use super::template::{EndorsementKey, StorageKey, name_of};
 use crate::provision::bytes::Digest;
 use crate::provision::device::RegistrationId;
+pub use crate::provision::fault::NoChallenge;
 use aws_lc_rs::cipher::{AES_128, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use aws_lc_rs::{hmac, iv::FixedLength, rsa};
 
@@ -57,20 +58,6 @@ pub struct ChallengeItems {
     pub public: Vec<u8>,
 }
 
-/// A challenge could not be made, or is not one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ChallengeError {
-    /// The cryptographic library refused the key.
-    #[error("the key cannot be encrypted to")]
-    Encryption,
-    /// The blob is not six sized items.
-    #[error("the challenge ends inside item {0} of 6")]
-    Truncated(usize),
-    /// The blob goes on after the sixth item.
-    #[error("the challenge goes on after its six items")]
-    Trailing,
-}
-
 /// MakeCredential in software: wraps `secret` to `key`, for the object with the name `object`
 /// (TPM 2.0 library, part 1, "Credential Protection").
 pub fn make_credential(
@@ -78,7 +65,7 @@ pub fn make_credential(
     object: &[u8],
     secret: &[u8],
     seed: &[u8; 32],
-) -> Result<Credential, ChallengeError> {
+) -> Result<Credential, NoChallenge> {
     let encrypted = cfb(&kdfa(seed, b"STORAGE", object, 128), &sized(secret))?;
     let integrity = hmac_sha256(
         &kdfa(seed, b"INTEGRITY", &[], 256),
@@ -97,7 +84,7 @@ impl Challenge {
         ek: &EndorsementKey,
         srk: &StorageKey,
         seeds: &ChallengeSeeds,
-    ) -> Result<Self, ChallengeError> {
+    ) -> Result<Self, NoChallenge> {
         let credential =
             make_credential(ek.storage(), &srk.name(), &seeds.inner, &seeds.credential)?;
         let public = hmac_key_public(seeds);
@@ -143,22 +130,22 @@ impl Challenge {
 
 impl ChallengeItems {
     /// Takes a challenge apart.
-    pub fn parse(blob: &[u8]) -> Result<Self, ChallengeError> {
+    pub fn parse(blob: &[u8]) -> Result<Self, NoChallenge> {
         let mut rest = blob;
         let mut items = Vec::with_capacity(6);
         for item in 1..=6 {
             let size = rest
                 .first_chunk::<2>()
                 .map(|size| 2 + usize::from(u16::from_be_bytes(*size)))
-                .ok_or(ChallengeError::Truncated(item))?;
+                .ok_or(NoChallenge::Truncated(item))?;
             let (taken, after) = rest
                 .split_at_checked(size)
-                .ok_or(ChallengeError::Truncated(item))?;
+                .ok_or(NoChallenge::Truncated(item))?;
             items.push(taken.to_vec());
             rest = after;
         }
         if !rest.is_empty() {
-            return Err(ChallengeError::Trailing);
+            return Err(NoChallenge::Trailing);
         }
         let mut items = items.into_iter();
         let mut next = || items.next().unwrap_or_default();
@@ -211,7 +198,7 @@ fn hmac_sha256(key: &[u8], data: &[u8]) -> Vec<u8> {
 }
 
 /// AES-128-CFB128 with a zero IV: every key is used for one message only.
-fn cfb(key: &[u8], plain: &[u8]) -> Result<Vec<u8>, ChallengeError> {
+fn cfb(key: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoChallenge> {
     let mut text = plain.to_vec();
     UnboundCipherKey::new(&AES_128, key)
         .and_then(EncryptingKey::cfb128)
@@ -219,11 +206,11 @@ fn cfb(key: &[u8], plain: &[u8]) -> Result<Vec<u8>, ChallengeError> {
             let zero = EncryptionContext::Iv128(FixedLength::from([0; 16]));
             key.less_safe_encrypt(&mut text, zero)
         })
-        .map_err(|_| ChallengeError::Encryption)?;
+        .map_err(|_| NoChallenge::Encryption)?;
     Ok(text)
 }
 
-fn oaep(key: &StorageKey, seed: &[u8], label: &[u8]) -> Result<Vec<u8>, ChallengeError> {
+fn oaep(key: &StorageKey, seed: &[u8], label: &[u8]) -> Result<Vec<u8>, NoChallenge> {
     let encrypt = || {
         let key = rsa::PublicEncryptingKey::from_der(&key.spki()).ok()?;
         let key = rsa::OaepPublicEncryptingKey::new(key).ok()?;
@@ -235,7 +222,7 @@ fn oaep(key: &StorageKey, seed: &[u8], label: &[u8]) -> Result<Vec<u8>, Challeng
         output.truncate(length);
         Some(output)
     };
-    encrypt().ok_or(ChallengeError::Encryption)
+    encrypt().ok_or(NoChallenge::Encryption)
 }
 
 #[cfg(test)]
@@ -314,12 +301,9 @@ mod tests {
             let ours = ChallengeItems::parse(&ours.blob).unwrap();
             assert_eq!(items.public[..18], ours.public[..18]);
             let short = &blob[..blob.len() - 1];
-            assert_eq!(
-                ChallengeItems::parse(short),
-                Err(ChallengeError::Truncated(6))
-            );
+            assert_eq!(ChallengeItems::parse(short), Err(NoChallenge::Truncated(6)));
             let long = [&blob[..], &[0]].concat();
-            assert_eq!(ChallengeItems::parse(&long), Err(ChallengeError::Trailing));
+            assert_eq!(ChallengeItems::parse(&long), Err(NoChallenge::Trailing));
         }
     }
 

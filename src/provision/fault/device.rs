@@ -90,30 +90,3 @@ pub enum HeldValue {
     /// The certificate.
     Certificate,
 }
-
-/// Why a device could not hold values under the product's keys, and give them back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Unfit {
-    /// A settings key that is empty or too long.
-    KeyLength {
-        /// The key.
-        key: String,
-        /// The most characters that it may have.
-        max: usize,
-    },
-    /// Two values have this settings key.
-    KeyTwice {
-        /// The key.
-        key: String,
-    },
-    /// A value that is longer than what the device gives back.
-    TooLong {
-        /// Which value.
-        which: HeldValue,
-        /// The value.
-        value: String,
-        /// The most bytes that the device gives back.
-        max: usize,
-    },
-}

@@ -112,6 +112,9 @@ pub enum Report {
         title: String,
         /// The text; see [`super::NOTE_LINES`].
         lines: Vec<String>,
+        /// What kept from it, where something did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fault: Option<Fault>,
     },
     /// The station lives. Said more often than [`super::STALE_AFTER_MS`], so that silence means something.
     Alive {

@@ -69,18 +69,25 @@ fn draw_note(note: &Note, area: Rect, buf: &mut Buffer) {
     let title = format!(" {}", note.title);
     line(&title, Tone::Complete.text(), area, 0, buf);
     let rows = area.height.saturating_sub(1);
-    let all = note.lines.join(", ");
-    let one_per_row = note.lines.len() <= usize::from(rows);
+    let lines = note_lines(note);
+    let all = lines.join(", ");
+    let one_per_row = lines.len() <= usize::from(rows);
     let body = Rect {
         y: area.y + 1,
         height: rows,
         ..area
     };
     if one_per_row {
-        for (row, text) in (0u16..).zip(&note.lines) {
+        for (row, text) in (0u16..).zip(&lines) {
             line(&format!("   {text}"), Tone::Quiet.text(), body, row, buf);
         }
     } else {
         paragraph("   ", &all, Tone::Quiet.text(), body, buf);
     }
+}
+
+/// The lines of a note, and the sentence of what kept from it.
+pub fn note_lines(note: &Note) -> Vec<String> {
+    let fault = note.fault.as_ref().map(words::sentence);
+    note.lines.iter().cloned().chain(fault).collect()
 }

@@ -1,5 +1,6 @@
 //! The panels behind the function keys: help, one bay in full, the shift.
 
+use super::attention::note_lines;
 use super::{clock, line, seconds};
 use crate::provision::fault::Fault;
 use crate::provision::floor::{Bay, BayState, Outbox, Outcome, Shift, Step, Verdict};
@@ -147,7 +148,7 @@ pub fn draw_shift(model: &Model, area: Rect, buf: &mut Buffer) {
     }
     if let Some(note) = &model.floor.note {
         page.row(&note.title, Style::new(), buf);
-        for line in &note.lines {
+        for line in &note_lines(note) {
             page.row(&format!("              {line}"), Style::new(), buf);
         }
     }

@@ -9,7 +9,6 @@ use dps_station::link::{Injection, LinkOptions};
 use dps_station::provision::bytes::Digest;
 use dps_station::provision::certificate::{Csr, KeyPolicy};
 use dps_station::provision::endorsement::certificate::EkCertificate;
-use std::time::Duration;
 
 /// Inputs to each parser in a round.
 const INPUTS: usize = 10_000;
@@ -104,7 +103,7 @@ fn bodies(mutator: &mut Mutator, packets: &[Vec<u8>]) {
         let _ = Packet::decode(&mutator.mutate(packets));
         let body = mutator.mutate(&bodies);
         if let Ok(map) = Map::decode(&body) {
-            let _ = (map.as_refusal(), map.get_uint("rc"), map.get_32("sha"));
+            let _ = (map.as_error(), map.get_uint("rc"), map.get_32("sha"));
             // What was understood can be said again, in not many more bytes than it came in.
             let again = map.encode();
             assert!(
@@ -192,7 +191,7 @@ async fn conversation(mut mutator: Mutator, packets: &[Vec<u8>]) {
     };
     let mut link = session(&bench, server, &options);
     let chain = vec![vec![0x30, 2, 5, 0]];
-    let _ = link.find(Duration::from_millis(ANSWER_MS)).await;
+    let _ = link.identify().await;
     let _ = link.make_key("GW-0001").await;
     let _ = link.install(&chain).await;
     let _ = link.inject(&wanted(None), &Injection::default()).await;

@@ -4,8 +4,9 @@ use super::bench::{Bench, over, quick, session, spec, wanted};
 use dps_station::fixtures::pty::Pty;
 use dps_station::link::session::Session;
 use dps_station::link::smp::frame::{self, Decoder};
-use dps_station::link::smp::{self, Header, Map, Op, Packet, Refusal, Version};
-use dps_station::link::{DeviceLink, Injection, LinkError, LinkOptions};
+use dps_station::link::smp::{self, Header, Map, Op, Packet, SmpError, Version};
+use dps_station::link::{Injection, LinkError, LinkOptions};
+use dps_station::provision::dialogue::Grounds;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -138,7 +139,7 @@ async fn a_server_that_likes_neither_version_is_not_asked_for_ever() {
         Some(reply(&request, Map::new().uint("rc", code.into())))
     });
     let refused = link.identify().await.unwrap_err();
-    assert!(matches!(refused, LinkError::Refused { .. }), "{refused}");
+    assert!(matches!(refused, LinkError::Refused { .. }), "{refused:?}");
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
 
@@ -174,7 +175,7 @@ async fn a_bootloader_that_answers_is_waited_out() {
             }
         }
     });
-    let mut link = DeviceLink::open(&port, &quick()).await.unwrap();
+    let mut link = Session::open(&port, &quick()).await.unwrap();
     assert_eq!(link.restart().await.unwrap().boots, 2);
     serve.abort();
 }
@@ -205,20 +206,17 @@ async fn a_key_whose_root_is_unknown_is_a_key_that_is_unknown() {
         if request.header.group != smp::SETTINGS_GROUP {
             return Some(device.lock().unwrap().handle(bytes));
         }
-        let refusal = Refusal {
+        let refusal = SmpError {
             group: Some(smp::SETTINGS_GROUP),
             code: 5,
         };
-        Some(reply(&request, Map::refusal(Version::Two, refusal)))
+        Some(reply(&request, Map::error(Version::Two, refusal)))
     });
     let held = link.read_back(&Injection::default()).await.unwrap();
-    assert_eq!(held.holding.id_scope, "");
+    assert_eq!(held.observed.holding.id_scope, "");
     let refused = link.inject(&wanted(None), &Injection::default()).await;
-    let refused = refused.unwrap_err().to_string();
-    assert!(
-        refused.ends_with("it does not know the settings key, or not such a value"),
-        "{refused}"
-    );
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.grounds(), Some(Grounds::UnknownSetting));
 }
 
 /// One that computes for a while before it says who it is, one question after the other.
@@ -243,7 +241,7 @@ async fn a_device_that_thinks_before_each_answer_is_seen_to_restart() {
         }
     });
     let options = LinkOptions::default();
-    let mut link = DeviceLink::open(&port, &options).await.unwrap();
+    let mut link = Session::open(&port, &options).await.unwrap();
     assert_eq!(link.restart().await.unwrap().boots, 2);
     serve.abort();
 }
@@ -254,11 +252,8 @@ async fn a_refusal_without_a_number_is_said_so() {
     let mut link = over(&bench, |bytes| {
         Some(reply(&request(bytes)?, Map::new().text("rc", "no")))
     });
-    let refused = link.identify().await.unwrap_err().to_string();
-    assert!(
-        refused.ends_with("because of an error that it gave no number of"),
-        "{refused}"
-    );
+    let refused = link.identify().await.unwrap_err();
+    assert_eq!(refused.grounds(), Some(Grounds::Unnumbered));
 }
 
 /// As Zephyr's settings group does (`settings_mgmt.c`).

@@ -3,10 +3,12 @@
 use super::bench::{Bench, identify_lines, quick, session, spec, wanted};
 use dps_station::fixtures::device::stock::{Stock, System};
 use dps_station::fixtures::device::{Cable, Device};
+use dps_station::link::session::Session;
 use dps_station::link::smp::frame::{self, Decoder};
-use dps_station::link::smp::{self, Header, Map, Op, Packet, Refusal, Version};
-use dps_station::link::{DeviceLink, Injection, LinkError, LinkOptions, ValueType};
+use dps_station::link::smp::{self, Header, Map, Op, Packet, SmpError, Version};
+use dps_station::link::{Injection, LinkError, LinkOptions, ValueType};
 use dps_station::provision::device::Holding;
+use dps_station::provision::dialogue::Grounds;
 use dps_station::provision::fault::HeldValue;
 use dps_station::provision::injected::{Agreement, Readback};
 use std::path::Path;
@@ -16,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const ID_KEY: &str = "factory/serial";
 
 /// What a product says of such firmware; no name is the usual one.
-fn keys(value: ValueType) -> Injection {
+pub fn keys(value: ValueType) -> Injection {
     Injection {
         id_scope: "net/scope".to_owned(),
         endpoint: "net/host".to_owned(),
@@ -29,7 +31,7 @@ fn keys(value: ValueType) -> Injection {
     }
 }
 
-fn stock(system: System) -> impl FnOnce(Device) -> Device {
+pub fn stock(system: System) -> impl FnOnce(Device) -> Device {
     move |device| {
         let keys = ["net/scope", "net/host", "net/registration"];
         let firmware = Stock {
@@ -52,9 +54,9 @@ async fn injected(system: System, value: ValueType, cable: impl Fn(&Path) -> Cab
     let holding = wanted(None);
     assert_eq!(keys.fits(&holding), Ok(()));
 
-    let mut link = DeviceLink::open(&bench.port(), &quick()).await.unwrap();
-    let stranger = link.find(Duration::from_millis(500)).await.unwrap_err();
-    assert!(stranger.is_unknown_command(), "{stranger}");
+    let mut link = Session::open(&bench.port(), &quick()).await.unwrap();
+    let stranger = link.identify().await.unwrap_err();
+    assert_eq!(stranger.grounds(), Some(Grounds::UnknownCommand));
     assert_eq!(link.stock_id(ID_KEY).await.unwrap(), spec().device_id);
 
     link.inject(&holding, &keys).await.unwrap();
@@ -121,7 +123,7 @@ async fn a_prefix_of_the_endpoint_is_believed_only_where_the_device_cuts_values_
         global_endpoint: "global.azure".to_owned(),
         ..wanted(None)
     };
-    let mut link = DeviceLink::open(&bench.port(), &quick()).await.unwrap();
+    let mut link = Session::open(&bench.port(), &quick()).await.unwrap();
     link.inject(&short, &keys).await.unwrap();
     let observed = link.observe(&keys).await.unwrap();
     assert_eq!(
@@ -137,7 +139,7 @@ async fn another_device_after_the_reset_is_told_apart() {
     let bench = Bench::with(stock(System::Zephyr));
     let plug = bench.plug_in(Cable::uart(&bench.port())).await;
     let keys = keys(ValueType::Bytes);
-    let mut link = DeviceLink::open(&bench.port(), &quick()).await.unwrap();
+    let mut link = Session::open(&bench.port(), &quick()).await.unwrap();
     link.inject(&wanted(None), &keys).await.unwrap();
 
     let mut other = spec();
@@ -199,8 +201,8 @@ fn ask(device: &mut Device, first: u8, command: u8, body: &Map) -> Map {
     Packet::decode(&reply).unwrap().body
 }
 
-fn refusal(group: Option<u16>, code: u32) -> Option<Refusal> {
-    Some(Refusal { group, code })
+fn refusal(group: Option<u16>, code: u32) -> Option<SmpError> {
+    Some(SmpError { group, code })
 }
 
 #[test]
@@ -221,17 +223,17 @@ fn stock_firmware_refuses_as_zephyr_does() {
         (WRITE_2, name(ID_KEY).bytes("val", b"x"), Some(3), 3),
     ];
     for (first, body, group, code) in cases {
-        let said = ask(device, first, smp::SETTING, &body).as_refusal();
+        let said = ask(device, first, smp::SETTING, &body).as_error();
         assert_eq!(said, refusal(group, code), "{body:?}");
     }
     // An unknown group, and a version that does not exist yet.
     let unknown = raw(device, READ_2, 64, 0, &Map::new()).unwrap();
-    let unknown = Packet::decode(&unknown).unwrap().body.as_refusal();
+    let unknown = Packet::decode(&unknown).unwrap().body.as_error();
     assert_eq!(unknown, refusal(None, 8));
     let newer = raw(device, 0x10, smp::OS_GROUP, smp::ECHO, &Map::new()).unwrap();
     assert_eq!(newer[0], 9);
     assert_eq!(
-        Packet::decode(&newer).unwrap().body.as_refusal(),
+        Packet::decode(&newer).unwrap().body.as_error(),
         refusal(None, 13)
     );
 }
@@ -336,7 +338,7 @@ async fn echoed(options: &LinkOptions) -> (u64, bool) {
         }
     });
     let path = bench.port();
-    let mut link = dps_station::link::session::Session::over(near, &path, options).unwrap();
+    let mut link = Session::over(near, &path, options).unwrap();
     let holding = Holding {
         global_endpoint: "e".repeat(128),
         ..wanted(None)
@@ -370,7 +372,7 @@ async fn values_of_the_wrong_type_are_refused() {
     let mut link = session(&bench, server, &quick());
     let keys = keys(ValueType::Bytes);
     let error = link.inject(&wanted(None), &keys).await.unwrap_err();
-    assert!(matches!(error, LinkError::Refused { .. }), "{error}");
+    assert!(matches!(error, LinkError::Refused { .. }), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

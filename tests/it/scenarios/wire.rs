@@ -5,12 +5,12 @@ mod necessary;
 
 use super::line::{new_device, options};
 use dps_station::fixtures::device::{Cable, run_device};
-use dps_station::link::{DeviceLink, Injection, LinkError, LinkHealth};
+use dps_station::link::session::Session;
+use dps_station::link::{Injection, LinkError, LinkHealth};
 use dps_station::provision::bytes::Digest;
 use dps_station::provision::device::Holding;
 use necessary::Said;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tempfile::TempDir;
 
 /// Questions and answers after arrival, to the seal, for a chain of two certificates.
@@ -28,10 +28,10 @@ async fn a_device_costs_little_more_than_the_necessary_bytes() {
         der
     });
     let mut link = loop {
-        match DeviceLink::open(&port, &options()).await {
+        match Session::open(&port, &options()).await {
             Ok(link) => break link,
             Err(LinkError::PortMissing { .. }) => tokio::task::yield_now().await,
-            Err(error) => panic!("{error}"),
+            Err(error) => panic!("{error:?}"),
         }
     };
     let keys = Injection::default();
@@ -41,14 +41,17 @@ async fn a_device_costs_little_more_than_the_necessary_bytes() {
         registration_id: "sim-1-000".to_owned(),
         certificate_sha256: Some(Digest::of(&chain[0])),
     };
-    let found = link.find(Duration::from_secs(2)).await.unwrap();
+    let found = link.identify().await.unwrap();
     let before_job = link.health();
     let request = link.make_key("sim-1-000").await.unwrap();
     link.install(&chain).await.unwrap();
     link.inject(&holding, &keys).await.unwrap();
     let before = link.identify().await.unwrap();
     link.restart_from(&before).await.unwrap();
-    assert_eq!(link.read_back(&keys).await.unwrap().holding, holding);
+    assert_eq!(
+        link.read_back(&keys).await.unwrap().observed.holding,
+        holding
+    );
     link.sign([7; 32]).await.unwrap();
     link.seal(holding.digest()).await.unwrap();
 

@@ -5,7 +5,7 @@ use dps_station::fixtures::device::{Device, DeviceSpec, Tpm};
 use dps_station::fixtures::pty::Pty;
 use dps_station::fixtures::tpm::SwTpm;
 use dps_station::ledger::{Ledger, Options};
-use dps_station::link::{Injection, LinkOptions};
+use dps_station::link::{Injection, LinkOptions, of_product};
 use dps_station::provision::bytes::Digest;
 use dps_station::provision::certificate::Profile;
 use dps_station::provision::device::{Attestation, DeviceId};
@@ -337,7 +337,7 @@ pub fn line(ledger: &Path, product: Product) -> Line {
     });
     let made = LineProduct {
         product: Arc::new(product),
-        injection: Injection::default(),
+        driver: of_product(Injection::default(), "SIM-TPM"),
         signer: None,
         step_deadline: Duration::from_secs(30),
     };

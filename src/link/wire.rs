@@ -1,0 +1,147 @@
+//! Bytes to and from what is in a bay, whatever language it speaks: sent, received until a deadline, and counted.
+
+use super::port::Port;
+use super::{LinkError, LinkHealth, LinkOptions};
+use crate::provision::dialogue::{Nonsense, Verb};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// A wire on which nothing came for so long is quiet.
+const QUIET: Duration = Duration::from_millis(25);
+/// How long to wait for a wire to become quiet; one that never does is used as it is.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+/// How long the system may take to accept one line.
+const SEND_LIMIT: Duration = Duration::from_secs(5);
+/// How much is read at a time, in bytes.
+pub(super) const READ_SIZE: usize = 1024;
+/// Pause between two tries to open a port that is to come back.
+const REOPEN_POLL: Duration = Duration::from_millis(20);
+
+/// The bytes of one conversation over `S`.
+#[derive(Debug)]
+pub(super) struct Wire<S> {
+    stream: S,
+    path: PathBuf,
+    /// How well it has worked since it was made; who speaks over it counts what is sent again, and what was damaged.
+    pub health: LinkHealth,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
+    /// A wire over an open stream; `path` only names it in errors.
+    pub fn over(stream: S, path: &Path) -> Self {
+        Self {
+            stream,
+            path: path.to_owned(),
+            health: LinkHealth::default(),
+        }
+    }
+
+    /// Waits until nothing comes any more, and throws away what does.
+    pub async fn drain(&mut self) -> Result<(), LinkError> {
+        let limit = Instant::now() + SETTLE_LIMIT;
+        let mut buffer = [0; READ_SIZE];
+        while Instant::now() < limit {
+            let heard = self.receive(&mut buffer, Instant::now() + QUIET).await?;
+            if heard.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all of this.
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
+        let written = timeout(SEND_LIMIT, self.stream.write_all(bytes)).await;
+        match written {
+            Ok(Ok(())) => {
+                self.health.bytes_out += bytes.len() as u64;
+                Ok(())
+            }
+            Ok(Err(error)) => Err(self.failed(error)),
+            Err(_) => Err(self.silent(Verb::Listen)),
+        }
+    }
+
+    /// Reads what there is; nothing means that the deadline passed.
+    pub async fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        deadline: Instant,
+    ) -> Result<Option<usize>, LinkError> {
+        // A stream that always has something to read would never let the timer have its turn.
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        match timeout_at(deadline, self.stream.read(buffer)).await {
+            Err(_) => Ok(None),
+            Ok(Ok(0)) => Err(LinkError::Gone { port: self.port() }),
+            Ok(Ok(count)) => {
+                self.health.bytes_in += count as u64;
+                Ok(Some(count))
+            }
+            Ok(Err(error)) => Err(self.failed(error)),
+        }
+    }
+
+    /// The error of an answer that makes no sense.
+    pub fn malformed(&self, what: Verb, nonsense: impl Into<Nonsense>) -> LinkError {
+        LinkError::Malformed {
+            port: self.port(),
+            what,
+            nonsense: nonsense.into(),
+        }
+    }
+
+    /// The error of an answer that did not come.
+    pub fn silent(&self, what: Verb) -> LinkError {
+        LinkError::Silent {
+            port: self.port(),
+            what,
+        }
+    }
+
+    /// The port's path, as errors name it.
+    pub fn port(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn failed(&self, source: io::Error) -> LinkError {
+        let port = self.port();
+        let unplugged = rustix::io::Errno::from_io_error(&source).is_some_and(|errno| {
+            use rustix::io::Errno;
+            [Errno::IO, Errno::NXIO, Errno::NODEV].contains(&errno)
+        });
+        if unplugged || source.kind() == io::ErrorKind::BrokenPipe {
+            return LinkError::Gone { port };
+        }
+        LinkError::Io {
+            port,
+            source: Arc::new(source),
+        }
+    }
+}
+
+impl Wire<Port> {
+    /// Opens the port again as soon as it is there.
+    pub async fn reopen(
+        &mut self,
+        options: &LinkOptions,
+        deadline: Instant,
+    ) -> Result<(), LinkError> {
+        loop {
+            match Port::open(&self.path, options) {
+                Ok(port) => {
+                    self.stream = port;
+                    return Ok(());
+                }
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                // A port that is just appearing may be missing, busy with udev, or not yet ours.
+                Err(_) => sleep(REOPEN_POLL).await,
+            }
+        }
+    }
+}
