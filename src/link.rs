@@ -14,13 +14,13 @@
 //! | `driver/settings.rs` | what these two have in common: the settings, and the product's keys for them |
 //! | `session.rs`, `session/restart.rs` | one SMP conversation: deadlines, what is sent again, a reset watched |
 //! | `smp.rs`, `smp/frame.rs`, `smp/group.rs` | SMP as bytes, without I/O |
-//! | `wire.rs` | bytes to and from what is there, in whatever language, and the counters |
+//! | `stream.rs` | bytes to and from what is there, in whatever language, and the counters |
 //! | `port.rs`, `port/list.rs`, `loopback.rs` | the serial port: opened, listed, tested |
 //! | `error.rs` | [`LinkError`]; the facts that it carries are in [`provision::dialogue`](crate::provision::dialogue) |
 //!
 //! **To add a driver:** a file in `driver/` with a type that is a [`Driver`] and one that is a [`Device`], and a line in
 //! [`of_product`]. It implements the verbs that its devices have, and leaves out the others. One that speaks no SMP
-//! stands on `wire.rs` beside `session.rs`; what it must remember from one look at the bay to the next is
+//! stands on `stream.rs` beside `session.rs`; what it must remember from one look at the bay to the next is
 //! [`DeviceLink`]'s, and what it must remember from one verb to the next is its device's.
 
 mod device;
@@ -30,7 +30,7 @@ pub mod loopback;
 pub mod port;
 pub mod session;
 pub mod smp;
-mod wire;
+mod stream;
 
 pub use crate::provision::health::LinkHealth;
 pub use device::{Device, Observation, Reply};

@@ -7,7 +7,7 @@ pub(in crate::link) use restart::StartSign;
 use super::port::Port;
 use super::smp::frame::{self, Decoder};
 use super::smp::{self, HEADER_LENGTH, Header, Map, Op, Packet, PacketError, SmpError, Version};
-use super::wire::{READ_SIZE, Wire};
+use super::stream::{READ_SIZE, Stream};
 use super::{LinkError, LinkHealth, LinkOptions};
 use crate::provision::dialogue::Verb;
 use std::io;
@@ -27,7 +27,7 @@ const REPLY_LIMIT: Duration = Duration::from_secs(5);
 /// One SMP conversation with one device over `S`.
 #[derive(Debug)]
 pub struct Session<S> {
-    pub(super) wire: Wire<S>,
+    pub(super) stream: Stream<S>,
     pub(super) options: LinkOptions,
     decoder: Decoder,
     version: Version,
@@ -89,7 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             source: Arc::new(io::Error::other("no random bytes")),
         })?;
         Ok(Self {
-            wire: Wire::over(stream, path),
+            stream: Stream::over(stream, path),
             decoder: Decoder::default(),
             version: Version::Two,
             sequence: rid[0],
@@ -102,15 +102,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     /// How well the link has worked since the session was made.
     pub fn health(&self) -> LinkHealth {
-        self.wire.health
+        self.stream.health
     }
 
     /// Ends a line that someone may have left unfinished, and waits until nothing comes any more.
     ///
     /// What comes meanwhile, such as replies to a killed station, is thrown away.
     pub(super) async fn settle(&mut self) -> Result<(), LinkError> {
-        self.wire.send(b"\n").await?;
-        self.wire.drain().await?;
+        self.stream.send(b"\n").await?;
+        self.stream.drain().await?;
         self.decoder = Decoder::default();
         Ok(())
     }
@@ -197,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 self.frame_size = (sent / 2).max(SMALLEST_FRAME);
             }
             tries += 1;
-            self.wire.health.retries += 1;
+            self.stream.health.retries += 1;
         }
     }
 
@@ -224,7 +224,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         match reply.body.as_error() {
             None => Ok(reply.body),
             Some(error) => Err(LinkError::Refused {
-                port: self.wire.port(),
+                port: self.stream.port(),
                 what,
                 grounds: error.grounds(self.options.user_group),
             }),
@@ -237,7 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         what: Verb,
         field: Result<T, PacketError>,
     ) -> Result<T, LinkError> {
-        field.map_err(|error| self.wire.malformed(what, error))
+        field.map_err(|error| self.stream.malformed(what, error))
     }
 
     /// Sends one packet and waits for the reply to it.
@@ -248,33 +248,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         wait: Duration,
     ) -> Result<Packet, LinkError> {
         let lines = frame::encode(&packet.encode(), self.options.line_length)
-            .map_err(|error| self.wire.malformed(what, error))?;
+            .map_err(|error| self.stream.malformed(what, error))?;
         for (index, line) in lines.iter().enumerate() {
             if index > 0 && self.options.line_pause_ms > 0 {
                 sleep(Duration::from_millis(self.options.line_pause_ms)).await;
             }
-            self.wire.send(line).await?;
+            self.stream.send(line).await?;
         }
         let sent = Instant::now();
         let mut deadline = sent + wait;
         let mut buffer = [0; READ_SIZE];
         let mut nonsense = None;
-        while let Some(count) = self.wire.receive(&mut buffer, deadline).await? {
+        while let Some(count) = self.stream.receive(&mut buffer, deadline).await? {
             let before = self.decoder.damage();
             let frames: Vec<_> = buffer[..count]
                 .iter()
                 .filter_map(|&byte| self.decoder.push(byte))
                 .collect();
             let after = self.decoder.damage();
-            self.wire.health.crc_errors += after.checksums - before.checksums;
-            self.wire.health.dropped_lines += after.lines - before.lines;
+            self.stream.health.crc_errors += after.checksums - before.checksums;
+            self.stream.health.dropped_lines += after.lines - before.lines;
             for bytes in frames {
                 match Packet::decode(&bytes) {
                     Ok(reply) if answers(&reply.header, &packet.header) => {
                         let latency = u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX);
-                        self.wire.health.latency_max_ms =
-                            self.wire.health.latency_max_ms.max(latency);
-                        self.wire.health.round_trips += 1;
+                        self.stream.health.latency_max_ms =
+                            self.stream.health.latency_max_ms.max(latency);
+                        self.stream.health.round_trips += 1;
                         return Ok(reply);
                     }
                     Ok(other) if other.header.op == packet.header.reply().op => self.late += 1,
@@ -288,8 +288,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             }
         }
         Err(match nonsense {
-            Some(error) => self.wire.malformed(what, error),
-            None => self.wire.silent(what),
+            Some(error) => self.stream.malformed(what, error),
+            None => self.stream.silent(what),
         })
     }
 }

@@ -42,7 +42,7 @@ pub async fn who(
 
 impl DeviceLink {
     /// How *identify* of the provisioning group is answered within `wait`. Several drivers go by the answer: it is
-    /// asked for once a look, over a quiet wire.
+    /// asked for once a look, over a quiet line.
     pub(super) async fn hello(&mut self, wait: Duration) -> Result<Identification, LinkError> {
         if let Some(heard) = &self.hello {
             return heard.clone();

@@ -141,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             ..self.provisioning(Verb::Identify, Op::Read, group::IDENTIFY)
         };
         let reply = self.ask(question, |_| Map::new()).await?;
-        identification(&reply).map_err(|why| self.wire.malformed(question.what, why))
+        identification(&reply).map_err(|why| self.stream.malformed(question.what, why))
     }
 
     /// Has the device make a key, if it has none, and gives its DER certificate request with that common name.
@@ -169,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let reply = self.send_parts(question, &head, &whole).await?;
         let now = self.field(question.what, reply.get_32("sha"))?;
         if Digest(now) != Digest::of(&whole) {
-            return Err(self.wire.malformed(question.what, Nonsense::HoldsOther));
+            return Err(self.stream.malformed(question.what, Nonsense::HoldsOther));
         }
         Ok(())
     }
@@ -191,7 +191,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let what = Verb::Show(Item::Certificate);
         let chain = self.read_object(what, group::CHAIN).await?;
         let chain: Vec<Vec<u8>> = group::split_chain(&chain)
-            .ok_or_else(|| self.wire.malformed(what, Nonsense::NoCertificates))?
+            .ok_or_else(|| self.stream.malformed(what, Nonsense::NoCertificates))?
             .into_iter()
             .map(<[u8]>::to_vec)
             .collect();
@@ -223,7 +223,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             .await?;
         let signature = self.field(question.what, reply.get_bytes("sig"))?;
         if signature.len() > MAX_SIGNATURE {
-            return Err(self.wire.malformed(question.what, Nonsense::LongSignature));
+            return Err(self
+                .stream
+                .malformed(question.what, Nonsense::LongSignature));
         }
         Ok(signature.to_vec())
     }
@@ -236,7 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             .await?;
         let confirmed = Digest(self.field(question.what, reply.get_32("holds"))?);
         if confirmed != holds {
-            return Err(self.wire.malformed(question.what, Nonsense::SealedOther));
+            return Err(self.stream.malformed(question.what, Nonsense::SealedOther));
         }
         Ok(confirmed)
     }
@@ -268,8 +270,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     fn check_id(&self, what: Verb, rid: u64, reply: &Map) -> Result<(), LinkError> {
         match reply.get_uint("rid") {
             Ok(id) if id == rid => Ok(()),
-            Ok(_) => Err(self.wire.malformed(what, Nonsense::OtherRequest)),
-            Err(error) => Err(self.wire.malformed(what, error)),
+            Ok(_) => Err(self.stream.malformed(what, Nonsense::OtherRequest)),
+            Err(error) => Err(self.stream.malformed(what, error)),
         }
     }
 
@@ -321,7 +323,7 @@ impl StartSign for Identification {
         let now = session.identify_with(patience).await?;
         if !now.same_unit(self) {
             return Err(LinkError::Swapped {
-                port: session.wire.port(),
+                port: session.stream.port(),
                 found: now.device_id,
             });
         }

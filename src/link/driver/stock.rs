@@ -193,9 +193,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             .uint("max_size", MAX_SETTING as u64);
         let (text, limit) = self.ask_setting(question, body).await?;
         if limit == Some(text.len()) {
-            return Err(self.wire.malformed(what, Nonsense::CutOff(text.len())));
+            return Err(self.stream.malformed(what, Nonsense::CutOff(text.len())));
         }
-        DeviceId::parse(&text).map_err(|error| self.wire.malformed(what, Nonsense::DeviceId(error)))
+        DeviceId::parse(&text)
+            .map_err(|error| self.stream.malformed(what, Nonsense::DeviceId(error)))
     }
 }
 
@@ -227,7 +228,7 @@ impl Session<Port> {
             .await?
             != mark.text
         {
-            return Err(self.wire.malformed(what, Nonsense::OtherValue));
+            return Err(self.stream.malformed(what, Nonsense::OtherValue));
         }
         self.restart_watching(&mark).await
     }
@@ -259,7 +260,7 @@ impl StartSign for Mark {
         let found = session.stock_id_with(&self.id_key, patience).await?;
         if found != self.device {
             return Err(LinkError::Swapped {
-                port: session.wire.port(),
+                port: session.stream.port(),
                 found,
             });
         }

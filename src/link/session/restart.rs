@@ -52,9 +52,9 @@ impl Session<Port> {
             if let Some(device) = self.watch_restart(sign, deadline).await? {
                 return Ok(device);
             }
-            self.wire.health.retries += 1;
+            self.stream.health.retries += 1;
         }
-        Err(self.wire.silent(Verb::Restart))
+        Err(self.stream.silent(Verb::Restart))
     }
 
     /// The device, started anew, or nothing if the device still answers with the old one long after the request.
@@ -67,7 +67,7 @@ impl Session<Port> {
         // Most devices say something when they start, or their port goes: no need to ask before.
         let mut buffer = [0; READ_SIZE];
         let mut heard = self
-            .wire
+            .stream
             .receive(&mut buffer, asked + RESET_DELAY)
             .await
             .map(|_| ());
@@ -98,12 +98,12 @@ impl Session<Port> {
             sleep(RESTART_POLL).await;
             heard = self.settle().await;
         }
-        Err(refused.unwrap_or_else(|| self.wire.silent(Verb::Restart)))
+        Err(refused.unwrap_or_else(|| self.stream.silent(Verb::Restart)))
     }
 
     /// Opens the port again as soon as it is there.
     async fn reopen(&mut self, deadline: Instant) -> Result<(), LinkError> {
-        self.wire.reopen(&self.options, deadline).await?;
+        self.stream.reopen(&self.options, deadline).await?;
         self.decoder = Decoder::default();
         Ok(())
     }

@@ -39,17 +39,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 let reply = self.read_part(what, object, whole.len()).await?;
                 let data = self.field(what, reply.get_bytes("data"))?;
                 if data.is_empty() || whole.len() + data.len() > length {
-                    return Err(self.wire.malformed(what, Nonsense::Parts));
+                    return Err(self.stream.malformed(what, Nonsense::Parts));
                 }
                 whole.extend_from_slice(data);
             }
             if Digest::of(&whole) == digest {
                 return Ok(whole);
             }
-            self.wire.health.retries += 1;
+            self.stream.health.retries += 1;
             whole.clear();
         }
-        Err(self.wire.malformed(what, Nonsense::Damaged))
+        Err(self.stream.malformed(what, Nonsense::Damaged))
     }
 
     async fn read_part(
@@ -62,7 +62,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let body = |_| Map::new().uint("obj", object).uint("off", offset as u64);
         let reply = self.ask(question, body).await?;
         if self.field(what, reply.get_size("off"))? != offset {
-            return Err(self.wire.malformed(what, Nonsense::OtherPart));
+            return Err(self.stream.malformed(what, Nonsense::OtherPart));
         }
         Ok(reply)
     }
@@ -93,7 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     if error.grounds() == Some(Grounds::BadDigest) && tries < OBJECT_TRIES =>
                 {
                     tries += 1;
-                    self.wire.health.retries += 1;
+                    self.stream.health.retries += 1;
                     offset = 0;
                     continue;
                 }
@@ -104,7 +104,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 return Ok(reply);
             }
             if next <= offset || next > data.len() {
-                return Err(self.wire.malformed(question.what, Nonsense::TookOtherPart));
+                return Err(self
+                    .stream
+                    .malformed(question.what, Nonsense::TookOtherPart));
             }
             offset = next;
         }

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-/// A wire on which nothing came for so long is quiet.
+/// A line on which nothing came for so long is quiet.
 const QUIET: Duration = Duration::from_millis(25);
-/// How long to wait for a wire to become quiet; one that never does is used as it is.
+/// How long to wait for a line to become quiet; one that never does is used as it is.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 /// How long the system may take to accept one line.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
@@ -23,18 +23,18 @@ const REOPEN_POLL: Duration = Duration::from_millis(20);
 
 /// The bytes of one conversation over `S`.
 #[derive(Debug)]
-pub(super) struct Wire<S> {
-    stream: S,
+pub(super) struct Stream<S> {
+    inner: S,
     path: PathBuf,
     /// How well it has worked since it was made; who speaks over it counts what is sent again, and what was damaged.
     pub health: LinkHealth,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
-    /// A wire over an open stream; `path` only names it in errors.
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream<S> {
+    /// Over an open stream; `path` only names it in errors.
     pub fn over(stream: S, path: &Path) -> Self {
         Self {
-            stream,
+            inner: stream,
             path: path.to_owned(),
             health: LinkHealth::default(),
         }
@@ -55,7 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
 
     /// Sends all of this.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
-        let written = timeout(SEND_LIMIT, self.stream.write_all(bytes)).await;
+        let written = timeout(SEND_LIMIT, self.inner.write_all(bytes)).await;
         match written {
             Ok(Ok(())) => {
                 self.health.bytes_out += bytes.len() as u64;
@@ -76,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
         if Instant::now() >= deadline {
             return Ok(None);
         }
-        match timeout_at(deadline, self.stream.read(buffer)).await {
+        match timeout_at(deadline, self.inner.read(buffer)).await {
             Err(_) => Ok(None),
             Ok(Ok(0)) => Err(LinkError::Gone { port: self.port() }),
             Ok(Ok(count)) => {
@@ -125,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire<S> {
     }
 }
 
-impl Wire<Port> {
+impl Stream<Port> {
     /// Opens the port again as soon as it is there.
     pub async fn reopen(
         &mut self,
@@ -135,7 +135,7 @@ impl Wire<Port> {
         loop {
             match Port::open(&self.path, options) {
                 Ok(port) => {
-                    self.stream = port;
+                    self.inner = port;
                     return Ok(());
                 }
                 Err(error) if Instant::now() >= deadline => return Err(error),
