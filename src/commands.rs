@@ -13,6 +13,7 @@ mod enroll;
 mod ledger;
 mod loopback;
 mod parts;
+mod printer;
 mod run;
 mod shift;
 mod signing;

@@ -152,7 +152,7 @@ impl Floor {
                     lines: lines.iter().take(NOTE_LINES).map(line).collect(),
                 });
             }
-            Report::Alive { .. } => {}
+            Report::Alive { .. } | Report::Dropped { .. } => {}
             _ => self.fold_bay(report),
         }
     }
