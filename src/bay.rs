@@ -11,6 +11,7 @@ mod perform;
 mod presence;
 mod scans;
 mod tpm;
+mod traced;
 
 pub use loopback::LOOPBACK_FAILED;
 pub use scans::Scans;
@@ -36,6 +37,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
+use tracing::Instrument;
 use ulid::Ulid;
 
 /// One place for one device.
@@ -299,7 +301,10 @@ impl Bay {
             let event = match job.next() {
                 Next::Done(disposition) => return Ok(disposition),
                 Next::Record(event) => event,
-                Next::Do(effect) => job.interpret(work.perform(effect).await),
+                Next::Do(effect) => {
+                    let step = traced::step(&effect);
+                    job.interpret(work.perform(effect).instrument(step).await)
+                }
             };
             let event = work.of_the_unit_here(event).await;
             let recorded = self
@@ -394,6 +399,7 @@ impl Bay {
     }
 
     async fn report_event(&self, recorded: Recorded) {
+        traced::verdict(&recorded);
         self.report(Report::Event {
             bay: self.name.clone(),
             recorded: Box::new(recorded),

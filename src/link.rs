@@ -6,6 +6,7 @@ pub mod port;
 pub mod session;
 pub mod smp;
 pub mod stock;
+mod wire;
 
 use crate::provision::device::{DeviceId, Holding};
 pub use crate::provision::health::LinkHealth;

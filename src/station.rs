@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 /// Reports that may wait to be folded; a bay that finds the queue full waits for its turn.
 pub const REPORTS_MAX: usize = 256;
@@ -78,7 +79,8 @@ impl Station {
                 scans: Arc::clone(&bay.scans),
             };
             doors.insert(bay.name.clone(), door);
-            bays.spawn(bay.run(stopped.clone()));
+            let span = tracing::info_span!(target: "bay", "bay", name = bay.name);
+            bays.spawn(bay.run(stopped.clone()).instrument(span));
         }
         let mut opened = Opened {
             out: BTreeSet::new(),

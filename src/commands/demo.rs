@@ -50,6 +50,9 @@ pub struct DemoArgs {
     /// PKCS#11 module to write into a new station.toml, in place of SoftHSM.
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,
+    /// Write what goes over the links, and to TPM, HSM and DPS, to this file; as `station run --trace` does.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 }
 
 /// How far a headless demo goes.
@@ -82,19 +85,26 @@ fn folder(args: &DemoArgs) -> PathBuf {
 }
 
 /// Runs the demo.
-pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<Exit, Failure> {
-    let started = Instant::now();
-    let dir = folder(&args);
-    let mut rig = factory::attach_rig(&dir).await?;
+pub(super) async fn run(context: &Context, mut args: DemoArgs) -> Result<Exit, Failure> {
     let config = context.config()?;
-    let ledger = parts::ledger(&config).await?;
-    let _lock = line::lock(&config)?;
+    let trace = line::start_trace(&config, args.trace.take())?;
+    let ran = play(context, &config, &args).await;
+    line::finish_trace(trace);
+    ran
+}
+
+async fn play(context: &Context, config: &Config, args: &DemoArgs) -> Result<Exit, Failure> {
+    let started = Instant::now();
+    let dir = folder(args);
+    let mut rig = factory::attach_rig(&dir).await?;
+    let ledger = parts::ledger(config).await?;
+    let _lock = line::lock(config)?;
     for ca in &config.cas {
-        ca::init(&config, ca, &ledger).await?;
+        ca::init(config, ca, &ledger).await?;
     }
     if !args.headless {
-        let started = start(&config, &ledger).await?;
-        attended(started, &mut rig).await?;
+        let line = start(config, &ledger).await?;
+        attended(line, &mut rig).await?;
         ledger.close().await?;
         rig.stop().await.map_err(rig_failed)?;
         return Ok(left_in(&dir, Exit::Done));
@@ -105,14 +115,14 @@ pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<Exit, Failu
     let left = before.waiting + before.in_bays;
     let mut whole = true;
     if left > 0 {
-        let line = start(&config, &ledger).await?;
+        let line = start(config, &ledger).await?;
         printer = Some(Printer::start(line.watched.resubscribe()));
         whole = unattended(line, &mut rig, left, &mut stops).await?;
     }
     let mut done = None;
     if whole {
         done = tokio::select! {
-            done = finish(&args, &config, &ledger, &mut rig, started) => Some(done?),
+            done = finish(args, config, &ledger, &mut rig, started) => Some(done?),
             () = stops.next() => None,
         };
     }

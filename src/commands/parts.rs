@@ -11,6 +11,7 @@ use crate::provision::certificate::{Issuer, Refusal};
 use crate::provision::endorsement::VendorRoots;
 use crate::provision::fault::harmless;
 use crate::tpm;
+use crate::trace::TraceError;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -135,6 +136,15 @@ async fn signer(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Result<Signe
         label: ca.label.clone(),
         issuer: Arc::new(issuer),
     })
+}
+
+impl From<TraceError> for Failure {
+    fn from(error: TraceError) -> Self {
+        match error {
+            TraceError::NotATrace(_) => Self::usage(error.to_string()),
+            error => Self::station(error.to_string()),
+        }
+    }
 }
 
 impl From<LedgerError> for Failure {

@@ -7,10 +7,12 @@ use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::provision::floor::{Command, Floor, Report};
 use crate::station::{self, COMMANDS_MAX, REPORTS_MAX, Station, Uploader, WATCHED_MAX, Watchers};
+use crate::trace::{self, Trace};
 use crate::ui;
 use clap::Args;
 use std::fs::File;
 use std::io::{BufRead, Read};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,10 @@ pub struct RunArgs {
     /// No screen: every report is a JSON line on stdout, every JSON line on stdin a command.
     #[arg(long)]
     headless: bool,
+    /// Write what goes over the links, and to TPM, HSM and DPS, to this file: up to 64 MiB, and as much in FILE.old. Shown
+    /// by `station trace show`; holds no secrets.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 }
 
 /// How long the screen may take to give the terminal back.
@@ -31,19 +37,41 @@ const SCREEN_LIMIT: Duration = Duration::from_secs(2);
 /// Runs the line until someone quits.
 pub(super) async fn run(context: &Context, args: RunArgs) -> Result<Exit, Failure> {
     let config = context.config()?;
+    let trace = start_trace(&config, args.trace)?;
+    let ran = drive(context, &config, args.headless).await;
+    finish_trace(trace);
+    ran
+}
+
+/// Has everything traced from now on: to `file` if one is named, and to a file of its own where an attempt fails.
+pub(super) fn start_trace(config: &Config, file: Option<PathBuf>) -> Result<Trace, Failure> {
+    let mut folder = config.path(&config.station.ledger).into_os_string();
+    folder.push("-traces");
+    let folder = folder.into();
+    Ok(trace::start(trace::Options { file, folder })?)
+}
+
+/// Has written what was traced. What could not be is said, and changes nothing of how the line ended.
+pub(super) fn finish_trace(trace: Trace) {
+    if let Err(error) = trace.finish() {
+        eprintln!("station: {error}");
+    }
+}
+
+async fn drive(context: &Context, config: &Config, headless: bool) -> Result<Exit, Failure> {
     if config.bays.is_empty() {
         return Err(Failure::usage(format!(
             "{} has no [[bay]]: add one for each place that takes a device; `station check --ports` suggests them",
             context.config.display()
         )));
     }
-    let ledger = parts::ledger(&config).await?;
-    let _lock = lock(&config)?;
-    open_shift(&config, &ledger).await?;
-    let (station, _reports) = assemble(&config, ledger.clone()).await?;
-    let (watchers, watched, floors, commands) = watchers(&config);
+    let ledger = parts::ledger(config).await?;
+    let _lock = lock(config)?;
+    open_shift(config, &ledger).await?;
+    let (station, _reports) = assemble(config, ledger.clone()).await?;
+    let (watchers, watched, floors, commands) = watchers(config);
     let station = tokio::spawn(station.run(watchers));
-    let mut printer = args.headless.then(|| Printer::start(watched));
+    let mut printer = headless.then(|| Printer::start(watched));
     let onlooker = async {
         let Some(printer) = &mut printer else {
             let mut screen = pin!(ui::run(floors, commands.clone()));

@@ -7,7 +7,7 @@ pub(in crate::link) use restart::StartSign;
 use super::port::Port;
 use super::smp::frame::{self, Decoder};
 use super::smp::{self, HEADER_LENGTH, Header, Map, Op, Packet, Refusal, Version};
-use super::{LinkError, LinkHealth, LinkOptions};
+use super::{LinkError, LinkHealth, LinkOptions, wire};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -121,15 +121,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.send(b"\n").await?;
         let limit = Instant::now() + SETTLE_LIMIT;
         let mut buffer = [0; READ_SIZE];
+        let mut discarded = 0;
         while Instant::now() < limit {
-            if self
-                .receive(&mut buffer, Instant::now() + QUIET)
-                .await?
-                .is_none()
-            {
-                break;
+            match self.receive(&mut buffer, Instant::now() + QUIET).await? {
+                Some(count) => discarded += count,
+                None => break,
             }
         }
+        wire::discarded(discarded);
         self.decoder = Decoder::default();
         Ok(())
     }
@@ -258,8 +257,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         packet: &Packet,
         wait: Duration,
     ) -> Result<Packet, LinkError> {
-        let lines = frame::encode(&packet.encode(), self.options.line_length)
+        let request = packet.encode();
+        let lines = frame::encode(&request, self.options.line_length)
             .map_err(|error| self.malformed(what, error))?;
+        wire::sent(&request, packet, self.options.user_group);
         for (index, line) in lines.iter().enumerate() {
             if index > 0 && self.options.line_pause_ms > 0 {
                 sleep(Duration::from_millis(self.options.line_pause_ms)).await;
@@ -279,7 +280,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             let after = self.decoder.damage();
             self.health.crc_errors += after.checksums - before.checksums;
             self.health.dropped_lines += after.lines - before.lines;
+            wire::damaged(
+                after.lines - before.lines,
+                after.checksums - before.checksums,
+            );
             for bytes in frames {
+                wire::came(&bytes, packet, self.options.user_group);
                 match Packet::decode(&bytes) {
                     Ok(reply) if answers(&reply.header, &packet.header) => {
                         let latency = u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX);
