@@ -36,7 +36,8 @@ impl Printer {
         })
     }
 
-    /// Prints one line.
+    /// Prints one line: what a demo sums up.
+    #[cfg(feature = "demo")]
     pub(super) fn say(line: String) -> Self {
         Self::on_its_thread(move || print_line(&line))
     }
