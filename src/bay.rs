@@ -11,6 +11,7 @@ mod perform;
 mod presence;
 mod scans;
 mod tpm;
+mod traced;
 
 pub(crate) use faults::loopback_fault;
 pub use scans::Scans;
@@ -37,6 +38,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
+use tracing::Instrument;
 use ulid::Ulid;
 
 /// One place for one device.
@@ -300,7 +302,10 @@ impl Bay {
             let event = match job.next() {
                 Next::Done(disposition) => return Ok(disposition),
                 Next::Record(event) => event,
-                Next::Do(effect) => job.interpret(work.perform(effect).await),
+                Next::Do(effect) => {
+                    let step = traced::step(&effect);
+                    job.interpret(work.perform(effect).instrument(step).await)
+                }
             };
             let event = work.of_the_unit_here(event).await;
             let (recorded, reserved) = self
@@ -403,6 +408,7 @@ impl Bay {
     }
 
     async fn report_event(&self, recorded: Recorded) {
+        traced::verdict(&recorded);
         self.report(Report::Event {
             bay: self.name.clone(),
             recorded: Box::new(recorded),

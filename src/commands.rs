@@ -13,8 +13,10 @@ mod enroll;
 mod ledger;
 mod loopback;
 mod parts;
+mod printer;
 mod run;
 mod shift;
+mod trace;
 
 use crate::config::{Config, ConfigError};
 use crate::provision::fault::Fault;
@@ -90,6 +92,9 @@ enum Command {
     Loopback(loopback::LoopbackArgs),
     /// Check everything before the first unit.
     Check(check::CheckArgs),
+    /// Show what a trace of the line holds.
+    #[command(subcommand)]
+    Trace(trace::TraceCommand),
     /// Run a fixture as a process of its own.
     #[cfg(feature = "demo")]
     #[command(subcommand)]
@@ -137,6 +142,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
             Command::Ca(command) => ca::run(&context, command).await,
             Command::Loopback(args) => loopback::run(&context, args).await,
             Command::Check(args) => check::run(&context, args).await,
+            Command::Trace(command) => trace::run(&context, command),
             #[cfg(feature = "demo")]
             Command::Emulate(command) => emulate::run(&context, command).await,
         }
@@ -175,6 +181,7 @@ impl Context {
             #[cfg(feature = "demo")]
             Command::Emulate(_) => false,
             Command::Check(args) => !args.ports,
+            Command::Trace(_) => false,
             _ => true,
         };
         if needs_config {

@@ -14,16 +14,17 @@ use crate::provision::batch::{BATCH_LIMIT, BulkAnswer, Held, Status};
 use crate::provision::device::RegistrationId;
 use crate::provision::event::Enrollment;
 use crate::provision::fault::{ClockSkew, DpsSetting, Fault, Malformed, NoAnswer, harmless};
-use reqwest::header::{HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
-use reqwest::{Certificate, Client, Method, RequestBuilder, StatusCode, Url, redirect};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
+use reqwest::{Certificate, Client, Method, Request, RequestBuilder, StatusCode, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
+use tracing::info;
 
 /// The service API version in general use; what [`DpsOptions::api_version`] should be unless there is a reason.
 pub const API_VERSION: &str = "2021-10-01";
@@ -236,13 +237,26 @@ impl Dps {
             .header("Accept", "application/json")
     }
 
-    /// Makes the call and sorts its answer: what is `Ok` is a success of the service.
+    /// Makes the call, tells the trace how it went, and sorts its answer: what is `Ok` is a success of the service.
     async fn call(&self, request: RequestBuilder) -> Result<Answer, DpsError> {
+        let request = request.build().map_err(not_sent_or_unknown)?;
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let began = Instant::now();
+        let answer = self.send(request).await;
+        let took_us = began.elapsed().as_micros();
+        let status = answer.as_ref().ok().map(|answer| answer.status.as_u16());
+        let error = answer.as_ref().err().map(|error| format!("{error:?}"));
+        info!(target: "dps", dps = self.name, %method, path, status, took_us, error);
+        answer?.sorted()
+    }
+
+    async fn send(&self, mut request: Request) -> Result<Answer, DpsError> {
         let token = self.signer.token(self.now_ms().div_euclid(1000));
         let mut authorization = HeaderValue::from_str(token.expose_secret())
             .expect("a token is percent-encoded, so it is visible ASCII");
         authorization.set_sensitive(true);
-        let response = request.header("Authorization", authorization).send().await;
+        request.headers_mut().insert(AUTHORIZATION, authorization);
+        let response = self.client.execute(request).await;
         let mut response = response.map_err(not_sent_or_unknown)?;
         self.note_clock(response.headers());
 
@@ -257,12 +271,11 @@ impl Dps {
                 Err(error) => return Err(DpsError::silence(NoAnswer::Network(cause(&error)))),
             }
         }
-        let answer = Answer {
+        Ok(Answer {
             status: response.status(),
             headers: response.headers().clone(),
             body,
-        };
-        answer.sorted()
+        })
     }
 
     fn note_clock(&self, headers: &HeaderMap) {

@@ -23,7 +23,7 @@ use signer::{Module, Signer};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long opening may take, logging in and one recovery included.
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);
@@ -86,7 +86,7 @@ impl Hsm {
             token: token.clone(),
         };
         opened
-            .call(OPEN_DEADLINE, move |module, id| {
+            .call("open", OPEN_DEADLINE, move |module, id| {
                 module.open(id, token, pin, meter)
             })
             .await?;
@@ -98,7 +98,7 @@ impl Hsm {
     pub async fn find_or_make_key(&self, label: &str) -> Result<Vec<u8>, HsmError> {
         let label = label.to_owned();
         self.0
-            .call(MAKE_DEADLINE, move |module, id| {
+            .call("find or make key", MAKE_DEADLINE, move |module, id| {
                 module.find_or_make_key(id, &label)
             })
             .await
@@ -108,7 +108,7 @@ impl Hsm {
     pub async fn public_key(&self, label: &str) -> Result<Vec<u8>, HsmError> {
         let label = label.to_owned();
         self.0
-            .call(CALL_DEADLINE, move |module, id| {
+            .call("public key", CALL_DEADLINE, move |module, id| {
                 module.public_key(id, &label)
             })
             .await
@@ -122,7 +122,7 @@ impl Hsm {
     pub async fn sign(&self, label: &str, reserved: Reserved) -> Result<Vec<u8>, HsmError> {
         let label = label.to_owned();
         self.0
-            .call(CALL_DEADLINE, move |module, id| {
+            .call("sign", CALL_DEADLINE, move |module, id| {
                 module.sign(id, &label, &reserved)
             })
             .await
@@ -152,15 +152,21 @@ struct Opened {
 }
 
 impl Opened {
+    /// Runs `act` on the module's thread, and tells the trace how that went; `what` names it there.
     async fn call<T: Send + 'static>(
         &self,
+        what: &'static str,
         deadline: Duration,
         act: impl FnOnce(&mut Module, u64) -> Result<T, HsmError> + Send + 'static,
     ) -> Result<T, HsmError> {
         let id = self.id;
-        self.signer
-            .call(deadline, move |module| act(module, id))
-            .await
+        let began = Instant::now();
+        let result = self.signer.call(deadline, move |module| act(module, id));
+        let result = result.await;
+        let took_us = began.elapsed().as_micros();
+        let error = result.as_ref().err().map(|error| format!("{error:?}"));
+        tracing::info!(target: "hsm", call = what, token = self.token, took_us, error);
+        result
     }
 }
 

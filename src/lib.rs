@@ -11,6 +11,7 @@
 //! - [`bay`] brings them together for one place on the line: arrival, identification, then one effect after another,
 //!   each recorded before the next. [`enroller`] drains the outbox. [`station`] supervises them.
 //! - [`ui`] is the operator's screen: it gets copies of the floor and gives commands from a closed list.
+//! - [`trace`] collects what the rooms say they do, through the macros of `tracing`, and writes it where it is wanted.
 //! - [`commands`] turns argv into one of them.
 //! - `fixtures` is a factory made of software (feature `demo`).
 
@@ -31,6 +32,7 @@ pub mod bay;
 pub mod enroller;
 pub mod station;
 
+pub mod trace;
 pub mod ui;
 
 pub mod commands;

@@ -31,6 +31,7 @@ pub mod port;
 pub mod session;
 pub mod smp;
 mod stream;
+mod wire;
 
 pub use crate::provision::health::LinkHealth;
 pub use device::{Device, Observation, Reply};

@@ -1,7 +1,8 @@
 //! Supervises bays and enroller, folds their reports into the floor, takes commands.
 //!
 //! Data goes one way: bays and enroller report; every report is handed on in order, folded, and shown as a copy.
-//! Nobody who looks on can slow or stop a bay: the floor is a `watch`, and a command is one of a closed list.
+//! Nobody who looks on can slow or stop a bay: the floor is a `watch`, a reader who falls too far behind the reports
+//! misses the oldest of them and is told how many, and a command is one of a closed list.
 
 mod recovery;
 mod upload;
@@ -16,11 +17,15 @@ use crate::provision::floor::{Command, Floor, Report};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 /// Reports that may wait to be folded; a bay that finds the queue full waits for its turn.
 pub const REPORTS_MAX: usize = 256;
+/// Reports that are kept for a watcher who has not taken them yet: what 64 bays say in half a minute. Each takes about
+/// a kilobyte, and only as long as somebody still has to take it.
+pub const WATCHED_MAX: usize = 16_384;
 /// Commands that may wait to be obeyed.
 pub const COMMANDS_MAX: usize = 16;
 /// How often the floor is shown anew where something changed.
@@ -50,8 +55,9 @@ pub struct Station {
 
 /// Who looks on and who gives orders.
 pub struct Watchers {
-    /// Every report, in order.
-    pub reports: mpsc::Sender<Report>,
+    /// Every report, in order. Nobody is waited for: a receiver that is more than [`WATCHED_MAX`] behind loses the
+    /// oldest, and is told how many.
+    pub reports: broadcast::Sender<Arc<Report>>,
     /// The floor as it is now.
     pub floors: watch::Sender<Arc<Floor>>,
     /// What people ask.
@@ -75,7 +81,8 @@ impl Station {
                 scans: Arc::clone(&bay.scans),
             };
             doors.insert(bay.name.clone(), door);
-            bays.spawn(bay.run(stopped.clone()));
+            let span = tracing::info_span!(target: "bay", "bay", name = bay.name);
+            bays.spawn(bay.run(stopped.clone()).instrument(span));
         }
         let mut opened = Opened {
             out: BTreeSet::new(),
@@ -114,7 +121,7 @@ impl Station {
             }
             moved |= moves(&report);
             floor.fold(&report);
-            let _ = watchers.reports.send(report).await;
+            let _ = watchers.reports.send(Arc::new(report)); // nobody may be looking on
         };
         let _ = stop.send(true);
         while bays.join_next().await.is_some() {}

@@ -150,11 +150,7 @@ pub async fn run<T: Send + 'static>(
     let deadline = Instant::now() + limit;
     let mut wire = Wire::new(relay, log);
     let flushed = timeout_at(deadline, wire.flush_everything()).await;
-    let late = |wire: &Wire<'_, _>| TpmError::Deadline {
-        command: wire.latest(),
-        limit,
-    };
-    flushed.map_err(|_| late(&wire))??;
+    flushed.map_err(|_| wire.late(limit))??;
 
     let bridge = Bridge::bind().await?;
     let conf = bridge.tcti();
@@ -169,7 +165,7 @@ pub async fn run<T: Send + 'static>(
         biased;
         ended = &mut thread => return ended.unwrap_or_else(|e| Err(TpmError::Bridge(e.to_string()))),
         served = bridge.serve(&mut wire) => served,
-        () = sleep_until(deadline) => Err(late(&wire)),
+        () = sleep_until(deadline) => Err(wire.late(limit)),
     };
     // Here the bridge is gone, with its sockets and listeners, and so the thread's wait has ended.
     let ended = timeout(JOIN_LIMIT, thread).await;

@@ -9,19 +9,25 @@ mod summary;
 
 pub(super) use factory::{Layout, lay_out};
 
-use super::{Context, Exit, Failure, ca, parts, run as line, shift};
+use super::printer::Printer;
+use super::run::{self as line, Stops};
+use super::{Context, Exit, Failure, ca, parts, shift};
+use crate::bay::StationFault;
+use crate::config::Config;
 use crate::fixtures::rig;
-use crate::fixtures::rig::control::{Answer, Ask};
-use crate::ledger::{UnitRow, Verdict};
-use crate::provision::floor::{Command, Report};
-use crate::station::REPORTS_MAX;
+use crate::fixtures::rig::control::{Answer, Ask, Control};
+use crate::ledger::{Ledger, UnitRow, Verdict};
+use crate::provision::floor::{Command, Floor, Report};
 use crate::ui;
 use clap::{Args, ValueEnum};
 use operator::Operator;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::mpsc;
+use summary::Summary;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinHandle;
 
 /// Options of `station demo`.
 #[derive(Args)]
@@ -44,6 +50,9 @@ pub struct DemoArgs {
     /// PKCS#11 module to write into a new station.toml, in place of SoftHSM.
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,
+    /// Write what goes over the links, and to TPM, HSM and DPS, to this file; as `station run --trace` does.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 }
 
 /// How far a headless demo goes.
@@ -76,82 +85,186 @@ fn folder(args: &DemoArgs) -> PathBuf {
 }
 
 /// Runs the demo.
-pub(super) async fn run(context: &Context, args: DemoArgs) -> Result<Exit, Failure> {
-    let started = Instant::now();
-    let dir = folder(&args);
-    let mut rig = factory::attach_rig(&dir).await?;
+pub(super) async fn run(context: &Context, mut args: DemoArgs) -> Result<Exit, Failure> {
     let config = context.config()?;
-    let ledger = parts::ledger(&config).await?;
-    let _lock = line::lock(&config)?;
+    let trace = line::start_trace(&config, args.trace.take())?;
+    let ran = play(context, &config, &args).await;
+    line::finish_trace(trace);
+    ran
+}
+
+async fn play(context: &Context, config: &Config, args: &DemoArgs) -> Result<Exit, Failure> {
+    let started = Instant::now();
+    let dir = folder(args);
+    let mut rig = factory::attach_rig(&dir).await?;
+    let ledger = parts::ledger(config).await?;
+    let _lock = line::lock(config)?;
     for ca in &config.cas {
-        ca::init(&config, ca, &ledger).await?;
+        ca::init(config, ca, &ledger).await?;
     }
+    if !args.headless {
+        let line = start(config, &ledger).await?;
+        attended(line, &mut rig).await?;
+        ledger.close().await?;
+        rig.stop().await.map_err(rig_failed)?;
+        return Ok(left_in(&dir, Exit::Done));
+    }
+    let mut stops = Stops::watch()?;
+    let mut printer = None;
     let before = rig.ask(&Ask::Status).await.map_err(rig_failed)?;
     let left = before.waiting + before.in_bays;
-    if !args.headless || left > 0 {
-        line::open_shift(&config, &ledger).await?;
-        let (station, factory_reports) = line::assemble(&config, ledger.clone()).await?;
-        let (watchers, watched, floors, commands) = line::watchers(&config);
-        let station = tokio::spawn(station.run(watchers));
-        let (shown, to_show) = mpsc::channel(REPORTS_MAX);
-        let operator = Operator {
-            rig: &mut rig,
-            left,
-            commands: commands.clone(),
-            factory_reports,
-        };
-        if args.headless {
-            let printer = tokio::spawn(print_all(to_show));
-            operator.serve(watched, shown, true).await?;
-            let _ = commands.send(Command::Quit).await;
-            let _ = printer.await;
-        } else {
-            tokio::spawn(drop_all(to_show));
-            let mut screen = pin!(ui::run(floors, commands.clone()));
-            let served = tokio::select! {
-                served = operator.serve(watched, shown, false) => {
-                    // The screen ends with the station, and gives the terminal back before anything else is said.
-                    let _ = commands.send(Command::Quit).await;
-                    line::let_go(screen).await.and(served)
-                }
-                ended = &mut screen => ended.map_err(line::screen_failed),
-                failure = line::quit_on_signal(commands.clone()) => Err(failure),
-            };
-            let _ = commands.send(Command::Quit).await;
-            served?;
-        }
-        line::ended(station.await)?;
+    let mut whole = true;
+    if left > 0 {
+        let line = start(config, &ledger).await?;
+        printer = Some(Printer::start(line.watched.resubscribe()));
+        whole = unattended(line, &mut rig, left, &mut stops).await?;
     }
-    let exit = if args.headless {
-        finish(context, &args, &config, &ledger, &mut rig, started).await?
-    } else {
-        Exit::Done
-    };
+    let mut done = None;
+    if whole {
+        done = tokio::select! {
+            done = finish(args, config, &ledger, &mut rig, started) => Some(done?),
+            () = stops.next() => None,
+        };
+    }
     ledger.close().await?;
-    if !args.headless || args.until == Until::Booted {
+    let Some(done) = done else {
+        eprintln!("station: the demo ends as it was asked to, before it is done");
+        return Ok(left_in(&dir, Exit::Incomplete));
+    };
+    if args.until == Until::Booted {
         rig.stop().await.map_err(rig_failed)?;
     }
+    tokio::select! {
+        printed = say(context, printer, done.summary) => printed?,
+        () = stops.next() => {}
+    }
+    Ok(left_in(&dir, done.exit))
+}
+
+/// Says where everything is that the demo leaves, and how it ended.
+fn left_in(dir: &Path, exit: Exit) -> Exit {
     eprintln!("station: the factory is in {}", dir.display());
-    Ok(exit)
+    exit
+}
+
+/// A line under way.
+struct Line {
+    station: JoinHandle<Result<Floor, StationFault>>,
+    watched: broadcast::Receiver<Arc<Report>>,
+    floors: watch::Receiver<Arc<Floor>>,
+    commands: mpsc::Sender<Command>,
+    factory_reports: mpsc::Sender<Report>,
+}
+
+async fn start(config: &Config, ledger: &Ledger) -> Result<Line, Failure> {
+    line::open_shift(config, ledger).await?;
+    let (station, factory_reports) = line::assemble(config, ledger.clone()).await?;
+    let (watchers, watched, floors, commands) = line::watchers(config);
+    Ok(Line {
+        station: tokio::spawn(station.run(watchers)),
+        watched,
+        floors,
+        commands,
+        factory_reports,
+    })
+}
+
+/// The line on the screen, until somebody ends it.
+async fn attended(line: Line, rig: &mut Control) -> Result<(), Failure> {
+    let commands = line.commands;
+    let operator = Operator {
+        rig,
+        left: 0,
+        commands: commands.clone(),
+        factory_reports: line.factory_reports,
+    };
+    let mut screen = pin!(ui::run(line.floors, commands.clone()));
+    let served = tokio::select! {
+        served = operator.serve(line.watched, false) => {
+            // The screen ends with the station, and gives the terminal back before anything else is said.
+            let _ = commands.send(Command::Quit).await;
+            line::let_go(screen).await.and(served)
+        }
+        ended = &mut screen => ended.map_err(line::screen_failed),
+        failure = line::quit_on_signal(commands.clone()) => Err(failure),
+    };
+    let _ = commands.send(Command::Quit).await;
+    served?;
+    line::ended(line.station.await).map(|_| ())
+}
+
+/// The line without a screen, until every unit has left; says whether they have, or someone asked it to end before.
+async fn unattended(
+    line: Line,
+    rig: &mut Control,
+    left: usize,
+    stops: &mut Stops,
+) -> Result<bool, Failure> {
+    let operator = Operator {
+        rig,
+        left,
+        commands: line.commands.clone(),
+        factory_reports: line.factory_reports,
+    };
+    let served = tokio::select! {
+        served = operator.serve(line.watched, true) => served.map(|()| true),
+        () = stops.next() => Ok(false),
+    };
+    let _ = line.commands.send(Command::Quit).await;
+    line::ended(line.station.await)?;
+    served
+}
+
+/// Has everything printed, the sum last. A reader may take its time.
+async fn say(
+    context: &Context,
+    reports: Option<Printer>,
+    summary: Option<Summary>,
+) -> Result<(), Failure> {
+    if let Some(mut reports) = reports {
+        let _ = reports.ended().await; // who does not want to read them has the ledger
+    }
+    match summary {
+        Some(summary) if context.json => Printer::say(summary.line()).ended().await,
+        Some(summary) => {
+            eprintln!("station: {}", summary.sentence());
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// How a headless demo ended, and what it sums up if it came so far.
+struct Finished {
+    exit: Exit,
+    summary: Option<Summary>,
+}
+
+impl From<Exit> for Finished {
+    fn from(exit: Exit) -> Self {
+        Self {
+            exit,
+            summary: None,
+        }
+    }
 }
 
 /// What a headless demo does when every unit has left: close the shift, upload, let the units start, sum up.
 async fn finish(
-    context: &Context,
     args: &DemoArgs,
-    config: &crate::config::Config,
-    ledger: &crate::ledger::Ledger,
-    rig: &mut crate::fixtures::rig::control::Control,
+    config: &Config,
+    ledger: &Ledger,
+    rig: &mut Control,
     started: Instant,
-) -> Result<Exit, Failure> {
+) -> Result<Finished, Failure> {
     rig.ask(&Ask::Export).await.map_err(rig_failed)?;
     if args.until == Until::Passed {
         let units = ledger.units().await?;
         let passed = |unit: &&UnitRow| unit.verdict == Some(Verdict::Passed);
         let left = rig.ask(&Ask::Status).await.map_err(rig_failed)?;
         return Ok(match units.iter().filter(passed).count() == left.done {
-            true => Exit::Done,
-            false => Exit::Incomplete,
+            true => Exit::Done.into(),
+            false => Exit::Incomplete.into(),
         });
     }
     if let Some(open) = ledger.current_shift().await? {
@@ -169,22 +282,14 @@ async fn finish(
         }
     }
     if args.until == Until::Enrolled {
-        return Ok(exit);
+        return Ok(exit.into());
     }
     let boots = rig.ask(&Ask::FirstBoot).await.map_err(rig_failed)?;
-    summary::sum_up(context, &folder(args), ledger, &boots, started).await
-}
-
-async fn print_all(mut reports: mpsc::Receiver<Report>) {
-    while let Some(report) = reports.recv().await {
-        if line::print_report(&report).is_err() {
-            return; // the ledger has all of it; the line goes on
-        }
-    }
-}
-
-async fn drop_all(mut reports: mpsc::Receiver<Report>) {
-    while reports.recv().await.is_some() {}
+    let summary = summary::sum_up(&folder(args), ledger, &boots, started).await?;
+    Ok(Finished {
+        exit: summary.exit(),
+        summary: Some(summary),
+    })
 }
 
 fn rig_failed(error: std::io::Error) -> Failure {

@@ -12,6 +12,7 @@ use crate::provision::endorsement::VendorRoots;
 use crate::provision::fault::{Fault, harmless};
 use crate::signing::SigningKey;
 use crate::tpm;
+use crate::trace::TraceError;
 use crate::words;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -152,6 +153,15 @@ pub(super) async fn self_test(
         public_key: issuer.spki(),
     };
     key.self_test(issuer.name(), ledger).await
+}
+
+impl From<TraceError> for Failure {
+    fn from(error: TraceError) -> Self {
+        match error {
+            TraceError::NotATrace(_) => Self::usage(error.to_string()),
+            error => Self::station(error.to_string()),
+        }
+    }
 }
 
 impl From<LedgerError> for Failure {

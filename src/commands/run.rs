@@ -1,21 +1,23 @@
 //! `station run`: the line, on the screen or headless.
 
-use super::{Context, Exit, Failure, parts, print_line, shift};
+use super::printer::Printer;
+use super::{Context, Exit, Failure, parts, shift};
 use crate::bay::Bay;
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::provision::floor::{Command, Floor, Report};
-use crate::station::{self, COMMANDS_MAX, REPORTS_MAX, Station, Uploader, Watchers};
+use crate::station::{self, COMMANDS_MAX, REPORTS_MAX, Station, Uploader, WATCHED_MAX, Watchers};
+use crate::trace::{self, Trace};
 use crate::ui;
-use crate::words;
 use clap::Args;
 use std::fs::File;
 use std::io::{BufRead, Read};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{broadcast, mpsc, watch};
 
 /// Options of `station run`.
 #[derive(Args)]
@@ -23,6 +25,10 @@ pub struct RunArgs {
     /// No screen: every report is a JSON line on stdout, every JSON line on stdin a command.
     #[arg(long)]
     headless: bool,
+    /// Write what goes over the links, and to TPM, HSM and DPS, to this file: up to 64 MiB, and as much in FILE.old. Shown
+    /// by `station trace show`; holds no secrets.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 }
 
 /// How long the screen may take to give the terminal back.
@@ -31,46 +37,70 @@ const SCREEN_LIMIT: Duration = Duration::from_secs(2);
 /// Runs the line until someone quits.
 pub(super) async fn run(context: &Context, args: RunArgs) -> Result<Exit, Failure> {
     let config = context.config()?;
+    let trace = start_trace(&config, args.trace)?;
+    let ran = drive(context, &config, args.headless).await;
+    finish_trace(trace);
+    ran
+}
+
+/// Has everything traced from now on: to `file` if one is named, and to a file of its own where an attempt fails.
+pub(super) fn start_trace(config: &Config, file: Option<PathBuf>) -> Result<Trace, Failure> {
+    let mut folder = config.path(&config.station.ledger).into_os_string();
+    folder.push("-traces");
+    let folder = folder.into();
+    Ok(trace::start(trace::Options { file, folder })?)
+}
+
+/// Has written what was traced. What could not be is said, and changes nothing of how the line ended.
+pub(super) fn finish_trace(trace: Trace) {
+    if let Err(error) = trace.finish() {
+        eprintln!("station: {error}");
+    }
+}
+
+async fn drive(context: &Context, config: &Config, headless: bool) -> Result<Exit, Failure> {
     if config.bays.is_empty() {
         return Err(Failure::usage(format!(
             "{} has no [[bay]]: add one for each place that takes a device; `station check --ports` suggests them",
             context.config.display()
         )));
     }
-    let ledger = parts::ledger(&config).await?;
-    let _lock = lock(&config)?;
-    open_shift(&config, &ledger).await?;
-    let (station, _reports) = assemble(&config, ledger.clone()).await?;
-    let (watchers, mut watched, floors, commands) = watchers(&config);
+    let ledger = parts::ledger(config).await?;
+    let _lock = lock(config)?;
+    open_shift(config, &ledger).await?;
+    let (station, _reports) = assemble(config, ledger.clone()).await?;
+    let (watchers, watched, floors, commands) = watchers(config);
     let station = tokio::spawn(station.run(watchers));
+    let mut printer = headless.then(|| Printer::start(watched));
     let onlooker = async {
-        if args.headless {
-            let commands = commands.clone();
-            std::thread::spawn(move || obey_stdin(&commands));
-            while let Some(report) = watched.recv().await {
-                print_report(&report)?;
-            }
-            Ok(())
-        } else {
-            let drain = async { while watched.recv().await.is_some() {} };
+        let Some(printer) = &mut printer else {
             let mut screen = pin!(ui::run(floors, commands.clone()));
-            tokio::select! {
+            return tokio::select! {
                 shown = &mut screen => shown.map_err(screen_failed),
-                () = drain => let_go(screen).await,
-            }
+                () = commands.closed() => let_go(screen).await,
+            };
+        };
+        let obeyed = commands.clone();
+        std::thread::spawn(move || obey_stdin(&obeyed));
+        tokio::select! {
+            printed = printer.ended() => printed,
+            () = commands.closed() => Ok(()), // the station has ended; its last reports may still wait for a reader
         }
     };
-    let signals = quit_on_signal(commands.clone());
     let shown = tokio::select! {
         shown = onlooker => shown,
-        result = signals => return Err(result),
+        failure = quit_on_signal(commands.clone()) => return Err(failure),
     };
-    // Nobody takes reports any more: the station must not wait for that while it stops.
-    drop(watched);
     let _ = commands.send(Command::Quit).await;
-    let floor = ended(station.await)?;
-    ledger.close().await?;
-    shown?;
+    let joined = station.await;
+    let closed = ledger.close().await;
+    let printed = match printer {
+        Some(printer) => printer.finish().await,
+        None => Ok(()),
+    };
+    let floor = ended(joined)?;
+    closed?;
+    shown.and(printed)?;
     Ok(if floor.counts.failed == 0 {
         Exit::Done
     } else {
@@ -156,14 +186,14 @@ pub(super) async fn assemble(
 
 type Ends = (
     Watchers,
-    mpsc::Receiver<Report>,
+    broadcast::Receiver<Arc<Report>>,
     watch::Receiver<Arc<Floor>>,
     mpsc::Sender<Command>,
 );
 
 /// The station's end and the onlooker's end of everything that passes between them.
 pub(super) fn watchers(config: &Config) -> Ends {
-    let (report_sender, reports) = mpsc::channel(REPORTS_MAX);
+    let (report_sender, reports) = broadcast::channel(WATCHED_MAX);
     let floor = Floor::new(&config.station.id, config.station.simulated, parts::clock());
     let (floor_sender, floors) = watch::channel(Arc::new(floor));
     let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
@@ -173,13 +203,6 @@ pub(super) fn watchers(config: &Config) -> Ends {
         commands,
     };
     (watchers, reports, floors, command_sender)
-}
-
-/// Prints a report as a JSON line.
-pub(super) fn print_report(report: &Report) -> Result<(), Failure> {
-    let mut object = serde_json::to_value(report).expect("a report is made of strings and numbers");
-    words::tell(&mut object);
-    print_line(&object.to_string())
 }
 
 /// Waits until the screen of a station that has ended has given the terminal back: what is said afterwards would be
@@ -196,23 +219,45 @@ pub(super) fn screen_failed(error: ui::UiError) -> Failure {
     Failure::station(error.to_string())
 }
 
-/// Turns SIGTERM, SIGINT and SIGHUP, which a closed terminal sends, into a Quit; returns only when signals cannot be watched.
+/// Turns every signal that asks for an end into a Quit; returns only when signals cannot be watched.
 pub(super) async fn quit_on_signal(commands: mpsc::Sender<Command>) -> Failure {
-    let (mut terminate, mut interrupt, mut hangup) = match (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::hangup()),
-    ) {
-        (Ok(terminate), Ok(interrupt), Ok(hangup)) => (terminate, interrupt, hangup),
-        _ => return Failure::station("signals cannot be watched: restart the station"),
+    let mut stops = match Stops::watch() {
+        Ok(stops) => stops,
+        Err(failure) => return failure,
     };
     loop {
+        stops.next().await;
+        let _ = commands.send(Command::Quit).await;
+    }
+}
+
+/// The signals that ask this process to end: SIGTERM, SIGINT, and SIGHUP, which a closed terminal sends.
+pub(super) struct Stops([Signal; 3]);
+
+impl Stops {
+    /// Watches for them from now on: none of them ends the process by itself any more.
+    pub(super) fn watch() -> Result<Self, Failure> {
+        let kinds = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+        ];
+        let [Ok(terminate), Ok(interrupt), Ok(hangup)] = kinds.map(signal) else {
+            return Err(Failure::station(
+                "signals cannot be watched: restart the station",
+            ));
+        };
+        Ok(Self([terminate, interrupt, hangup]))
+    }
+
+    /// Waits for the next.
+    pub(super) async fn next(&mut self) {
+        let [terminate, interrupt, hangup] = &mut self.0;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = hangup.recv() => {}
         }
-        let _ = commands.send(Command::Quit).await;
     }
 }
 

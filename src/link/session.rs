@@ -8,7 +8,7 @@ use super::port::Port;
 use super::smp::frame::{self, Decoder};
 use super::smp::{self, HEADER_LENGTH, Header, Map, Op, Packet, PacketError, SmpError, Version};
 use super::stream::{READ_SIZE, Stream};
-use super::{LinkError, LinkHealth, LinkOptions};
+use super::{LinkError, LinkHealth, LinkOptions, wire};
 use crate::provision::dialogue::Verb;
 use std::io;
 use std::path::Path;
@@ -110,7 +110,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// What comes meanwhile, such as replies to a killed station, is thrown away.
     pub(super) async fn settle(&mut self) -> Result<(), LinkError> {
         self.stream.send(b"\n").await?;
-        self.stream.drain().await?;
+        let discarded = self.stream.drain().await?;
+        wire::discarded(discarded);
         self.decoder = Decoder::default();
         Ok(())
     }
@@ -247,8 +248,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         packet: &Packet,
         wait: Duration,
     ) -> Result<Packet, LinkError> {
-        let lines = frame::encode(&packet.encode(), self.options.line_length)
+        let request = packet.encode();
+        let lines = frame::encode(&request, self.options.line_length)
             .map_err(|error| self.stream.malformed(what, error))?;
+        wire::sent(&request, packet, self.options.user_group);
         for (index, line) in lines.iter().enumerate() {
             if index > 0 && self.options.line_pause_ms > 0 {
                 sleep(Duration::from_millis(self.options.line_pause_ms)).await;
@@ -268,7 +271,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             let after = self.decoder.damage();
             self.stream.health.crc_errors += after.checksums - before.checksums;
             self.stream.health.dropped_lines += after.lines - before.lines;
+            wire::damaged(
+                after.lines - before.lines,
+                after.checksums - before.checksums,
+            );
             for bytes in frames {
+                wire::came(&bytes, packet, self.options.user_group);
                 match Packet::decode(&bytes) {
                     Ok(reply) if answers(&reply.header, &packet.header) => {
                         let latency = u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX);

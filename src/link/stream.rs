@@ -40,17 +40,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream<S> {
         }
     }
 
-    /// Waits until nothing comes any more, and throws away what does.
-    pub async fn drain(&mut self) -> Result<(), LinkError> {
+    /// Waits until nothing comes any more, and throws away what does; says how many bytes that was.
+    pub async fn drain(&mut self) -> Result<usize, LinkError> {
         let limit = Instant::now() + SETTLE_LIMIT;
         let mut buffer = [0; READ_SIZE];
+        let mut discarded = 0;
         while Instant::now() < limit {
-            let heard = self.receive(&mut buffer, Instant::now() + QUIET).await?;
-            if heard.is_none() {
-                break;
+            match self.receive(&mut buffer, Instant::now() + QUIET).await? {
+                Some(count) => discarded += count,
+                None => break,
             }
         }
-        Ok(())
+        Ok(discarded)
     }
 
     /// Sends all of this.

@@ -156,7 +156,7 @@ impl Floor {
                     fault: fault.clone(),
                 });
             }
-            Report::Alive { .. } => {}
+            Report::Alive { .. } | Report::Dropped { .. } => {}
             _ => self.fold_bay(report),
         }
     }

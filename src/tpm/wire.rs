@@ -93,6 +93,19 @@ impl<'a, R: Relay> Wire<'a, R> {
             .unwrap_or("its first command")
     }
 
+    /// The deadline has passed. Tells the trace of a command that was under way.
+    pub(super) fn late(&self, limit: Duration) -> TpmError {
+        let late = TpmError::Deadline {
+            command: self.latest(),
+            limit,
+        };
+        let latest = self.log.get(self.first..).and_then(<[_]>::last);
+        if let Some(unanswered) = latest.filter(|record| record.took.is_zero()) {
+            tell(unanswered, Some(&late));
+        }
+        late
+    }
+
     /// Carries one command to the TPM and its response back.
     pub(super) async fn transact(&mut self, command: Vec<u8>) -> Result<Vec<u8>, TpmError> {
         let code = word(&command, 6).unwrap_or_default();
@@ -116,18 +129,21 @@ impl<'a, R: Relay> Wire<'a, R> {
         let started = Instant::now();
         let repeatable = [READ_PUBLIC, NV_READ_PUBLIC].contains(&code);
         let asked = repeatable.then(|| command.clone());
-        let answer = self
-            .relay
-            .transact(command)
-            .await
-            .map_err(|e| TpmError::Link {
-                command: name,
-                why: e.to_string(),
-            })?;
+        let answer = self.relay.transact(command).await;
         self.log[at].took = started.elapsed();
-        self.log[at].received = answer.len();
-        let rc = check(&answer).map_err(|why| TpmError::Malformed { command: name, why })?;
-        self.log[at].rc = Some(rc);
+        let answer = answer.map_err(|e| TpmError::Link {
+            command: name,
+            why: e.to_string(),
+        });
+        let checked = answer.and_then(|answer| {
+            self.log[at].received = answer.len();
+            let rc = check(&answer);
+            let rc = rc.map_err(|why| TpmError::Malformed { command: name, why })?;
+            self.log[at].rc = Some(rc);
+            Ok(answer)
+        });
+        tell(&self.log[at], checked.as_ref().err());
+        let answer = checked?;
         self.remembered = asked.map(|asked| (asked, answer.clone()));
         Ok(answer)
     }
@@ -154,6 +170,20 @@ impl<'a, R: Relay> Wire<'a, R> {
             }),
         }
     }
+}
+
+/// Tells the trace of a command: nothing of what is in it.
+fn tell(record: &CommandRecord, error: Option<&TpmError>) {
+    tracing::info!(
+        target: "tpm",
+        command = command_name(record.code),
+        code = record.code,
+        sent = record.sent,
+        received = record.received,
+        rc = record.rc,
+        took_us = record.took.as_micros(),
+        error = error.map(ToString::to_string),
+    );
 }
 
 /// A command of 32-bit parameters without sessions.

@@ -30,3 +30,4 @@ mod support;
 mod tidy;
 mod tpm;
 mod tpm_line;
+mod trace;

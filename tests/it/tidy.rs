@@ -34,6 +34,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "dps",
         ],
     ),
+    // Nobody but `commands` may use it: the others speak through the macros of `tracing`.
+    ("trace", &["provision"]),
     ("ui", &["provision", "words"]),
     ("fixtures", &["provision", "link"]),
 ];

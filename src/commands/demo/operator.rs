@@ -6,7 +6,9 @@ use crate::fixtures::rig::control::{Ask, Control};
 use crate::provision::event::Event;
 use crate::provision::floor::{Activity, Command, Report};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -34,11 +36,11 @@ struct Plan {
 }
 
 impl Operator<'_> {
-    /// Serves the bays. Unattended, returns when every unit has left; else goes on for as long as reports come.
+    /// Serves the bays. Unattended, returns when every unit has left; else goes on for as long as reports come. A
+    /// report that it missed ends it with a fault.
     pub async fn serve(
         mut self,
-        mut watched: mpsc::Receiver<Report>,
-        shown: mpsc::Sender<Report>,
+        mut watched: broadcast::Receiver<Arc<Report>>,
         unattended: bool,
     ) -> Result<(), Failure> {
         let dwell = if unattended { Duration::ZERO } else { DWELL };
@@ -52,11 +54,15 @@ impl Operator<'_> {
                 .map_or_else(|| Instant::now() + DWELL, |plan| plan.at);
             tokio::select! {
                 report = watched.recv() => {
-                    let Some(report) = report else { return Ok(()) };
+                    let report = match report {
+                        Ok(report) => report,
+                        Err(RecvError::Closed) => return Ok(()),
+                        Err(RecvError::Lagged(count)) => return Err(missed(count)),
+                    };
                     if let Some(ask) = wish(&report, &mut reseats) {
                         plans.push(Plan { at: Instant::now() + dwell, ask });
                     }
-                    if let Report::ShiftState { open, .. } = report {
+                    if let Report::ShiftState { open, .. } = &*report {
                         // Said anew whenever the outbox moves: only the first time is there something to upload.
                         let before = std::mem::replace(&mut closed, !open);
                         if closed && !before {
@@ -66,7 +72,6 @@ impl Operator<'_> {
                     if uploaded(&report) {
                         self.first_boot().await?;
                     }
-                    let _ = shown.send(report).await;
                 }
                 () = tokio::time::sleep_until(next), if !plans.is_empty() => {
                     let now = self.rig.ask(&plans.remove(0).ask).await.map_err(rig_failed)?;
@@ -90,6 +95,13 @@ impl Operator<'_> {
         let _ = self.factory_reports.send(note).await;
         Ok(())
     }
+}
+
+/// A report that was missed may have been one to act on, and the unit would wait for ever.
+fn missed(count: u64) -> Failure {
+    Failure::station(format!(
+        "the simulated operator missed {count} reports: run the same command again, which goes on from there"
+    ))
 }
 
 /// What the operator does about a report: a unit with a verdict leaves, one without is put in again a few times.

@@ -1,7 +1,7 @@
 //! What became of every device of a demo: `summary.json`, and what is kept of each identity.
 
 use super::rig_failed;
-use crate::commands::{Context, Exit, Failure, print_line};
+use crate::commands::{Exit, Failure};
 use crate::fixtures::rig::control::{Answer, Boot};
 use crate::fixtures::rig::{Plan, PlannedDevice, tpm_path, write_whole};
 use crate::ledger::{Ledger, OutboxFilter, OutboxRow, OutboxState, UnitRow, Verdict};
@@ -14,7 +14,7 @@ use std::time::Instant;
 
 /// `summary.json`: counts of devices, and a line for each.
 #[derive(Default, Serialize)]
-struct Summary {
+pub struct Summary {
     devices: usize,
     passed: usize,
     failed: usize,
@@ -37,14 +37,13 @@ struct Each {
     tpm_state: Option<PathBuf>,
 }
 
-/// Writes `summary.json`, and says whether every device made it.
+/// Makes the summary, and writes `summary.json`.
 pub async fn sum_up(
-    context: &Context,
     dir: &Path,
     ledger: &Ledger,
     boots: &Answer,
     started: Instant,
-) -> Result<Exit, Failure> {
+) -> Result<Summary, Failure> {
     let plan = Plan::read(dir).map_err(rig_failed)?;
     let mut units: BTreeMap<_, _> = ledger
         .units()
@@ -73,19 +72,8 @@ pub async fn sum_up(
         summary.count(dir, units.remove(&planned.device_id), planned, row, boot);
     }
     summary.seconds = started.elapsed().as_secs_f64();
-    let text =
-        serde_json::to_string_pretty(&summary).expect("a summary is made of strings and numbers");
-    write_whole(&dir.join("summary.json"), text.as_bytes()).map_err(rig_failed)?;
-    if context.json {
-        print_line(&text.replace('\n', " "))?;
-    } else {
-        eprintln!("station: {}", summary.sentence());
-    }
-    Ok(if summary.is_whole() {
-        Exit::Done
-    } else {
-        Exit::Incomplete
-    })
+    write_whole(&dir.join("summary.json"), summary.pretty().as_bytes()).map_err(rig_failed)?;
+    Ok(summary)
 }
 
 impl Summary {
@@ -114,16 +102,30 @@ impl Summary {
         });
     }
 
-    fn sentence(&self) -> String {
+    fn pretty(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a summary is made of strings and numbers")
+    }
+
+    /// The same as one line.
+    pub fn line(&self) -> String {
+        self.pretty().replace('\n', " ")
+    }
+
+    /// The counts, for people.
+    pub fn sentence(&self) -> String {
         format!(
             "{} devices: {} passed, {} failed, {} enrolled, {} assigned, {} read their twin",
             self.devices, self.passed, self.failed, self.enrolled, self.assigned, self.twin_read
         )
     }
 
-    fn is_whole(&self) -> bool {
+    /// Whether every device made it.
+    pub fn exit(&self) -> Exit {
         let counts = [self.passed, self.enrolled, self.assigned, self.twin_read];
-        counts.iter().all(|count| *count == self.devices)
+        match counts.iter().all(|count| *count == self.devices) {
+            true => Exit::Done,
+            false => Exit::Incomplete,
+        }
     }
 }
 

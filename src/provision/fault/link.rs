@@ -5,6 +5,7 @@
 use crate::provision::device::DeviceId;
 use crate::provision::dialogue::{Nonsense, Verb};
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// How a device was found to be gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,8 +51,9 @@ pub enum Stranger {
 }
 
 /// What is done with a unit at a step of its job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Doing {
     /// It is asked who it is.
     Answering,

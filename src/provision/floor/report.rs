@@ -116,6 +116,14 @@ pub enum Report {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fault: Option<Fault>,
     },
+    /// So many reports were not taken in time and are lost to who reads this; the ledger has what became durable. Said
+    /// by the reader's own end of the stream, in the place where they are missing.
+    Dropped {
+        /// When.
+        at_ms: i64,
+        /// How many.
+        count: u64,
+    },
     /// The station lives. Said more often than [`super::STALE_AFTER_MS`], so that silence means something.
     Alive {
         /// When.
@@ -194,6 +202,7 @@ impl Report {
             | Self::Enroller { at_ms, .. }
             | Self::ShiftState { at_ms, .. }
             | Self::Note { at_ms, .. }
+            | Self::Dropped { at_ms, .. }
             | Self::Alive { at_ms } => *at_ms,
             Self::Event { recorded, .. } | Self::Earlier { recorded } => recorded.at_ms,
         }
