@@ -101,6 +101,18 @@ pub enum LedgerError {
         /// The newest version known here.
         known: u32,
     },
+    /// An event in the file was written by a newer program.
+    #[error("ledger {}: event {seq} ({kind}, version {version}) was written by a newer program: use the newer program", path.display())]
+    NewerEvent {
+        /// The file.
+        path: PathBuf,
+        /// The event's place.
+        seq: i64,
+        /// Its kind.
+        kind: String,
+        /// The version of its stored form.
+        version: i64,
+    },
     /// No space is left for the event; nothing of it is recorded.
     #[error("ledger {}: the disk is full and nothing more can be recorded: make room, then try again", path.display())]
     Full {

@@ -46,13 +46,22 @@ pub enum Failure {
     Refused(LedgerError),
     /// The file holds what it cannot hold.
     Damaged(String),
+    /// A newer program wrote this event.
+    Newer {
+        /// The event's place.
+        seq: i64,
+        /// Its kind.
+        kind: String,
+        /// The version of its stored form.
+        version: i64,
+    },
     /// SQLite failed.
     Sqlite(rusqlite::Error),
 }
 
 impl Failure {
     /// An event that has no stored form.
-    pub fn unstorable(error: serde_json::Error) -> Self {
+    pub fn unstorable(error: impl std::fmt::Display) -> Self {
         Self::illegal(format!("the event cannot be stored: {error}"))
     }
 
@@ -65,10 +74,22 @@ impl Failure {
     pub fn is_of_file(&self) -> bool {
         match self {
             Self::Refused(_) => false,
-            Self::Damaged(_) => true,
+            Self::Damaged(_) | Self::Newer { .. } => true,
             Self::Sqlite(error) => {
                 error.sqlite_error_code() != Some(ErrorCode::ConstraintViolation)
             }
+        }
+    }
+
+    /// The failure of an event that is on record: that it contradicts what stands before it is damage.
+    pub fn of_event(self, seq: i64) -> Self {
+        match self {
+            Self::Refused(error) => Self::Damaged(format!("event {seq}: {error}")),
+            Self::Damaged(what) => Self::Damaged(format!("event {seq}: {what}")),
+            Self::Sqlite(ref error) if !self.is_of_file() => {
+                Self::Damaged(format!("event {seq}: {error}"))
+            }
+            Self::Newer { .. } | Self::Sqlite(_) => self,
         }
     }
 
@@ -78,6 +99,12 @@ impl Failure {
         match self {
             Self::Refused(error) => error,
             Self::Damaged(reason) => LedgerError::Damaged { path, reason },
+            Self::Newer { seq, kind, version } => LedgerError::NewerEvent {
+                path,
+                seq,
+                kind,
+                version,
+            },
             Self::Sqlite(error) => match error.sqlite_error_code() {
                 Some(ErrorCode::DiskFull) => LedgerError::Full { path },
                 // The index of the log did not fit.

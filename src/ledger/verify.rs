@@ -86,7 +86,8 @@ impl fmt::Display for Damage {
 /// cannot be told from damage; it is gone after the station's next start and end.
 ///
 /// # Errors
-/// When the file cannot be opened or read at all. What is wrong inside it is in the report.
+/// When the file cannot be opened or read at all, and when a newer program wrote in it. What is wrong inside it is in
+/// the report.
 pub fn verify(path: &Path) -> Result<Report, LedgerError> {
     let storage = |error: std::io::Error| LedgerError::Storage {
         path: path.to_path_buf(),
@@ -112,6 +113,7 @@ pub fn verify(path: &Path) -> Result<Report, LedgerError> {
             Failure::Sqlite(e) => check.found(Place::File, e.to_string()),
             Failure::Damaged(what) => check.found(Place::File, what),
             Failure::Refused(e) => check.found(Place::File, e.to_string()),
+            newer @ Failure::Newer { .. } => return Err(newer.at(path)),
         }
     }
     Ok(check.report)
@@ -232,43 +234,25 @@ impl Check {
     fn chain(&mut self, db: &Connection, fresh: &Connection) -> Result<bool, Failure> {
         let before = self.report.damages.len();
         fresh.execute_batch("BEGIN")?;
-        let mut statement = db.prepare(&format!(
-            "SELECT {} FROM events NOT INDEXED ORDER BY seq",
-            chain::COLUMNS
-        ))?;
+        let mut statement = db.prepare(&chain::in_order())?;
         let mut rows = statement.query([])?;
-        let mut expected = 1;
-        let mut previous = [chain::GENESIS; 2];
+        let mut walk = chain::Walk::new();
         while let Some(row) = rows.next()? {
             let link = chain::link(row)?;
             self.report.events += 1;
-            if link.seq != expected {
-                self.found(
-                    Place::Event(expected),
-                    format!("it is missing; event {} follows", link.seq),
-                );
+            for (seq, what) in walk.step(&link) {
+                self.found(Place::Event(seq), what);
             }
-            expected = link.seq.saturating_add(1);
-            if link.hash != Some(link.computed) {
-                self.found(
-                    Place::Event(link.seq),
-                    "its content and its hash do not fit",
-                );
-            } else if !link.prev.is_some_and(|prev| previous.contains(&prev)) {
-                self.found(
-                    Place::Event(link.seq),
-                    "it does not follow from the event before it",
-                );
-            }
-            // One of the two is what the next event was chained to, whichever of content and hash is damaged here.
-            previous = [link.computed, link.hash.unwrap_or(link.computed)];
-            match link.event {
-                Ok(event) => {
-                    if let Err(failure) = project::apply(fresh, &event) {
-                        self.found(Place::Event(link.seq), contradiction(failure));
-                    }
-                }
-                Err(reason) => self.found(Place::Event(link.seq), reason),
+            let seq = link.seq;
+            let applied = link
+                .recorded()
+                .and_then(|event| project::apply(fresh, &event));
+            match applied {
+                Ok(()) => {}
+                Err(Failure::Refused(error)) => self.found(Place::Event(seq), error.to_string()),
+                Err(Failure::Damaged(what)) => self.found(Place::Event(seq), what),
+                Err(Failure::Sqlite(error)) => self.found(Place::Event(seq), error.to_string()),
+                Err(newer @ Failure::Newer { .. }) => return Err(newer),
             }
         }
         Ok(self.report.damages.len() == before)
@@ -289,14 +273,6 @@ impl Check {
             self.found(Place::Row { table, key }, what);
         }
         Ok(())
-    }
-}
-
-fn contradiction(failure: Failure) -> String {
-    match failure {
-        Failure::Refused(error) => error.to_string(),
-        Failure::Damaged(what) => what,
-        Failure::Sqlite(error) => error.to_string(),
     }
 }
 

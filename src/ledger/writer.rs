@@ -151,6 +151,7 @@ impl Writer {
                 attempt: None,
                 device: None,
                 product_digest: write.product_digest,
+                because: None,
                 event: write.event.clone(),
             };
             match record(&savepoint, &write.subject, blank) {

@@ -1,7 +1,9 @@
 //! Everything that can be on record: the one vocabulary of the ledger, the job, the outbox and the reports.
 //!
 //! Invariant: an event says what happened, never what was meant to happen, and holds all that recovery needs.
-//! A variant's name and fields are its stored form: change them only together with [`Event::VERSION`].
+//! A variant's name and fields are its stored form: change them only together with its version in [`stored`].
+
+pub mod stored;
 
 use super::bytes::{Blob, Digest};
 use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId, SerialNumber};
@@ -404,7 +406,7 @@ pub struct Recorded {
     pub at_ms: i64,
     /// The station that recorded it.
     pub station: String,
-    /// Who was badged in; absent where nobody has to be.
+    /// The person who did it; absent for what the station did by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
     /// The attempt it belongs to.
@@ -416,14 +418,14 @@ pub struct Recorded {
     /// Digest of the product's definition that was in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub product_digest: Option<Digest>,
+    /// Why the person did it, in their words; absent where nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
     /// What happened.
     pub event: Event,
 }
 
 impl Event {
-    /// Version of the stored form of every variant.
-    pub const VERSION: u32 = 1;
-
     /// The variant's name as it is stored, such as `serial_reserved`.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -459,6 +461,11 @@ impl Event {
             Self::EnrollmentDisabled { .. } => "enrollment_disabled",
             Self::EnrollmentDeferred { .. } => "enrollment_deferred",
         }
+    }
+
+    /// The version of its stored form.
+    pub fn version(&self) -> u32 {
+        stored::version(self.kind()).expect("every kind has its version in the table")
     }
 
     /// The device that an [`Event::Identified`] binds its attempt to: the one assigned, else the one that it says

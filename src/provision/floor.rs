@@ -357,6 +357,7 @@ mod tests {
             attempt: None,
             device: Some(device(unit)),
             product_digest: None,
+            because: None,
             event,
         })
     }

@@ -73,6 +73,7 @@ fn reserved(reservation: &Reservation) -> Reserved {
         attempt: None,
         device: None,
         product_digest: None,
+        because: None,
         event: Event::SerialReserved {
             reservation: reservation.clone(),
         },

@@ -3,11 +3,12 @@
 
 mod damage;
 mod durable;
+mod forms;
 mod rules;
 mod sync;
 
 use dps_station::ledger::{
-    Claim, Ledger, LedgerError, Options, OutboxFilter, Report, Verdict, verify,
+    Claim, Ledger, LedgerError, Options, OutboxFilter, Place, Report, Verdict, verify,
 };
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{
@@ -460,4 +461,65 @@ async fn what_is_not_a_ledger_or_is_newer_is_left_alone() {
         matches!(error, LedgerError::Newer { found: 9, .. }),
         "{error}"
     );
+}
+
+/// Writes one event of this kind, version and body at the end of the chain, as another program may.
+fn append_stored(path: &Path, kind: &str, version: i64, body: &str) {
+    use rusqlite::types::{Value, ValueRef};
+    let db = rusqlite::Connection::open(path).unwrap();
+    let sql = "SELECT coalesce(max(seq), 0) + 1, coalesce((SELECT hash FROM events ORDER BY seq DESC LIMIT 1), zeroblob(32))
+         FROM events";
+    let (seq, prev): (i64, Vec<u8>) = db
+        .query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap();
+    let text = |text: &str| Value::Text(text.to_owned());
+    let mut columns = vec![
+        Value::Integer(seq),
+        Value::Integer(clock()),
+        text("S1"),
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        text(kind),
+        Value::Integer(version),
+        text(body),
+        Value::Blob(prev),
+    ];
+    let hash = dps_station::ledger::hash(columns.iter().map(ValueRef::from));
+    columns.push(Value::Blob(hash.0.to_vec()));
+    let sql = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    db.execute(sql, rusqlite::params_from_iter(columns))
+        .unwrap();
+}
+
+#[tokio::test]
+async fn an_event_of_a_newer_program_is_refused_as_that_and_is_no_damage() {
+    let opened = r#"{"kind":"shift_opened","shift":"early"}"#;
+    for (kind, version) in [("shift_opened", 9), ("shift_moved", 1)] {
+        let folder = folder();
+        let path = folder.path().join("ledger.sqlite");
+        open(&path).close().await.unwrap();
+        append_stored(&path, kind, version, opened);
+        let ledger = open(&path);
+        let read = ledger.all_events(1, 10).await.unwrap_err();
+        let verified = verify(&path).unwrap_err();
+        for error in [read, verified] {
+            assert!(
+                matches!(error, LedgerError::NewerEvent { seq: 1, .. }),
+                "{error}"
+            );
+            assert!(error.to_string().contains("newer program"), "{error}");
+        }
+        let db = rusqlite::Connection::open(&path).unwrap();
+        db.execute_batch(
+            "DROP TRIGGER events_never_change; UPDATE events SET kind = 'shift_opine'",
+        )
+        .unwrap();
+        let damages = verify(&path).unwrap().damages;
+        assert!(
+            damages.iter().any(|d| d.place == Place::Event(1)),
+            "{damages:?}"
+        );
+    }
 }

@@ -106,6 +106,7 @@ async fn signed(hsm: &Hsm, reservation: &Reservation) -> Vec<u8> {
         attempt: None,
         device: None,
         product_digest: None,
+        because: None,
         event: Event::SerialReserved {
             reservation: reservation.clone(),
         },

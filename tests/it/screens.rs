@@ -56,6 +56,7 @@ fn happen(floor: &mut Floor, bay: usize, at_ms: i64, event: Event) {
             attempt: None,
             device: id,
             product_digest: None,
+            because: None,
             event,
         }),
     });

@@ -1,7 +1,7 @@
 //! One byte changed, anywhere: verification names the damage, or every answer is what it was.
 
 use super::*;
-use dps_station::ledger::{Damage, Place};
+use dps_station::ledger::Damage;
 use std::ops::Range;
 
 /// Of the bytes that are not all tried, one in so many is; a prime, so that no place in a page is favoured.

@@ -1,0 +1,160 @@
+//! The stored form of an event: a JSON body with kind and version beside it, and how bodies of older versions are read.
+//!
+//! Invariant: what is stored is never rewritten; an older body is lifted, version by version, whenever it is read.
+
+use super::Event;
+use serde_json::Value;
+
+/// Each kind of event with the version of its stored form.
+///
+/// A kind whose body changes gets the next version here and a step in [`lift`]. The ledger's own version goes up with
+/// it, so that an older program refuses the file.
+pub const VERSIONS: [(&str, u32); 31] = [
+    ("arrived", 1),
+    ("identified", 1),
+    ("id_checked_out", 1),
+    ("id_returned", 1),
+    ("link_measured", 1),
+    ("interrupted", 1),
+    ("accepted", 1),
+    ("key_read", 1),
+    ("endorsement_read", 1),
+    ("registration_id_derived", 1),
+    ("serial_reserved", 1),
+    ("serial_abandoned", 1),
+    ("signed", 1),
+    ("written", 1),
+    ("restarted", 1),
+    ("read_back", 1),
+    ("proved", 1),
+    ("sealed", 1),
+    ("recognised", 1),
+    ("passed", 1),
+    ("injected", 1),
+    ("failed", 1),
+    ("errored", 1),
+    ("loopback_tested", 1),
+    ("shift_opened", 1),
+    ("shift_closed", 1),
+    ("charged", 1),
+    ("enrolled", 1),
+    ("enrollment_refused", 1),
+    ("enrollment_disabled", 1),
+    ("enrollment_deferred", 1),
+];
+
+/// The member of a body that is not the event's own: why a person did it. No event has a field of this name.
+const BECAUSE: &str = "because";
+
+/// Why a stored body is no event to this program.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// The kind, or this version of it, is not known here.
+    #[error("{kind} of version {version} was written by a newer program")]
+    Newer {
+        /// The kind.
+        kind: String,
+        /// Its version.
+        version: i64,
+    },
+    /// No program wrote this.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+/// The version in which events of this kind are stored; none for a kind that is not known here.
+pub fn version(kind: &str) -> Option<u32> {
+    let known = VERSIONS.iter().find(|(known, _)| *known == kind);
+    known.map(|(_, version)| *version)
+}
+
+/// The body to store, in the version of its kind.
+///
+/// # Errors
+/// A value in the event that JSON has no form for.
+pub fn write(event: &Event, because: Option<&str>) -> serde_json::Result<String> {
+    let Some(because) = because else {
+        return serde_json::to_string(event);
+    };
+    let mut body = serde_json::to_value(event)?;
+    body[BECAUSE] = because.into();
+    Ok(body.to_string())
+}
+
+/// The event that a stored body tells of, as the newest version of its kind has it, and why a person did it.
+///
+/// # Errors
+/// [`Unreadable::Newer`] for what a newer program wrote, [`Unreadable::Damaged`] for what none did.
+pub fn read(kind: &str, version: i64, body: &str) -> Result<(Event, Option<String>), Unreadable> {
+    let newest = self::version(kind).map_or(0, i64::from);
+    if version > newest {
+        let kind = kind.to_owned();
+        return Err(Unreadable::Newer { kind, version });
+    }
+    let mut body: Value = serde_json::from_str(body).map_err(damaged)?;
+    let because = match body.as_object_mut().and_then(|body| body.remove(BECAUSE)) {
+        None => None,
+        Some(Value::String(reason)) => Some(reason),
+        Some(_) => return Err(damaged("its reason is no text")),
+    };
+    for version in version..newest {
+        lift(kind, version, &mut body).map_err(damaged)?;
+    }
+    let event: Event = serde_json::from_value(body).map_err(damaged)?;
+    match event.kind() == kind {
+        true => Ok((event, because)),
+        false => Err(damaged("its kind is not that of its body")),
+    }
+}
+
+/// Turns a body of `version` into one of the next version.
+fn lift(kind: &str, version: i64, _body: &mut Value) -> Result<(), String> {
+    Err(format!("{kind} has no version {version}"))
+}
+
+fn damaged(what: impl ToString) -> Unreadable {
+    Unreadable::Damaged(what.to_string())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn opened() -> Event {
+        Event::ShiftOpened {
+            shift: "early".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_reason_stands_beside_the_event_and_is_no_part_of_it() {
+        let plain = write(&opened(), None).unwrap();
+        assert_eq!(plain, r#"{"kind":"shift_opened","shift":"early"}"#);
+        assert_eq!(read("shift_opened", 1, &plain), Ok((opened(), None)));
+        let said = write(&opened(), Some("a new week")).unwrap();
+        let read_back = read("shift_opened", 1, &said).unwrap();
+        assert_eq!(read_back, (opened(), Some("a new week".to_owned())));
+    }
+
+    #[test]
+    fn what_a_newer_program_wrote_is_told_from_damage() {
+        let body = write(&opened(), None).unwrap();
+        for (kind, version) in [("shift_opened", 9), ("shift_moved", 1)] {
+            let found = read(kind, version, &body).unwrap_err();
+            assert!(matches!(found, Unreadable::Newer { .. }), "{found}");
+        }
+        let reason_is_a_number = r#"{"kind":"shift_opened","shift":"early","because":7}"#;
+        for (kind, version, body) in [
+            ("shift_opened", 0, body.as_str()),
+            ("shift_closed", 1, body.as_str()),
+            ("shift_opened", 1, "early"),
+            ("shift_opened", 1, "[]"),
+            ("shift_opened", 1, r#"{"kind":"shift_opened"}"#),
+            ("shift_opened", 1, reason_is_a_number),
+        ] {
+            let found = read(kind, version, body).unwrap_err();
+            assert!(matches!(found, Unreadable::Damaged(_)), "{body}: {found}");
+        }
+    }
+}
