@@ -30,6 +30,7 @@ use crate::provision::device::DeviceId;
 use crate::provision::event::{Balance, Event, Recorded, Reservation};
 use crate::provision::fault::Fault;
 use crate::provision::naming::IdFormat;
+use crate::provision::person::Person;
 use rusqlite::Connection;
 use rusqlite::backup::Progress;
 use serde::Serialize;
@@ -52,8 +53,6 @@ pub struct Options {
     pub path: PathBuf,
     /// The station that records.
     pub station: String,
-    /// Who is badged in; `None` where nobody has to be.
-    pub operator: Option<String>,
     /// The time in milliseconds since 1970 (UTC).
     pub clock: fn() -> i64,
     /// The largest size that the file may grow to, in pages of 4096 bytes; `None` for the disk's own limit.
@@ -196,6 +195,8 @@ impl LedgerError {
 pub struct Ledger {
     path: Arc<Path>,
     queue: mpsc::Sender<Request>,
+    /// Whose writes these are; none where the station acts by itself.
+    person: Option<Arc<Person>>,
 }
 
 impl Ledger {
@@ -213,7 +214,17 @@ impl Ledger {
         Ok(Self {
             path: options.path.into(),
             queue,
+            person: None,
         })
+    }
+
+    /// A handle whose writes are this person's, with their reason.
+    #[must_use]
+    pub fn by(&self, person: &Person) -> Self {
+        Self {
+            person: Some(Arc::new(person.clone())),
+            ..self.clone()
+        }
     }
 
     /// Moves everything into the ledger's file and closes it, for all handles.
@@ -399,6 +410,7 @@ impl Ledger {
     ) -> Result<Written, LedgerError> {
         let write = Write {
             subject,
+            person: self.person.clone(),
             product_digest,
             event: event.clone(),
         };

@@ -10,7 +10,9 @@ use crate::ledger::{Ledger, LedgerError, Options};
 use crate::provision::certificate::{Issuer, Refusal};
 use crate::provision::endorsement::VendorRoots;
 use crate::provision::fault::harmless;
+use crate::provision::person::{Person, PersonError};
 use crate::tpm;
+use clap::Args;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -30,7 +32,6 @@ pub(super) async fn ledger(config: &Config) -> Result<Ledger, Failure> {
     let ledger = Ledger::open(Options {
         path: path.clone(),
         station: ours.clone(),
-        operator: None,
         clock,
         max_pages: config.station.ledger_pages_max,
     })?;
@@ -42,6 +43,35 @@ pub(super) async fn ledger(config: &Config) -> Result<Ledger, Failure> {
         ))),
         _ => Ok(ledger),
     }
+}
+
+/// The person who runs a command, where a command takes one.
+#[derive(Args)]
+pub(super) struct Actor {
+    /// Who does this, as it goes on record.
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    /// Why, as it goes on record.
+    #[arg(long, value_name = "TEXT", requires = "by")]
+    reason: Option<String>,
+}
+
+/// Opens the ledger for what this person does: all that is written through the handle has their name and reason.
+pub(super) async fn ledger_of(config: &Config, actor: &Actor) -> Result<Ledger, Failure> {
+    let reason = actor.reason.as_deref();
+    let person = actor.by.as_deref().map(|name| Person::new(name, reason));
+    let person = person.transpose().map_err(|error| {
+        let option = match error {
+            PersonError::Name => "--by",
+            PersonError::Reason => "--reason",
+        };
+        Failure::usage(format!("{error}: correct {option}"))
+    })?;
+    let ledger = ledger(config).await?;
+    Ok(match person {
+        Some(person) => ledger.by(&person),
+        None => ledger,
+    })
 }
 
 /// Opens the HSM of a CA: module, token, PIN.

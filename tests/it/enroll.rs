@@ -60,7 +60,6 @@ impl Line {
         let ledger = Ledger::open(Options {
             path: dir.path().join("ledger.sqlite"),
             station: "S1".to_owned(),
-            operator: None,
             clock,
             max_pages: None,
         });

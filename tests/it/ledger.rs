@@ -31,7 +31,6 @@ fn options(path: &Path) -> Options {
     Options {
         path: path.to_path_buf(),
         station: "S1".to_owned(),
-        operator: Some("op".to_owned()),
         clock,
         max_pages: None,
     }

@@ -230,7 +230,6 @@ fn open_ledger(path: &Path) -> Ledger {
     Ledger::open(Options {
         path: path.to_owned(),
         station: "line-1".to_owned(),
-        operator: None,
         clock: || 1_000,
         max_pages: None,
     })

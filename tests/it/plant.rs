@@ -84,7 +84,6 @@ pub fn ledger(path: &Path) -> Ledger {
     let options = Options {
         path: path.to_owned(),
         station: "S1".to_owned(),
-        operator: None,
         clock,
         max_pages: None,
     };

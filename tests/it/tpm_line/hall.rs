@@ -331,7 +331,6 @@ pub fn line(ledger: &Path, product: Product) -> Line {
     let ledger = Ledger::open(Options {
         path: ledger.to_owned(),
         station: "S1".to_owned(),
-        operator: None,
         clock,
         max_pages: None,
     });
