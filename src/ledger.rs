@@ -6,6 +6,8 @@
 
 mod allocation;
 mod chain;
+mod credential;
+mod migrate;
 mod outbox;
 mod project;
 mod read;
@@ -16,6 +18,7 @@ mod writer;
 
 pub use allocation::{AllocationRow, AllocationState};
 pub use chain::{GENESIS, hash};
+pub use migrate::Migration;
 pub use outbox::OutboxState;
 pub use read::{
     OpenAttempt, OutboxCounts, OutboxFilter, OutboxRow, ReservationRow, ReservationState, Shift,
@@ -55,6 +58,8 @@ pub struct Options {
     pub station: String,
     /// The time in milliseconds since 1970 (UTC).
     pub clock: fn() -> i64,
+    /// Is told how far the tables of a ledger of an older version have been made anew; not called for any other.
+    pub progress: fn(&Migration),
     /// The largest size that the file may grow to, in pages of 4096 bytes; `None` for the disk's own limit.
     pub max_pages: Option<u32>,
 }
@@ -99,6 +104,16 @@ pub enum LedgerError {
         found: u32,
         /// The newest version known here.
         known: u32,
+    },
+    /// Another station began this ledger.
+    #[error("ledger {} is that of station {found}, and this is station {ours}: correct station.ledger or station.id in station.toml", path.display())]
+    OtherStation {
+        /// The file.
+        path: PathBuf,
+        /// The station that began it.
+        found: String,
+        /// The station that wanted to open it.
+        ours: String,
     },
     /// An event in the file was written by a newer program.
     #[error("ledger {}: event {seq} ({kind}, version {version}) was written by a newer program: use the newer program", path.display())]
@@ -201,6 +216,12 @@ pub struct Ledger {
 
 impl Ledger {
     /// Opens the ledger, makes it where it is not there, and starts its writer.
+    ///
+    /// The tables of a ledger of an older version are made anew from its events first, which takes about a minute for
+    /// 50,000 devices; no other process can write meanwhile.
+    ///
+    /// # Errors
+    /// A file that is no ledger, is another station's or a newer program's, or is damaged is left as it is.
     pub fn open(options: Options) -> Result<Self, LedgerError> {
         let writer = Writer::open(&options)?;
         let (queue, requests) = mpsc::channel(writer::QUEUE);
@@ -452,7 +473,11 @@ impl Ledger {
         let path = Arc::clone(&self.path);
         let answer = tokio::task::spawn_blocking(move || {
             let db = store::open_reader(&path).map_err(Failure::from);
-            db.and_then(|db| question(&db)).map_err(|e| e.at(&path))
+            db.and_then(|db| {
+                store::refuse_newer(&db, &path)?;
+                question(&db)
+            })
+            .map_err(|e| e.at(&path))
         });
         answer.await.unwrap_or_else(|error| {
             Err(LedgerError::Storage {

@@ -45,9 +45,16 @@ pub(super) async fn run(context: &Context, command: LedgerCommand) -> Result<Exi
                 )?;
             }
             let (events, damages) = (report.events, report.damages.len());
+            let (version, outdated) = (report.version, report.outdated);
+            let old = match outdated {
+                true => format!(
+                    "; its tables are of version {version} and are made anew when the station opens it next"
+                ),
+                false => String::new(),
+            };
             context.print(
-                &json!({"events": events, "damages": damages}),
-                &format!("{events} events, {damages} damages in {}", path.display()),
+                &json!({"events": events, "damages": damages, "version": version, "outdated": outdated}),
+                &format!("{events} events, {damages} damages in {}{old}", path.display()),
             )?;
             Ok(if damages == 0 {
                 Exit::Done

@@ -9,7 +9,6 @@ use crate::hsm::{Hsm, HsmError, HsmOptions};
 use crate::ledger::{Ledger, LedgerError, Options};
 use crate::provision::certificate::{Issuer, Refusal};
 use crate::provision::endorsement::VendorRoots;
-use crate::provision::fault::harmless;
 use crate::provision::person::{Person, PersonError};
 use crate::tpm;
 use clap::Args;
@@ -25,24 +24,19 @@ pub(super) fn clock() -> i64 {
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Opens the ledger; refuses one that another station began, as when a file was copied to the wrong place.
+/// Opens the ledger; refuses one that another station began. How long that takes with an old one is said on stderr.
 pub(super) async fn ledger(config: &Config) -> Result<Ledger, Failure> {
-    let path = config.path(&config.station.ledger);
-    let ours = &config.station.id;
-    let ledger = Ledger::open(Options {
-        path: path.clone(),
-        station: ours.clone(),
+    let opened = Ledger::open(Options {
+        path: config.path(&config.station.ledger),
+        station: config.station.id.clone(),
         clock,
+        progress: |progress| eprintln!("station: {progress}"),
         max_pages: config.station.ledger_pages_max,
-    })?;
-    match ledger.all_events(1, 1).await?.pop() {
-        Some(first) if first.station != *ours => Err(Failure::usage(format!(
-            "ledger {} is that of station {}, and this is station {ours}: correct station.ledger or station.id in station.toml",
-            path.display(),
-            harmless(&first.station, 64)
-        ))),
-        _ => Ok(ledger),
-    }
+    });
+    opened.map_err(|error| match error {
+        LedgerError::OtherStation { .. } => Failure::usage(error.to_string()),
+        error => error.into(),
+    })
 }
 
 /// The person who runs a command, where a command takes one.

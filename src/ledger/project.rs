@@ -3,20 +3,22 @@
 //! Everything here depends on the event and on earlier projections only, so that they can be rebuilt and compared.
 
 use super::allocation;
+use super::credential;
 use super::outbox;
 use super::store::Failure;
 use super::{IdentityKind, LedgerError};
 use crate::provision::bytes::Digest;
 use crate::provision::device::{DeviceId, SerialNumber};
-use crate::provision::event::{Event, Purpose, Recorded, Reservation};
+use crate::provision::event::{EnrolledIdentity, Event, Purpose, Recorded, Reservation};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// The projections, each with its key columns: what `verify` rebuilds and compares.
-pub const TABLES: [(&str, &str); 10] = [
+pub const TABLES: [(&str, &str); 11] = [
     ("attempt", "attempt"),
     ("unit", "device"),
     ("claim", "device"),
     ("identity", "kind, value"),
+    ("credential", "sha256"),
     ("reservation", "serial"),
     ("outbox", "registration_id"),
     ("charge", "seq"),
@@ -46,6 +48,11 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         Event::EndorsementRead(record) => {
             let key = &record.endorsement_key.0;
             identity(db, recorded, IdentityKind::EndorsementKey, key)?;
+            let identity = EnrolledIdentity::Tpm {
+                endorsement_key: record.endorsement_key.clone(),
+                storage_root_key: record.storage_root_key.clone(),
+            };
+            credential::keep(db, recorded, &identity)?;
         }
         Event::RegistrationIdDerived { registration_id } => {
             let value = registration_id.as_str();
@@ -54,7 +61,13 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
                 .execute(params![value, device(recorded)?.as_str()])?;
         }
         Event::SerialReserved { reservation } => reserve(db, recorded, reservation)?,
-        Event::Signed { serial, .. } => settle(db, recorded, serial, "signed")?,
+        Event::Signed { serial, result } => {
+            settle(db, recorded, serial, "signed")?;
+            if recorded.device.is_some() {
+                let certificate = result.clone();
+                credential::keep(db, recorded, &EnrolledIdentity::X509 { certificate })?;
+            }
+        }
         Event::SerialAbandoned { serial, .. } => settle(db, recorded, serial, "abandoned")?,
         Event::Passed { .. } => {
             judge(db, recorded)?;

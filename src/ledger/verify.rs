@@ -29,6 +29,11 @@ const WAL_MARK: (usize, [u8; 2]) = (18, [2, 2]);
 pub struct Report {
     /// How many events the ledger holds.
     pub events: u64,
+    /// The version of its tables.
+    pub version: u32,
+    /// Whether the tables are of an older version: they are made anew when a station opens the ledger next, and were
+    /// not looked at.
+    pub outdated: bool,
     /// All damage; none if the ledger is whole.
     pub damages: Vec<Damage>,
 }
@@ -82,6 +87,9 @@ impl fmt::Display for Damage {
 /// Checks the ledger at `path` without changing it: the write-ahead log, the schema, SQLite's structures, the chain,
 /// and every projection against one rebuilt from the events. It may be in use meanwhile.
 ///
+/// Of a ledger of an older version the events are checked, and that they can be taken over: nothing that its tables
+/// hold will be used.
+///
 /// A station that was killed between the two halves of a frame can leave one unacknowledged frame in the log that
 /// cannot be told from damage; it is gone after the station's next start and end.
 ///
@@ -96,6 +104,8 @@ pub fn verify(path: &Path) -> Result<Report, LedgerError> {
     let mut check = Check {
         report: Report {
             events: 0,
+            version: 0,
+            outdated: false,
             damages: Vec::new(),
         },
     };
@@ -105,14 +115,17 @@ pub fn verify(path: &Path) -> Result<Report, LedgerError> {
         true => store::open_reader(path),
         false => store::open_immutable(path),
     };
-    if let Err(error) = opened.map_err(Failure::from).and_then(|db| check.all(&db)) {
+    if let Err(error) = opened
+        .map_err(Failure::from)
+        .and_then(|db| check.all(&db, path))
+    {
         match error {
             Failure::Sqlite(e) if e.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
                 return Err(Failure::Sqlite(e).at(path));
             }
             Failure::Sqlite(e) => check.found(Place::File, e.to_string()),
             Failure::Damaged(what) => check.found(Place::File, what),
-            Failure::Refused(e) => check.found(Place::File, e.to_string()),
+            Failure::Refused(newer) => return Err(newer),
             newer @ Failure::Newer { .. } => return Err(newer.at(path)),
         }
     }
@@ -178,13 +191,14 @@ impl Check {
     }
 
     /// Checks all that SQLite can show, as of one moment.
-    fn all(&mut self, db: &Connection) -> Result<(), Failure> {
+    fn all(&mut self, db: &Connection, path: &Path) -> Result<(), Failure> {
         db.execute_batch("BEGIN")?;
+        store::refuse_newer(db, path)?;
         let fresh = store::open_in_memory()?;
         self.versions(db, &fresh)?;
         self.schema(db, &fresh)?;
         self.integrity(db)?;
-        if self.chain(db, &fresh)? {
+        if self.chain(db, &fresh)? && !self.report.outdated {
             for (table, key) in project::TABLES {
                 self.projection(db, &fresh, table, key)?;
             }
@@ -197,7 +211,9 @@ impl Check {
         if found.application_id != wanted.application_id {
             self.found(Place::File, "page 1: the application ID is not a ledger's");
         }
-        if found.user_version != wanted.user_version {
+        self.report.version = found.user_version;
+        self.report.outdated = (1..wanted.user_version).contains(&found.user_version);
+        if found.user_version != wanted.user_version && !self.report.outdated {
             self.found(
                 Place::File,
                 format!(
@@ -209,8 +225,12 @@ impl Check {
         Ok(())
     }
 
+    /// Of an older version, what belongs to the events must be as it is now: that is never made anew.
     fn schema(&mut self, db: &Connection, fresh: &Connection) -> Result<(), Failure> {
-        let sql = "SELECT type, name, tbl_name, sql FROM sqlite_schema";
+        let sql = match self.report.outdated {
+            true => "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE tbl_name = 'events'",
+            false => "SELECT type, name, tbl_name, sql FROM sqlite_schema",
+        };
         let differences = differences(&rows(db, sql, 2)?, &rows(fresh, sql, 2)?);
         for (name, what) in differences {
             self.found(Place::Schema(name), what);

@@ -75,7 +75,7 @@ impl Writer {
     /// Opens the file and takes it over.
     pub fn open(options: &Options) -> Result<Self, LedgerError> {
         Ok(Self {
-            db: store::open_writer(&options.path, options.max_pages)?,
+            db: store::open_writer(options)?,
             path: options.path.clone(),
             station: options.station.clone(),
             clock: options.clock,
@@ -141,6 +141,7 @@ impl Writer {
             .db
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(at)?;
+        store::refuse_newer(&transaction, path).map_err(|e| e.at(path))?;
         let mut outcomes = Vec::new();
         for write in writes {
             let savepoint = transaction.savepoint().map_err(at)?;

@@ -3,10 +3,13 @@
 //! Invariant: an event says what happened, never what was meant to happen, and holds all that recovery needs.
 //! A variant's name and fields are its stored form: change them only together with its version in [`stored`].
 
+mod enrollment;
 pub mod stored;
 
+pub use enrollment::{EnrolledIdentity, Enrollment, EnrollmentRecord, IdentityRef};
+
 use super::bytes::{Blob, Digest};
-use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId, SerialNumber};
+use super::device::{DeviceId, Holding, Identification, RegistrationId, SerialNumber};
 use super::fault::Fault;
 use super::health::LinkHealth;
 use super::loopback::Loopback;
@@ -146,7 +149,7 @@ pub enum Event {
     /// PASS. Puts the enrollment into the outbox.
     Passed {
         /// What to enroll.
-        enrollment: Enrollment,
+        enrollment: EnrollmentRecord,
     },
     /// INJECTED: a unit with stock firmware gives back what was written. It has no identity and is never enrolled.
     Injected {
@@ -163,7 +166,7 @@ pub enum Event {
         /// The enrollment to hold as disabled in DPS, where a certificate was issued: a unit that did not PASS
         /// cannot register.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        disable: Option<Box<Enrollment>>,
+        disable: Option<Box<EnrollmentRecord>>,
     },
     /// ERROR: the station could not do its part; the unit is not judged.
     Errored {
@@ -335,40 +338,6 @@ pub enum Proof {
     },
 }
 
-/// What to enroll in DPS for one device: an individual enrollment's content.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Enrollment {
-    /// Name of the DPS instance.
-    pub dps: String,
-    /// The registration ID.
-    pub registration_id: RegistrationId,
-    /// The device ID in IoT Hub.
-    pub device_id: DeviceId,
-    /// The attestation.
-    pub identity: EnrolledIdentity,
-    /// Desired properties of the initial twin, as JSON; absent for none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub initial_desired: Option<serde_json::Value>,
-}
-
-/// The attestation part of an enrollment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum EnrolledIdentity {
-    /// The exact leaf certificate.
-    X509 {
-        /// DER of the leaf.
-        certificate: Blob,
-    },
-    /// The endorsement key.
-    Tpm {
-        /// `TPM2B_PUBLIC` of the EK.
-        endorsement_key: Blob,
-        /// `TPM2B_PUBLIC` of the SRK.
-        storage_root_key: Blob,
-    },
-}
-
 /// The balance of a shift, in units, not runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Balance {
@@ -492,15 +461,5 @@ impl Event {
                 | Self::Failed { .. }
                 | Self::Errored { .. }
         )
-    }
-}
-
-impl Enrollment {
-    /// Which attestation the enrollment uses.
-    pub fn attestation(&self) -> Attestation {
-        match self.identity {
-            EnrolledIdentity::X509 { .. } => Attestation::X509,
-            EnrolledIdentity::Tpm { .. } => Attestation::Tpm,
-        }
     }
 }

@@ -66,8 +66,18 @@ mod tests {
     fn name_and_reason_are_bounded_and_harmless() {
         let longest = ("n".repeat(NAME_MAX), "r".repeat(REASON_MAX));
         let person = Person::new(&format!(" {} ", longest.0), Some(&longest.1)).unwrap();
-        assert_eq!((person.name(), person.reason()), (&*longest.0, Some(&*longest.1)));
-        for name in ["", "  ", "a\nb", "a\u{202e}b", "\u{1b}[31m", &(longest.0 + "n")] {
+        assert_eq!(
+            (person.name(), person.reason()),
+            (&*longest.0, Some(&*longest.1))
+        );
+        for name in [
+            "",
+            "  ",
+            "a\nb",
+            "a\u{202e}b",
+            "\u{1b}[31m",
+            &(longest.0 + "n"),
+        ] {
             assert_eq!(Person::new(name, None), Err(PersonError::Name), "{name:?}");
         }
         for reason in ["", "a\tb", &(longest.1 + "r")] {

@@ -231,6 +231,7 @@ fn open_ledger(path: &Path) -> Ledger {
         path: path.to_owned(),
         station: "line-1".to_owned(),
         clock: || 1_000,
+        progress: |_| {},
         max_pages: None,
     })
     .unwrap()

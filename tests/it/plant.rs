@@ -85,6 +85,7 @@ pub fn ledger(path: &Path) -> Ledger {
         path: path.to_owned(),
         station: "S1".to_owned(),
         clock,
+        progress: |_| {},
         max_pages: None,
     };
     Ledger::open(options).unwrap()

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is stored is never rewritten; an older body is lifted, version by version, whenever it is read.
 
-use super::Event;
+use super::{EnrolledIdentity, Event};
 use serde_json::Value;
 
 /// Each kind of event with the version of its stored form.
@@ -15,7 +15,7 @@ pub const VERSIONS: [(&str, u32); 31] = [
     ("id_checked_out", 1),
     ("id_returned", 1),
     ("link_measured", 1),
-    ("interrupted", 1),
+    ("interrupted", 2),
     ("accepted", 1),
     ("key_read", 1),
     ("endorsement_read", 1),
@@ -29,18 +29,18 @@ pub const VERSIONS: [(&str, u32); 31] = [
     ("proved", 1),
     ("sealed", 1),
     ("recognised", 1),
-    ("passed", 1),
+    ("passed", 2),
     ("injected", 1),
-    ("failed", 1),
-    ("errored", 1),
+    ("failed", 2),
+    ("errored", 2),
     ("loopback_tested", 1),
     ("shift_opened", 1),
     ("shift_closed", 1),
     ("charged", 1),
     ("enrolled", 1),
-    ("enrollment_refused", 1),
+    ("enrollment_refused", 2),
     ("enrollment_disabled", 1),
-    ("enrollment_deferred", 1),
+    ("enrollment_deferred", 2),
 ];
 
 /// The member of a body that is not the event's own: why a person did it. No event has a field of this name.
@@ -108,8 +108,27 @@ pub fn read(kind: &str, version: i64, body: &str) -> Result<(Event, Option<Strin
 }
 
 /// Turns a body of `version` into one of the next version.
-fn lift(kind: &str, version: i64, _body: &mut Value) -> Result<(), String> {
-    Err(format!("{kind} has no version {version}"))
+///
+/// Version 2 of a verdict refers to what identifies the device, which stands whole in version 1. Version 2 of a kind
+/// with a fault may have the fault as a code; the sentences of version 1 are read as they are.
+fn lift(kind: &str, version: i64, body: &mut Value) -> Result<(), String> {
+    match (kind, version) {
+        ("passed", 1) => refer(body, "/enrollment/identity"),
+        ("failed", 1) => refer(body, "/disable/identity"),
+        ("interrupted" | "errored" | "enrollment_refused" | "enrollment_deferred", 1) => Ok(()),
+        _ => Err(format!("{kind} has no version {version}")),
+    }
+}
+
+/// Puts the reference to an identity in its place, if there is one.
+fn refer(body: &mut Value, place: &str) -> Result<(), String> {
+    let Some(identity) = body.pointer_mut(place) else {
+        return Ok(());
+    };
+    let whole: EnrolledIdentity =
+        serde_json::from_value(identity.take()).map_err(|e| e.to_string())?;
+    *identity = serde_json::to_value(whole.reference()).map_err(|e| e.to_string())?;
+    Ok(())
 }
 
 fn damaged(what: impl ToString) -> Unreadable {
@@ -120,6 +139,9 @@ fn damaged(what: impl ToString) -> Unreadable {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    use crate::provision::bytes::Digest;
+    use crate::provision::event::IdentityRef;
 
     fn opened() -> Event {
         Event::ShiftOpened {
@@ -155,6 +177,56 @@ mod tests {
         ] {
             let found = read(kind, version, body).unwrap_err();
             assert!(matches!(found, Unreadable::Damaged(_)), "{body}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_verdict_of_version_1_is_lifted_to_a_reference() {
+        let x509 = r#"{"type":"x509","certificate":"AAEC"}"#;
+        let tpm = r#"{"type":"tpm","endorsement_key":"AwQF","storage_root_key":"Bg=="}"#;
+        for (identity, reference) in [
+            (
+                x509,
+                IdentityRef::X509 {
+                    certificate_sha256: Digest::of(&[0, 1, 2]),
+                },
+            ),
+            (
+                tpm,
+                IdentityRef::Tpm {
+                    endorsement_key_sha256: Digest::of(&[3, 4, 5]),
+                },
+            ),
+        ] {
+            let enrollment = format!(
+                r#"{{"dps":"main","registration_id":"gw-1","device_id":"GW-1","identity":{identity},"initial_desired":{{"a":1.5}}}}"#
+            );
+            let body = format!(r#"{{"kind":"passed","enrollment":{enrollment}}}"#);
+            let (event, because) = read("passed", 1, &body).unwrap();
+            let Event::Passed { enrollment: record } = event else {
+                panic!("{event:?}");
+            };
+            assert_eq!((record.identity, because), (reference, None));
+            assert_eq!(record.initial_desired, Some(serde_json::json!({"a": 1.5})));
+            assert!(
+                read("passed", 2, &body).is_err(),
+                "no such body is of version 2"
+            );
+        }
+    }
+
+    #[test]
+    fn a_failure_of_version_1_may_have_nothing_to_disable() {
+        let fault = r#"{"code":"c","blame":"device","what":"w","next":"n"}"#;
+        let body = format!(r#"{{"kind":"failed","fault":{fault}}}"#);
+        let (event, _) = read("failed", 1, &body).unwrap();
+        assert!(
+            matches!(event, Event::Failed { disable: None, .. }),
+            "{event:?}"
+        );
+        for kind in ["interrupted", "errored"] {
+            let body = format!(r#"{{"kind":"{kind}","fault":{fault}}}"#);
+            assert_eq!(read(kind, 1, &body).unwrap().0.kind(), kind);
         }
     }
 }

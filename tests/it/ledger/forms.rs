@@ -212,10 +212,9 @@ fn job() -> Vec<Event> {
 }
 
 fn ends() -> Vec<Event> {
-    let tpm = || Enrollment {
-        identity: EnrolledIdentity::Tpm {
-            endorsement_key: Blob(vec![1]),
-            storage_root_key: Blob(vec![2]),
+    let tpm = || EnrollmentRecord {
+        identity: IdentityRef::Tpm {
+            endorsement_key_sha256: Digest([1; 32]),
         },
         ..enrollment(1)
     };

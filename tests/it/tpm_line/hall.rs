@@ -332,6 +332,7 @@ pub fn line(ledger: &Path, product: Product) -> Line {
         path: ledger.to_owned(),
         station: "S1".to_owned(),
         clock,
+        progress: |_| {},
         max_pages: None,
     });
     let made = LineProduct {
