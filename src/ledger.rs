@@ -6,6 +6,7 @@
 
 mod allocation;
 mod chain;
+mod claim;
 mod credential;
 mod migrate;
 mod outbox;
@@ -18,13 +19,14 @@ mod writer;
 
 pub use allocation::{AllocationRow, AllocationState};
 pub use chain::{GENESIS, hash};
+pub use claim::Claim;
 pub use migrate::Migration;
 pub use outbox::OutboxState;
 pub use read::{
     OpenAttempt, OutboxCounts, OutboxFilter, OutboxRow, ReservationRow, ReservationState, Shift,
     UnitRow, Verdict,
 };
-pub use store::{APPLICATION_ID, Pragmas};
+pub use store::{APPLICATION_ID, Options, Pragmas};
 pub use verify::{Damage, Place, Report, verify};
 
 use crate::provision::bytes::{Blob, Digest};
@@ -48,29 +50,6 @@ use writer::{Request, Subject, Write, Writer, Written};
 
 /// How long to wait for the writer's answer, its queue included.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-
-/// How to open a ledger.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The file; made if it is not there.
-    pub path: PathBuf,
-    /// The station that records.
-    pub station: String,
-    /// The time in milliseconds since 1970 (UTC).
-    pub clock: fn() -> i64,
-    /// Is told how far the tables of a ledger of an older version have been made anew; not called for any other.
-    pub progress: fn(&Migration),
-    /// The largest size that the file may grow to, in pages of 4096 bytes; `None` for the disk's own limit.
-    pub max_pages: Option<u32>,
-}
-
-/// The right to act on a device: held by one attempt at a time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Claim {
-    attempt: Ulid,
-    device: DeviceId,
-    fence: u32,
-}
 
 /// What of an identity may be seen on one live device only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -485,23 +464,6 @@ impl Ledger {
                 reason: error.to_string(),
             })
         })
-    }
-}
-
-impl Claim {
-    /// The attempt that holds it.
-    pub fn attempt(&self) -> Ulid {
-        self.attempt
-    }
-
-    /// The device.
-    pub fn device(&self) -> &DeviceId {
-        &self.device
-    }
-
-    /// Grows by one each time the claim on the device is taken.
-    pub fn fence(&self) -> u32 {
-        self.fence
     }
 }
 

@@ -1,6 +1,7 @@
 //! The file: opening it for the writer and for readers, its settings, its version, and what can be wrong with it.
 
-use super::{LedgerError, Options, migrate};
+use super::LedgerError;
+use super::migrate::{self, Migration};
 use crate::provision::fault::harmless;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,21 @@ pub const VERSION: u32 = 2;
 
 /// How much of a station's ID is shown, in characters.
 const STATION_MAX: usize = 64;
+
+/// How to open a ledger.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The file; made if it is not there.
+    pub path: PathBuf,
+    /// The station that records.
+    pub station: String,
+    /// The time in milliseconds since 1970 (UTC).
+    pub clock: fn() -> i64,
+    /// Is told how far the tables of a ledger of an older version have been made anew; not called for any other.
+    pub progress: fn(&Migration),
+    /// The largest size that the file may grow to, in pages of 4096 bytes; `None` for the disk's own limit.
+    pub max_pages: Option<u32>,
+}
 
 /// Settings of a connection, as SQLite reports them.
 #[derive(Clone, Debug, PartialEq, Eq)]
