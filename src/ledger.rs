@@ -6,6 +6,9 @@
 
 mod allocation;
 mod chain;
+mod claim;
+mod credential;
+mod migrate;
 mod outbox;
 mod project;
 mod read;
@@ -17,13 +20,15 @@ mod writer;
 
 pub use allocation::{AllocationRow, AllocationState};
 pub use chain::{GENESIS, hash};
+pub use claim::Claim;
+pub use migrate::Migration;
 pub use outbox::OutboxState;
 pub use read::{
     OpenAttempt, OutboxCounts, OutboxFilter, OutboxRow, ReservationRow, ReservationState, Shift,
     UnitRow, Verdict,
 };
 pub use reserved::Reserved;
-pub use store::{APPLICATION_ID, Pragmas};
+pub use store::{APPLICATION_ID, Options, Pragmas};
 pub use verify::{Damage, Place, Report, verify};
 
 use crate::provision::bytes::{Blob, Digest};
@@ -32,9 +37,9 @@ use crate::provision::event::{Balance, Event, Recorded};
 pub use crate::provision::fault::IdentityKind;
 use crate::provision::fault::{Fault, LedgerTrouble};
 use crate::provision::naming::IdFormat;
+use crate::provision::person::Person;
 use rusqlite::Connection;
 use rusqlite::backup::Progress;
-use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,29 +50,6 @@ use writer::{Request, Subject, Write, Writer, Written};
 
 /// How long to wait for the writer's answer, its queue included.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-
-/// How to open a ledger.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The file; made if it is not there.
-    pub path: PathBuf,
-    /// The station that records.
-    pub station: String,
-    /// Who is badged in; `None` where nobody has to be.
-    pub operator: Option<String>,
-    /// The time in milliseconds since 1970 (UTC).
-    pub clock: fn() -> i64,
-    /// The largest size that the file may grow to, in pages of 4096 bytes; `None` for the disk's own limit.
-    pub max_pages: Option<u32>,
-}
-
-/// The right to act on a device: held by one attempt at a time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Claim {
-    attempt: Ulid,
-    device: DeviceId,
-    fence: u32,
-}
 
 /// Why the ledger did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +67,26 @@ pub enum LedgerError {
         found: u32,
         /// The newest version known here.
         known: u32,
+    },
+    /// Another station began this ledger.
+    OtherStation {
+        /// The file.
+        path: PathBuf,
+        /// The station that began it.
+        found: String,
+        /// The station that wanted to open it.
+        ours: String,
+    },
+    /// An event in the file was written by a newer program.
+    NewerEvent {
+        /// The file.
+        path: PathBuf,
+        /// The event's place.
+        seq: i64,
+        /// Its kind.
+        kind: String,
+        /// The version of its stored form.
+        version: i64,
     },
     /// No space is left for the event; nothing of it is recorded.
     Full {
@@ -152,6 +154,19 @@ impl LedgerError {
                 let (found, known) = (*found, *known);
                 (Some(path), LedgerTrouble::Newer { found, known })
             }
+            Self::OtherStation { path, found, ours } => {
+                let (found, ours) = (found.clone(), ours.clone());
+                (Some(path), LedgerTrouble::OtherStation { found, ours })
+            }
+            Self::NewerEvent {
+                path,
+                seq,
+                kind,
+                version,
+            } => {
+                let (seq, kind, version) = (*seq, kind.clone(), *version);
+                (Some(path), LedgerTrouble::NewerEvent { seq, kind, version })
+            }
             Self::Full { path } => (Some(path), LedgerTrouble::Full),
             Self::Busy { path } => (Some(path), LedgerTrouble::Busy),
             Self::Storage { path, reason } => {
@@ -194,10 +209,18 @@ impl LedgerError {
 pub struct Ledger {
     path: Arc<Path>,
     queue: mpsc::Sender<Request>,
+    /// Whose writes these are; none where the station acts by itself.
+    person: Option<Arc<Person>>,
 }
 
 impl Ledger {
     /// Opens the ledger, makes it where it is not there, and starts its writer.
+    ///
+    /// The tables of a ledger of an older version are made anew from its events first, which takes about a minute for
+    /// 50,000 devices; no other process can write meanwhile.
+    ///
+    /// # Errors
+    /// A file that is no ledger, is another station's or a newer program's, or is damaged is left as it is.
     pub fn open(options: Options) -> Result<Self, LedgerError> {
         let writer = Writer::open(&options)?;
         let (queue, requests) = mpsc::channel(writer::QUEUE);
@@ -211,7 +234,17 @@ impl Ledger {
         Ok(Self {
             path: options.path.into(),
             queue,
+            person: None,
         })
+    }
+
+    /// A handle whose writes are this person's, with their reason.
+    #[must_use]
+    pub fn by(&self, person: &Person) -> Self {
+        Self {
+            person: Some(Arc::new(person.clone())),
+            ..self.clone()
+        }
     }
 
     /// Moves everything into the ledger's file and closes it, for all handles.
@@ -389,6 +422,7 @@ impl Ledger {
     ) -> Result<Written, LedgerError> {
         let write = Write {
             subject,
+            person: self.person.clone(),
             product_digest,
             event: event.clone(),
         };
@@ -430,7 +464,11 @@ impl Ledger {
         let path = Arc::clone(&self.path);
         let answer = tokio::task::spawn_blocking(move || {
             let db = store::open_reader(&path).map_err(Failure::from);
-            db.and_then(|db| question(&db)).map_err(|e| e.at(&path))
+            db.and_then(|db| {
+                store::refuse_newer(&db, &path)?;
+                question(&db)
+            })
+            .map_err(|e| e.at(&path))
         });
         answer.await.unwrap_or_else(|error| {
             Err(LedgerError::Storage {
@@ -438,22 +476,5 @@ impl Ledger {
                 reason: error.to_string(),
             })
         })
-    }
-}
-
-impl Claim {
-    /// The attempt that holds it.
-    pub fn attempt(&self) -> Ulid {
-        self.attempt
-    }
-
-    /// The device.
-    pub fn device(&self) -> &DeviceId {
-        &self.device
-    }
-
-    /// Grows by one each time the claim on the device is taken.
-    pub fn fence(&self) -> u32 {
-        self.fence
     }
 }

@@ -14,4 +14,5 @@ pub mod injected;
 pub mod job;
 pub mod loopback;
 pub mod naming;
+pub mod person;
 pub mod product;

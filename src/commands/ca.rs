@@ -2,6 +2,7 @@
 //!
 //! Every signature, a root's and a self-test's too, has its reservation on record before the HSM is asked.
 
+use super::parts::Actor;
 use super::{Context, Exit, Failure, parts};
 use crate::config::{CaConfig, Config};
 use crate::ledger::{Ledger, ReservationRow, ReservationState};
@@ -31,6 +32,8 @@ pub enum CaCommand {
         /// Name of the CA; all of them when absent.
         #[arg(long, value_name = "NAME")]
         ca: Option<String>,
+        #[command(flatten)]
+        actor: Actor,
     },
     /// One line for each signature that was ever reserved.
     Show,
@@ -39,9 +42,12 @@ pub enum CaCommand {
 /// Runs `station ca …`.
 pub(super) async fn run(context: &Context, command: CaCommand) -> Result<Exit, Failure> {
     let config = context.config()?;
-    let ledger = parts::ledger(&config).await?;
+    let ledger = match &command {
+        CaCommand::Init { actor, .. } => parts::ledger_of(&config, actor).await?,
+        CaCommand::Show => parts::ledger(&config).await?,
+    };
     match command {
-        CaCommand::Init { ca } => {
+        CaCommand::Init { ca, .. } => {
             let wanted = |c: &&CaConfig| ca.as_ref().is_none_or(|name| name == c.name.get_ref());
             let chosen: Vec<_> = config.cas.iter().filter(wanted).collect();
             if chosen.is_empty() {

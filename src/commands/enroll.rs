@@ -1,5 +1,6 @@
 //! `station enroll` and `station reconcile`: after the shift.
 
+use super::parts::Actor;
 use super::{Context, Exit, Failure, parts};
 use crate::config::{Config, DpsConfig};
 use crate::enroller::{self, Discrepancy, DiscrepancyKind, Intent};
@@ -23,12 +24,14 @@ pub struct EnrollArgs {
     /// Only say what would be sent.
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    actor: Actor,
 }
 
 /// Enrolls everything that is pending, in every DPS instance.
 pub(super) async fn enroll(context: &Context, args: EnrollArgs) -> Result<Exit, Failure> {
     let config = context.config()?;
-    let ledger = parts::ledger(&config).await?;
+    let ledger = parts::ledger_of(&config, &args.actor).await?;
     let mut ends = Vec::new();
     for entry in &config.dps {
         ends.push(match args.dry_run {

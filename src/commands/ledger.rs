@@ -40,15 +40,22 @@ pub(super) async fn run(context: &Context, command: LedgerCommand) -> Result<Exi
             let path = config.path(&config.station.ledger);
             let report = verify(&path)?;
             for damage in &report.damages {
-                context.print(
-                    &json!({"damage": damage.to_string()}),
-                    &format!("DAMAGE {damage}"),
-                )?;
+                let told = damage.fault.as_ref().map(|fault| words::of(fault).what);
+                let told = told.map_or(String::new(), |told| format!(": {told}"));
+                let text = format!("{damage}{told}");
+                context.print(&json!({"damage": text}), &format!("DAMAGE {text}"))?;
             }
             let (events, damages) = (report.events, report.damages.len());
+            let (version, outdated) = (report.version, report.outdated);
+            let old = match outdated {
+                true => format!(
+                    "; its tables are of version {version} and are made anew when the station opens it next"
+                ),
+                false => String::new(),
+            };
             context.print(
-                &json!({"events": events, "damages": damages}),
-                &format!("{events} events, {damages} damages in {}", path.display()),
+                &json!({"events": events, "damages": damages, "version": version, "outdated": outdated}),
+                &format!("{events} events, {damages} damages in {}{old}", path.display()),
             )?;
             Ok(if damages == 0 {
                 Exit::Done

@@ -1,5 +1,6 @@
 //! `station loopback`: the station's own ports tested with a plug in the place of the device.
 
+use super::parts::Actor;
 use super::{Context, Exit, Failure, parts, print_line};
 use crate::bay::loopback_fault;
 use crate::config::Config;
@@ -19,6 +20,8 @@ pub struct LoopbackArgs {
     /// Bays by name, or ports by path.
     #[arg(required = true, value_name = "PORT | BAY")]
     places: Vec<String>,
+    #[command(flatten)]
+    actor: Actor,
 }
 
 /// What is to be tested.
@@ -37,7 +40,7 @@ pub(super) async fn run(context: &Context, args: LoopbackArgs) -> Result<Exit, F
         .iter()
         .map(|place| find(&config, place))
         .collect::<Result<Vec<_>, _>>()?;
-    let ledger = parts::ledger(&config).await?;
+    let ledger = parts::ledger_of(&config, &args.actor).await?;
     let mut exit = Exit::Done;
     for place in &places {
         let ended = match test(context, &config, &ledger, place).await {

@@ -9,11 +9,13 @@ use crate::ledger::{Ledger, LedgerError, Options};
 use crate::link;
 use crate::provision::certificate::Issuer;
 use crate::provision::endorsement::VendorRoots;
-use crate::provision::fault::{Fault, harmless};
+use crate::provision::fault::Fault;
+use crate::provision::person::{Person, PersonError};
 use crate::signing::SigningKey;
 use crate::tpm;
 use crate::trace::TraceError;
 use crate::words;
+use clap::Args;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,25 +28,48 @@ pub(super) fn clock() -> i64 {
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Opens the ledger; refuses one that another station began, as when a file was copied to the wrong place.
+/// Opens the ledger; refuses one that another station began. How long that takes with an old one is said on stderr.
 pub(super) async fn ledger(config: &Config) -> Result<Ledger, Failure> {
-    let path = config.path(&config.station.ledger);
-    let ours = &config.station.id;
-    let ledger = Ledger::open(Options {
-        path: path.clone(),
-        station: ours.clone(),
-        operator: None,
+    let opened = Ledger::open(Options {
+        path: config.path(&config.station.ledger),
+        station: config.station.id.clone(),
         clock,
+        progress: |progress| eprintln!("station: {progress}"),
         max_pages: config.station.ledger_pages_max,
+    });
+    opened.map_err(|error| match error {
+        LedgerError::OtherStation { .. } => Failure::usage(words::sentence(&error.fault())),
+        error => error.into(),
+    })
+}
+
+/// The person who runs a command, where a command takes one.
+#[derive(Args)]
+pub(super) struct Actor {
+    /// Who does this, as it goes on record.
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    /// Why, as it goes on record.
+    #[arg(long, value_name = "TEXT", requires = "by")]
+    reason: Option<String>,
+}
+
+/// Opens the ledger for what this person does: all that is written through the handle has their name and reason.
+pub(super) async fn ledger_of(config: &Config, actor: &Actor) -> Result<Ledger, Failure> {
+    let reason = actor.reason.as_deref();
+    let person = actor.by.as_deref().map(|name| Person::new(name, reason));
+    let person = person.transpose().map_err(|error| {
+        let option = match error {
+            PersonError::Name => "--by",
+            PersonError::Reason => "--reason",
+        };
+        Failure::usage(format!("{error}: correct {option}"))
     })?;
-    match ledger.all_events(1, 1).await?.pop() {
-        Some(first) if first.station != *ours => Err(Failure::usage(format!(
-            "ledger {} is that of station {}, and this is station {ours}: correct station.ledger or station.id in station.toml",
-            path.display(),
-            harmless(&first.station, 64)
-        ))),
-        _ => Ok(ledger),
-    }
+    let ledger = ledger(config).await?;
+    Ok(match person {
+        Some(person) => ledger.by(&person),
+        None => ledger,
+    })
 }
 
 /// Opens the HSM of a CA: module, token, PIN.

@@ -1,5 +1,6 @@
 //! `station shift`: open, close, report.
 
+use super::parts::Actor;
 use super::{Context, Exit, Failure, parts};
 use crate::ledger::{Ledger, LedgerError};
 use crate::provision::event::{Balance, Event};
@@ -17,9 +18,11 @@ pub enum ShiftCommand {
     Open {
         /// Its name; the date and time when absent.
         name: Option<String>,
+        #[command(flatten)]
+        actor: Actor,
     },
     /// Close the open shift and print its balance.
-    Close,
+    Close(Actor),
     /// Print the balance of the open shift, or of a named one.
     Report {
         /// Its name.
@@ -30,16 +33,21 @@ pub enum ShiftCommand {
 /// Runs `station shift …`.
 pub(super) async fn run(context: &Context, command: ShiftCommand) -> Result<Exit, Failure> {
     let config = context.config()?;
-    let ledger = parts::ledger(&config).await?;
+    let ledger = match &command {
+        ShiftCommand::Open { actor, .. } | ShiftCommand::Close(actor) => {
+            parts::ledger_of(&config, actor).await?
+        }
+        ShiftCommand::Report { .. } => parts::ledger(&config).await?,
+    };
     match command {
-        ShiftCommand::Open { name } => {
+        ShiftCommand::Open { name, .. } => {
             let shift = open(&ledger, name).await?;
             context.print(
                 &json!({"shift": shift, "open": true}),
                 &format!("shift {shift} is open"),
             )?;
         }
-        ShiftCommand::Close => {
+        ShiftCommand::Close(_) => {
             let shift = current(&ledger).await?;
             let balance = close(&ledger, &shift).await?;
             print(context, &shift, false, &balance)?;

@@ -166,7 +166,7 @@ fn rename_unit(db: &Connection, from: &DeviceId, to: &DeviceId) -> Result<(), Fa
     .execute([from, to])?;
     db.prepare_cached("UPDATE attempt SET device = ?2 WHERE device = ?1")?
         .execute([from, to])?;
-    for table in ["claim", "identity", "unit"] {
+    for table in ["claim", "identity", "credential", "unit"] {
         db.prepare_cached(&format!("DELETE FROM {table} WHERE device = ?"))?
             .execute([from])?;
     }

@@ -3,7 +3,9 @@
 use super::store::Failure;
 use crate::provision::bytes::Digest;
 use crate::provision::device::DeviceId;
-use crate::provision::event::{Event, Recorded};
+use crate::provision::event::Recorded;
+use crate::provision::event::stored::{self, Unreadable};
+use crate::provision::fault::harmless;
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use ulid::Ulid;
@@ -13,6 +15,11 @@ pub const GENESIS: Digest = Digest([0; 32]);
 
 /// All columns of `events` in the order in which the hash takes them; it covers all but the last, which holds it.
 pub const COLUMNS: &str = "seq, at_ms, station, operator, attempt, device, product_digest, kind, version, body, prev, hash";
+
+/// The question for all events in order, as rows of [`COLUMNS`]; no index can lead it astray.
+pub fn in_order() -> String {
+    format!("SELECT {COLUMNS} FROM events NOT INDEXED ORDER BY seq")
+}
 
 /// How many of [`COLUMNS`] the hash covers.
 const HASHED: usize = 11;
@@ -49,7 +56,9 @@ pub fn hash<'a>(columns: impl Iterator<Item = ValueRef<'a>>) -> Digest {
 pub fn append(db: &Connection, mut event: Recorded) -> Result<Recorded, Failure> {
     let (last, prev) = head(db)?;
     event.seq = last + 1;
-    let body = serde_json::to_string(&event.event).map_err(Failure::unstorable)?;
+    let (kind, version) = (event.event.kind(), event.event.version());
+    let body =
+        stored::write(&event.event, event.because.as_deref()).map_err(Failure::unstorable)?;
     let text = |text: &str| Value::Text(text.to_owned());
     let mut columns = vec![
         Value::Integer(event.seq.cast_signed()),
@@ -64,8 +73,8 @@ pub fn append(db: &Connection, mut event: Recorded) -> Result<Recorded, Failure>
         event
             .product_digest
             .map_or(Value::Null, |d| Value::Blob(d.0.to_vec())),
-        text(event.event.kind()),
-        Value::Integer(Event::VERSION.into()),
+        text(kind),
+        Value::Integer(version.into()),
         text(&body),
         Value::Blob(prev.0.to_vec()),
     ];
@@ -75,7 +84,8 @@ pub fn append(db: &Connection, mut event: Recorded) -> Result<Recorded, Failure>
         "INSERT INTO events ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     ))?
     .execute(params_from_iter(columns))?;
-    event.event = serde_json::from_str(&body).map_err(Failure::unstorable)?;
+    (event.event, event.because) =
+        stored::read(kind, version.into(), &body).map_err(Failure::unstorable)?;
     Ok(event)
 }
 
@@ -90,7 +100,68 @@ pub struct Link {
     /// The hash computed from what is stored.
     pub computed: Digest,
     /// The event, or why it cannot be decoded.
-    pub event: Result<Recorded, String>,
+    pub event: Result<Recorded, Unreadable>,
+}
+
+impl Link {
+    /// Whether what is stored is what was hashed.
+    pub fn is_whole(&self) -> bool {
+        self.hash == Some(self.computed)
+    }
+
+    /// The event. What cannot be decoded is damage, unless it is whole: then a newer program wrote it.
+    pub fn recorded(self) -> Result<Recorded, Failure> {
+        let (seq, whole) = (self.seq, self.is_whole());
+        self.event.map_err(|unreadable| match unreadable {
+            Unreadable::Newer { kind, version } if whole => Failure::Newer {
+                seq,
+                kind: harmless(&kind, KIND_MAX),
+                version,
+            },
+            other => Failure::Damaged(other.to_string()),
+        })
+    }
+}
+
+/// How much of the name of an unknown kind is shown, in characters.
+const KIND_MAX: usize = 40;
+
+/// Follows the chain from its beginning, link by link.
+pub struct Walk {
+    /// The place that the next event must have.
+    expected: i64,
+    /// What the next event may be chained to.
+    previous: [Digest; 2],
+}
+
+impl Walk {
+    /// At the beginning.
+    pub fn new() -> Self {
+        Self {
+            expected: 1,
+            previous: [GENESIS; 2],
+        }
+    }
+
+    /// Takes the next link, and says what is wrong with it: each finding with the place of the event that it is about.
+    pub fn step(&mut self, link: &Link) -> Vec<(i64, String)> {
+        let mut found = Vec::new();
+        if link.seq != self.expected {
+            let missing = format!("it is missing; event {} follows", link.seq);
+            found.push((self.expected, missing));
+        }
+        self.expected = link.seq.saturating_add(1);
+        if !link.is_whole() {
+            let what = "its content and its hash do not fit".to_owned();
+            found.push((link.seq, what));
+        } else if !link.prev.is_some_and(|prev| self.previous.contains(&prev)) {
+            let what = "it does not follow from the event before it".to_owned();
+            found.push((link.seq, what));
+        }
+        // One of the two is what the next event was chained to, whichever of content and hash is damaged here.
+        self.previous = [link.computed, link.hash.unwrap_or(link.computed)];
+        found
+    }
 }
 
 /// Reads one row of [`COLUMNS`], whatever it holds.
@@ -111,37 +182,40 @@ pub fn link(row: &Row<'_>) -> rusqlite::Result<Link> {
 /// Reads one row of [`COLUMNS`] as the event that it should be.
 pub fn recorded(row: &Row<'_>) -> Result<Recorded, Failure> {
     let link = link(row)?;
-    link.event
-        .map_err(|reason| Failure::Damaged(format!("event {}: {reason}", link.seq)))
+    let seq = link.seq;
+    link.recorded().map_err(|failure| failure.of_event(seq))
 }
 
-fn decode(columns: &[ValueRef<'_>]) -> Result<Recorded, String> {
-    let text = |index: usize| columns[index].as_str().map_err(|e| e.to_string());
-    let optional = |index: usize| columns[index].as_str_or_null().map_err(|e| e.to_string());
-    let integer = |index: usize| columns[index].as_i64().map_err(|e| e.to_string());
-    let event: Event = serde_json::from_str(text(9)?).map_err(|e| e.to_string())?;
-    if text(7)? != event.kind() || integer(8)? != i64::from(Event::VERSION) {
-        return Err("its kind or version is not that of its body".to_owned());
-    }
-    let digest = columns[6].as_blob_or_null().map_err(|e| e.to_string())?;
+fn decode(columns: &[ValueRef<'_>]) -> Result<Recorded, Unreadable> {
+    let text = |index: usize| columns[index].as_str().map_err(damaged);
+    let optional = |index: usize| columns[index].as_str_or_null().map_err(damaged);
+    let integer = |index: usize| columns[index].as_i64().map_err(damaged);
+    let (event, because) = stored::read(text(7)?, integer(8)?, text(9)?)?;
+    let digest = columns[6].as_blob_or_null().map_err(damaged)?;
     Ok(Recorded {
-        seq: u64::try_from(integer(0)?).map_err(|e| e.to_string())?,
+        seq: u64::try_from(integer(0)?).map_err(damaged)?,
         at_ms: integer(1)?,
         station: text(2)?.to_owned(),
         operator: optional(3)?.map(str::to_owned),
         attempt: optional(4)?
             .map(Ulid::from_string)
             .transpose()
-            .map_err(|e| e.to_string())?,
+            .map_err(damaged)?,
         device: optional(5)?
             .map(DeviceId::parse)
             .transpose()
-            .map_err(|e| e.to_string())?,
+            .map_err(damaged)?,
         product_digest: digest
             .map(|bytes| to_digest(bytes).ok_or("its product digest is not a digest"))
-            .transpose()?,
+            .transpose()
+            .map_err(damaged)?,
+        because,
         event,
     })
+}
+
+fn damaged(what: impl ToString) -> Unreadable {
+    Unreadable::Damaged(what.to_string())
 }
 
 fn head(db: &Connection) -> Result<(u64, Digest), Failure> {

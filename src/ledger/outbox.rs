@@ -1,10 +1,11 @@
 //! The outbox: what DPS is to hold for each device, and how far that has got.
 
+use super::credential;
 use super::project::device;
 use super::read::{unword, word};
 use super::store::Failure;
 use crate::provision::device::RegistrationId;
-use crate::provision::event::{Enrollment, Event, Recorded};
+use crate::provision::event::{EnrollmentRecord, Event, Recorded};
 use crate::provision::fault::Fault;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -101,7 +102,7 @@ struct Answer<'a> {
 fn want(
     db: &Connection,
     recorded: &Recorded,
-    enrollment: &Enrollment,
+    enrollment: &EnrollmentRecord,
     state: OutboxState,
 ) -> Result<(), Failure> {
     let device = device(recorded)?.as_str();
@@ -116,6 +117,7 @@ fn want(
             "registration ID {registration_id} was not derived for device {device}"
         )));
     }
+    let enrollment = credential::resolve(db, recorded, enrollment)?;
     db.prepare_cached(
         "INSERT INTO outbox
              (registration_id, dps, device, state, tries, next_try_ms, enrollment, content_seq)
@@ -128,7 +130,7 @@ fn want(
         enrollment.dps,
         device,
         word(&state)?,
-        serde_json::to_string(enrollment).map_err(Failure::unstorable)?,
+        serde_json::to_string(&enrollment).map_err(Failure::unstorable)?,
         recorded.seq.cast_signed(),
     ])?;
     Ok(())

@@ -3,20 +3,24 @@
 //! Everything here depends on the event and on earlier projections only, so that they can be rebuilt and compared.
 
 use super::allocation;
+use super::credential;
 use super::outbox;
 use super::store::Failure;
 use super::{IdentityKind, LedgerError};
-use crate::provision::bytes::Digest;
+use crate::provision::bytes::{Blob, Digest};
 use crate::provision::device::{DeviceId, SerialNumber};
-use crate::provision::event::{Event, Purpose, Recorded, Reservation};
+use crate::provision::event::{
+    EndorsementRecord, EnrolledIdentity, Event, Purpose, Recorded, Reservation,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// The projections, each with its key columns: what `verify` rebuilds and compares.
-pub const TABLES: [(&str, &str); 10] = [
+pub const TABLES: [(&str, &str); 11] = [
     ("attempt", "attempt"),
     ("unit", "device"),
     ("claim", "device"),
     ("identity", "kind, value"),
+    ("credential", "sha256"),
     ("reservation", "serial"),
     ("outbox", "registration_id"),
     ("charge", "seq"),
@@ -43,10 +47,7 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         Event::KeyRead { public_key, .. } => {
             identity(db, recorded, IdentityKind::PublicKey, &public_key.0)?;
         }
-        Event::EndorsementRead(record) => {
-            let key = &record.endorsement_key.0;
-            identity(db, recorded, IdentityKind::EndorsementKey, key)?;
-        }
+        Event::EndorsementRead(record) => endorse(db, recorded, record)?,
         Event::RegistrationIdDerived { registration_id } => {
             let value = registration_id.as_str();
             identity(db, recorded, IdentityKind::RegistrationId, value.as_bytes())?;
@@ -54,7 +55,7 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
                 .execute(params![value, device(recorded)?.as_str()])?;
         }
         Event::SerialReserved { reservation } => reserve(db, recorded, reservation)?,
-        Event::Signed { serial, .. } => settle(db, recorded, serial, "signed")?,
+        Event::Signed { serial, result } => sign(db, recorded, serial, result)?,
         Event::SerialAbandoned { serial, .. } => settle(db, recorded, serial, "abandoned")?,
         Event::Passed { .. } => {
             judge(db, recorded)?;
@@ -216,6 +217,35 @@ fn identity(
         other,
         since_ms,
     }))
+}
+
+fn endorse(
+    db: &Connection,
+    recorded: &Recorded,
+    record: &EndorsementRecord,
+) -> Result<(), Failure> {
+    let key = &record.endorsement_key;
+    identity(db, recorded, IdentityKind::EndorsementKey, &key.0)?;
+    let endorsed = EnrolledIdentity::Tpm {
+        endorsement_key: key.clone(),
+        storage_root_key: record.storage_root_key.clone(),
+    };
+    credential::keep(db, recorded, &endorsed)
+}
+
+/// Ends the reservation; a leaf identifies its device from now on.
+fn sign(
+    db: &Connection,
+    recorded: &Recorded,
+    serial: &SerialNumber,
+    result: &Blob,
+) -> Result<(), Failure> {
+    settle(db, recorded, serial, "signed")?;
+    if recorded.device.is_none() {
+        return Ok(());
+    }
+    let certificate = result.clone();
+    credential::keep(db, recorded, &EnrolledIdentity::X509 { certificate })
 }
 
 fn reserve(db: &Connection, recorded: &Recorded, reservation: &Reservation) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
--- Version 1 of the ledger. `events` is the record; every other table is a projection of it and can be rebuilt.
+-- Version 2 of the ledger. `events` is the record; every other table is a projection of it and can be rebuilt.
 
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY,
@@ -65,6 +65,13 @@ CREATE TABLE identity (
     since_ms INTEGER NOT NULL,
     PRIMARY KEY (kind, value)
 ) STRICT, WITHOUT ROWID;
+
+-- What identifies a device, by its digest: what later events refer to.
+CREATE TABLE credential (
+    sha256 BLOB PRIMARY KEY NOT NULL,
+    device TEXT NOT NULL REFERENCES unit (device),
+    content TEXT NOT NULL
+) STRICT;
 
 -- Each signature that was ever asked for.
 CREATE TABLE reservation (

@@ -1,7 +1,9 @@
 //! The file: opening it for the writer and for readers, its settings, its version, and what can be wrong with it.
 
 use super::LedgerError;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
+use super::migrate::{self, Migration};
+use crate::provision::fault::harmless;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,11 +16,30 @@ pub const BUSY_LIMIT: Duration = Duration::from_secs(5);
 /// How many prepared statements a connection keeps: more than the writer has.
 const STATEMENTS: usize = 64;
 
-/// How the schema came to be, step by step: each with the version (`PRAGMA user_version`) that it leads to.
-const MIGRATIONS: [(u32, &str); 1] = [(VERSION, include_str!("schema.sql"))];
+/// All tables, as a new ledger gets them.
+const SCHEMA: &str = include_str!("schema.sql");
 
-/// The version of the schema that this program knows.
-const VERSION: u32 = 1;
+/// The version of a ledger that this program makes (`PRAGMA user_version`): of its tables and of the stored form of its
+/// events. Whatever changes either raises it; tables of an older version are made anew from the events.
+pub const VERSION: u32 = 2;
+
+/// How much of a station's ID is shown, in characters.
+const STATION_MAX: usize = 64;
+
+/// How to open a ledger.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The file; made if it is not there.
+    pub path: PathBuf,
+    /// The station that records.
+    pub station: String,
+    /// The time in milliseconds since 1970 (UTC).
+    pub clock: fn() -> i64,
+    /// Is told how far the tables of a ledger of an older version have been made anew; not called for any other.
+    pub progress: fn(&Migration),
+    /// The largest size that the file may grow to, in pages of 4096 bytes; `None` for the disk's own limit.
+    pub max_pages: Option<u32>,
+}
 
 /// Settings of a connection, as SQLite reports them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +67,22 @@ pub enum Failure {
     Refused(LedgerError),
     /// The file holds what it cannot hold.
     Damaged(String),
+    /// A newer program wrote this event.
+    Newer {
+        /// The event's place.
+        seq: i64,
+        /// Its kind.
+        kind: String,
+        /// The version of its stored form.
+        version: i64,
+    },
     /// SQLite failed.
     Sqlite(rusqlite::Error),
 }
 
 impl Failure {
     /// An event that has no stored form.
-    pub fn unstorable(error: serde_json::Error) -> Self {
+    pub fn unstorable(error: impl std::fmt::Display) -> Self {
         Self::illegal(format!("the event cannot be stored: {error}"))
     }
 
@@ -65,10 +95,22 @@ impl Failure {
     pub fn is_of_file(&self) -> bool {
         match self {
             Self::Refused(_) => false,
-            Self::Damaged(_) => true,
+            Self::Damaged(_) | Self::Newer { .. } => true,
             Self::Sqlite(error) => {
                 error.sqlite_error_code() != Some(ErrorCode::ConstraintViolation)
             }
+        }
+    }
+
+    /// The failure of an event that is on record: that it contradicts what stands before it is damage.
+    pub fn of_event(self, seq: i64) -> Self {
+        match self {
+            Self::Refused(error) => Self::Damaged(format!("event {seq}: {:?}", error.fault())),
+            Self::Damaged(what) => Self::Damaged(format!("event {seq}: {what}")),
+            Self::Sqlite(ref error) if !self.is_of_file() => {
+                Self::Damaged(format!("event {seq}: {error}"))
+            }
+            Self::Newer { .. } | Self::Sqlite(_) => self,
         }
     }
 
@@ -78,6 +120,12 @@ impl Failure {
         match self {
             Self::Refused(error) => error,
             Self::Damaged(reason) => LedgerError::Damaged { path, reason },
+            Self::Newer { seq, kind, version } => LedgerError::NewerEvent {
+                path,
+                seq,
+                kind,
+                version,
+            },
             Self::Sqlite(error) => match error.sqlite_error_code() {
                 Some(ErrorCode::DiskFull) => LedgerError::Full { path },
                 // The index of the log did not fit.
@@ -109,14 +157,17 @@ impl From<rusqlite::Error> for Failure {
 }
 
 /// Opens the ledger for writing; makes it, or brings it to this program's version, where needed.
-pub fn open_writer(path: &Path, max_pages: Option<u32>) -> Result<Connection, LedgerError> {
+pub fn open_writer(options: &Options) -> Result<Connection, LedgerError> {
+    let path = &options.path;
     let fresh = !path.exists();
-    let mut db = Connection::open(path).map_err(|e| Failure::from(e).at(path))?;
-    db.busy_timeout(BUSY_LIMIT)
-        .map_err(|e| Failure::from(e).at(path))?;
-    known_version(&db, path)?;
-    configure(&db, max_pages).map_err(|e| e.at(path))?;
-    migrate(&mut db, path)?;
+    let at = |e: Failure| e.at(path);
+    let mut db = Connection::open(path).map_err(|e| at(e.into()))?;
+    db.busy_timeout(BUSY_LIMIT).map_err(|e| at(e.into()))?;
+    if known_version(&db, path)? != 0 {
+        check_station(&db, options).map_err(at)?;
+    }
+    configure(&db, options.max_pages).map_err(at)?;
+    migrate::to_this_version(&mut db, options)?;
     if fresh {
         sync_folder(path).map_err(|e| LedgerError::Storage {
             path: path.to_path_buf(),
@@ -141,10 +192,7 @@ pub fn open_in_memory() -> rusqlite::Result<Connection> {
     let db = Connection::open_in_memory()?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
     db.pragma_update(None, "foreign_keys", true)?;
-    for (_, step) in MIGRATIONS {
-        db.execute_batch(step)?;
-    }
-    stamp(&db)?;
+    make(&db)?;
     Ok(db)
 }
 
@@ -181,8 +229,9 @@ fn configure(db: &Connection, max_pages: Option<u32>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses a file that is not a ledger or is of a newer version, before anything in it is touched; returns its version.
-fn known_version(db: &Connection, path: &Path) -> Result<u32, LedgerError> {
+/// Refuses a file that is not a ledger or is of a newer version, before anything in it is touched; returns its version,
+/// which is 0 for a blank file.
+pub fn known_version(db: &Connection, path: &Path) -> Result<u32, LedgerError> {
     let at = |e: rusqlite::Error| Failure::from(e).at(path);
     let found = pragmas(db).map_err(at)?;
     let objects: i64 = db
@@ -194,32 +243,69 @@ fn known_version(db: &Connection, path: &Path) -> Result<u32, LedgerError> {
             path: path.to_path_buf(),
         });
     }
-    if found.user_version > VERSION {
-        return Err(LedgerError::Newer {
+    match found.user_version {
+        newer if newer > VERSION => Err(self::newer(newer, path)),
+        0 if !blank => Err(LedgerError::Damaged {
             path: path.to_path_buf(),
-            found: found.user_version,
-            known: VERSION,
-        });
+            reason: "page 1: no ledger has version 0".to_owned(),
+        }),
+        known => Ok(known),
     }
-    Ok(found.user_version)
 }
 
-fn migrate(db: &mut Connection, path: &Path) -> Result<(), LedgerError> {
-    let at = |e: rusqlite::Error| Failure::from(e).at(path);
-    let transaction = db
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(at)?;
-    let version = known_version(&transaction, path)?;
-    for (leads_to, step) in MIGRATIONS {
-        if version < leads_to {
-            transaction.execute_batch(step).map_err(at)?;
-            stamp(&transaction).map_err(at)?;
+/// Refuses a ledger that a newer program has brought to its version, perhaps since it was opened here.
+pub fn refuse_newer(db: &Connection, path: &Path) -> Result<(), Failure> {
+    let found: u32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match found > VERSION {
+        true => Err(Failure::Refused(newer(found, path))),
+        false => Ok(()),
+    }
+}
+
+fn newer(found: u32, path: &Path) -> LedgerError {
+    LedgerError::Newer {
+        path: path.to_path_buf(),
+        found,
+        known: VERSION,
+    }
+}
+
+/// Refuses a ledger that another station began, as when a file was copied to the wrong place.
+pub fn check_station(db: &Connection, options: &Options) -> Result<(), Failure> {
+    let first = "SELECT station FROM events ORDER BY seq LIMIT 1";
+    let found: Option<String> = db.query_row(first, [], |row| row.get(0)).optional()?;
+    match found {
+        Some(found) if found != options.station => {
+            Err(Failure::Refused(LedgerError::OtherStation {
+                path: options.path.clone(),
+                found: harmless(&found, STATION_MAX),
+                ours: options.station.clone(),
+            }))
         }
+        _ => Ok(()),
     }
-    transaction.commit().map_err(at)
 }
 
-fn stamp(db: &Connection) -> rusqlite::Result<()> {
+/// Makes all tables in a blank file, and marks it as a ledger of this version.
+pub fn make(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch(SCHEMA)?;
+    stamp(db)
+}
+
+/// Makes every table but that of the events, with its indices, as a new ledger has them.
+pub fn make_projections(db: &Connection) -> rusqlite::Result<()> {
+    let fresh = open_in_memory()?;
+    let sql = "SELECT sql FROM sqlite_schema WHERE tbl_name <> 'events' AND sql IS NOT NULL ORDER BY rowid";
+    let mut statement = fresh.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        db.execute_batch(&row.get::<_, String>(0)?)?;
+    }
+    Ok(())
+}
+
+/// Marks the file as a ledger of this version.
+pub fn stamp(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "application_id", APPLICATION_ID)?;
     db.pragma_update(None, "user_version", VERSION)
 }

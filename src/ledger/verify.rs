@@ -4,6 +4,7 @@ use super::store::{self, Failure};
 use super::wal::{self, WalDamage};
 use super::{LedgerError, chain, project};
 use crate::provision::bytes::Digest;
+use crate::provision::fault::Fault;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode};
 use serde::Serialize;
@@ -29,6 +30,11 @@ const WAL_MARK: (usize, [u8; 2]) = (18, [2, 2]);
 pub struct Report {
     /// How many events the ledger holds.
     pub events: u64,
+    /// The version of its tables.
+    pub version: u32,
+    /// Whether the tables are of an older version: they are made anew when a station opens the ledger next, and were
+    /// not looked at.
+    pub outdated: bool,
     /// All damage; none if the ledger is whole.
     pub damages: Vec<Damage>,
 }
@@ -38,8 +44,11 @@ pub struct Report {
 pub struct Damage {
     /// Where.
     pub place: Place,
-    /// What.
+    /// What; the code of `fault`, where there is one.
     pub what: String,
+    /// In what an event contradicts those before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
 }
 
 /// Where damage was found.
@@ -82,11 +91,15 @@ impl fmt::Display for Damage {
 /// Checks the ledger at `path` without changing it: the write-ahead log, the schema, SQLite's structures, the chain,
 /// and every projection against one rebuilt from the events. It may be in use meanwhile.
 ///
+/// Of a ledger of an older version the events are checked, and that they can be taken over: nothing that its tables
+/// hold will be used.
+///
 /// A station that was killed between the two halves of a frame can leave one unacknowledged frame in the log that
 /// cannot be told from damage; it is gone after the station's next start and end.
 ///
 /// # Errors
-/// When the file cannot be opened or read at all. What is wrong inside it is in the report.
+/// When the file cannot be opened or read at all, and when a newer program wrote in it. What is wrong inside it is in
+/// the report.
 pub fn verify(path: &Path) -> Result<Report, LedgerError> {
     let storage = |error: std::io::Error| LedgerError::Storage {
         path: path.to_path_buf(),
@@ -95,6 +108,8 @@ pub fn verify(path: &Path) -> Result<Report, LedgerError> {
     let mut check = Check {
         report: Report {
             events: 0,
+            version: 0,
+            outdated: false,
             damages: Vec::new(),
         },
     };
@@ -104,14 +119,18 @@ pub fn verify(path: &Path) -> Result<Report, LedgerError> {
         true => store::open_reader(path),
         false => store::open_immutable(path),
     };
-    if let Err(error) = opened.map_err(Failure::from).and_then(|db| check.all(&db)) {
+    if let Err(error) = opened
+        .map_err(Failure::from)
+        .and_then(|db| check.all(&db, path))
+    {
         match error {
             Failure::Sqlite(e) if e.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
                 return Err(Failure::Sqlite(e).at(path));
             }
             Failure::Sqlite(e) => check.found(Place::File, e.to_string()),
             Failure::Damaged(what) => check.found(Place::File, what),
-            Failure::Refused(e) => check.found(Place::File, format!("{:?}", e.fault())),
+            Failure::Refused(newer) => return Err(newer),
+            newer @ Failure::Newer { .. } => return Err(newer.at(path)),
         }
     }
     Ok(check.report)
@@ -124,7 +143,11 @@ struct Check {
 impl Check {
     fn found(&mut self, place: Place, what: impl Into<String>) {
         let what = what.into();
-        self.report.damages.push(Damage { place, what });
+        self.report.damages.push(Damage {
+            place,
+            what,
+            fault: None,
+        });
     }
 
     /// Without its mark, SQLite would open the file and leave the log aside.
@@ -176,13 +199,14 @@ impl Check {
     }
 
     /// Checks all that SQLite can show, as of one moment.
-    fn all(&mut self, db: &Connection) -> Result<(), Failure> {
+    fn all(&mut self, db: &Connection, path: &Path) -> Result<(), Failure> {
         db.execute_batch("BEGIN")?;
+        store::refuse_newer(db, path)?;
         let fresh = store::open_in_memory()?;
         self.versions(db, &fresh)?;
         self.schema(db, &fresh)?;
         self.integrity(db)?;
-        if self.chain(db, &fresh)? {
+        if self.chain(db, &fresh)? && !self.report.outdated {
             for (table, key) in project::TABLES {
                 self.projection(db, &fresh, table, key)?;
             }
@@ -195,7 +219,9 @@ impl Check {
         if found.application_id != wanted.application_id {
             self.found(Place::File, "page 1: the application ID is not a ledger's");
         }
-        if found.user_version != wanted.user_version {
+        self.report.version = found.user_version;
+        self.report.outdated = (1..wanted.user_version).contains(&found.user_version);
+        if found.user_version != wanted.user_version && !self.report.outdated {
             self.found(
                 Place::File,
                 format!(
@@ -207,8 +233,12 @@ impl Check {
         Ok(())
     }
 
+    /// Of an older version, what belongs to the events must be as it is now: that is never made anew.
     fn schema(&mut self, db: &Connection, fresh: &Connection) -> Result<(), Failure> {
-        let sql = "SELECT type, name, tbl_name, sql FROM sqlite_schema";
+        let sql = match self.report.outdated {
+            true => "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE tbl_name = 'events'",
+            false => "SELECT type, name, tbl_name, sql FROM sqlite_schema",
+        };
         let differences = differences(&rows(db, sql, 2)?, &rows(fresh, sql, 2)?);
         for (name, what) in differences {
             self.found(Place::Schema(name), what);
@@ -232,46 +262,36 @@ impl Check {
     fn chain(&mut self, db: &Connection, fresh: &Connection) -> Result<bool, Failure> {
         let before = self.report.damages.len();
         fresh.execute_batch("BEGIN")?;
-        let mut statement = db.prepare(&format!(
-            "SELECT {} FROM events NOT INDEXED ORDER BY seq",
-            chain::COLUMNS
-        ))?;
+        let mut statement = db.prepare(&chain::in_order())?;
         let mut rows = statement.query([])?;
-        let mut expected = 1;
-        let mut previous = [chain::GENESIS; 2];
+        let mut walk = chain::Walk::new();
         while let Some(row) = rows.next()? {
             let link = chain::link(row)?;
             self.report.events += 1;
-            if link.seq != expected {
-                self.found(
-                    Place::Event(expected),
-                    format!("it is missing; event {} follows", link.seq),
-                );
+            for (seq, what) in walk.step(&link) {
+                self.found(Place::Event(seq), what);
             }
-            expected = link.seq.saturating_add(1);
-            if link.hash != Some(link.computed) {
-                self.found(
-                    Place::Event(link.seq),
-                    "its content and its hash do not fit",
-                );
-            } else if !link.prev.is_some_and(|prev| previous.contains(&prev)) {
-                self.found(
-                    Place::Event(link.seq),
-                    "it does not follow from the event before it",
-                );
-            }
-            // One of the two is what the next event was chained to, whichever of content and hash is damaged here.
-            previous = [link.computed, link.hash.unwrap_or(link.computed)];
-            match link.event {
-                Ok(event) => {
-                    if let Err(failure) = project::apply(fresh, &event) {
-                        self.found(Place::Event(link.seq), contradiction(failure));
-                    }
-                }
-                Err(reason) => self.found(Place::Event(link.seq), reason),
+            let seq = link.seq;
+            let applied = link
+                .recorded()
+                .and_then(|event| project::apply(fresh, &event));
+            match applied {
+                Ok(()) => {}
+                Err(Failure::Refused(error)) => self.contradicts(seq, error.fault()),
+                Err(Failure::Damaged(what)) => self.found(Place::Event(seq), what),
+                Err(Failure::Sqlite(error)) => self.found(Place::Event(seq), error.to_string()),
+                Err(newer @ Failure::Newer { .. }) => return Err(newer),
             }
         }
         Ok(self.report.damages.len() == before)
+    }
+
+    fn contradicts(&mut self, seq: i64, fault: Fault) {
+        self.report.damages.push(Damage {
+            place: Place::Event(seq),
+            what: fault.code().to_owned(),
+            fault: Some(fault),
+        });
     }
 
     fn projection(
@@ -289,14 +309,6 @@ impl Check {
             self.found(Place::Row { table, key }, what);
         }
         Ok(())
-    }
-}
-
-fn contradiction(failure: Failure) -> String {
-    match failure {
-        Failure::Refused(error) => format!("{:?}", error.fault()),
-        Failure::Damaged(what) => what,
-        Failure::Sqlite(error) => error.to_string(),
     }
 }
 

@@ -5,8 +5,10 @@ use super::{Claim, LedgerError, Options, Reserved, chain, project};
 use crate::provision::bytes::Digest;
 use crate::provision::device::{DeviceId, RegistrationId};
 use crate::provision::event::{Event, Recorded};
+use crate::provision::person::Person;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use std::path::PathBuf;
+use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use ulid::Ulid;
 
@@ -33,6 +35,8 @@ type Answer = oneshot::Sender<Result<Written, LedgerError>>;
 pub struct Write {
     /// On whose behalf.
     pub subject: Subject,
+    /// The person who does it; none where the station acts by itself.
+    pub person: Option<Arc<Person>>,
     /// Digest of the product's definition in force.
     pub product_digest: Option<Digest>,
     /// What happened.
@@ -66,7 +70,6 @@ pub struct Writer {
     db: Connection,
     path: PathBuf,
     station: String,
-    operator: Option<String>,
     clock: fn() -> i64,
 }
 
@@ -74,10 +77,9 @@ impl Writer {
     /// Opens the file and takes it over.
     pub fn open(options: &Options) -> Result<Self, LedgerError> {
         Ok(Self {
-            db: store::open_writer(&options.path, options.max_pages)?,
+            db: store::open_writer(options)?,
             path: options.path.clone(),
             station: options.station.clone(),
-            operator: options.operator.clone(),
             clock: options.clock,
         })
     }
@@ -135,24 +137,26 @@ impl Writer {
         &mut self,
         writes: impl Iterator<Item = &'a Write>,
     ) -> Result<Vec<Result<Written, LedgerError>>, LedgerError> {
-        let (station, operator, clock) = (&self.station, &self.operator, self.clock);
-        let path = &self.path;
+        let (station, clock, path) = (&self.station, self.clock, &self.path);
         let at = |error: rusqlite::Error| Failure::from(error).at(path);
         let mut transaction = self
             .db
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(at)?;
+        store::refuse_newer(&transaction, path).map_err(|e| e.at(path))?;
         let mut outcomes: Vec<Result<Written, _>> = Vec::new();
         for write in writes {
             let savepoint = transaction.savepoint().map_err(at)?;
+            let person = write.person.as_deref();
             let blank = Recorded {
                 seq: 0,
                 at_ms: clock(),
                 station: station.clone(),
-                operator: operator.clone(),
+                operator: person.map(|person| person.name().to_owned()),
                 attempt: None,
                 device: None,
                 product_digest: write.product_digest,
+                because: person.and_then(Person::reason).map(str::to_owned),
                 event: write.event.clone(),
             };
             match record(&savepoint, &write.subject, blank) {

@@ -32,7 +32,7 @@ pub struct RegistrationId(String);
 pub struct SerialNumber(Vec<u8>);
 
 /// How a device proves to DPS who it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attestation {
     /// A certificate for a key that was made on the device.

@@ -1,10 +1,15 @@
 //! Everything that can be on record: the one vocabulary of the ledger, the job, the outbox and the reports.
 //!
 //! Invariant: an event says what happened, never what was meant to happen, and holds all that recovery needs.
-//! A variant's name and fields are its stored form: change them only together with [`Event::VERSION`].
+//! A variant's name and fields are its stored form: change them only together with its version in [`stored`].
+
+mod enrollment;
+pub mod stored;
+
+pub use enrollment::{EnrolledIdentity, Enrollment, EnrollmentRecord, IdentityRef};
 
 use super::bytes::{Blob, Digest};
-use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId, SerialNumber};
+use super::device::{DeviceId, Holding, Identification, RegistrationId, SerialNumber};
 use super::fault::{Fault, Unsigned};
 use super::health::LinkHealth;
 use super::loopback::Loopback;
@@ -144,7 +149,7 @@ pub enum Event {
     /// PASS. Puts the enrollment into the outbox.
     Passed {
         /// What to enroll.
-        enrollment: Enrollment,
+        enrollment: EnrollmentRecord,
     },
     /// INJECTED: a unit with stock firmware gives back what was written. It has no identity and is never enrolled.
     Injected {
@@ -161,7 +166,7 @@ pub enum Event {
         /// The enrollment to hold as disabled in DPS, where a certificate was issued: a unit that did not PASS
         /// cannot register.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        disable: Option<Box<Enrollment>>,
+        disable: Option<Box<EnrollmentRecord>>,
     },
     /// ERROR: the station could not do its part; the unit is not judged.
     Errored {
@@ -337,40 +342,6 @@ pub enum Proof {
     },
 }
 
-/// What to enroll in DPS for one device: an individual enrollment's content.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Enrollment {
-    /// Name of the DPS instance.
-    pub dps: String,
-    /// The registration ID.
-    pub registration_id: RegistrationId,
-    /// The device ID in IoT Hub.
-    pub device_id: DeviceId,
-    /// The attestation.
-    pub identity: EnrolledIdentity,
-    /// Desired properties of the initial twin, as JSON; absent for none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub initial_desired: Option<serde_json::Value>,
-}
-
-/// The attestation part of an enrollment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum EnrolledIdentity {
-    /// The exact leaf certificate.
-    X509 {
-        /// DER of the leaf.
-        certificate: Blob,
-    },
-    /// The endorsement key.
-    Tpm {
-        /// `TPM2B_PUBLIC` of the EK.
-        endorsement_key: Blob,
-        /// `TPM2B_PUBLIC` of the SRK.
-        storage_root_key: Blob,
-    },
-}
-
 /// The balance of a shift, in units, not runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Balance {
@@ -408,7 +379,7 @@ pub struct Recorded {
     pub at_ms: i64,
     /// The station that recorded it.
     pub station: String,
-    /// Who was badged in; absent where nobody has to be.
+    /// The person who did it; absent for what the station did by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
     /// The attempt it belongs to.
@@ -420,14 +391,14 @@ pub struct Recorded {
     /// Digest of the product's definition that was in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub product_digest: Option<Digest>,
+    /// Why the person did it, in their words; absent where nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
     /// What happened.
     pub event: Event,
 }
 
 impl Event {
-    /// Version of the stored form of every variant.
-    pub const VERSION: u32 = 1;
-
     /// The variant's name as it is stored, such as `serial_reserved`.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -465,6 +436,11 @@ impl Event {
         }
     }
 
+    /// The version of its stored form.
+    pub fn version(&self) -> u32 {
+        stored::version(self.kind()).expect("every kind has its version in the table")
+    }
+
     /// The device that an [`Event::Identified`] binds its attempt to: the one assigned, else the one that it says
     /// it is.
     pub fn identified(&self) -> Option<&DeviceId> {
@@ -489,15 +465,5 @@ impl Event {
                 | Self::Failed { .. }
                 | Self::Errored { .. }
         )
-    }
-}
-
-impl Enrollment {
-    /// Which attestation the enrollment uses.
-    pub fn attestation(&self) -> Attestation {
-        match self.identity {
-            EnrolledIdentity::X509 { .. } => Attestation::X509,
-            EnrolledIdentity::Tpm { .. } => Attestation::Tpm,
-        }
     }
 }

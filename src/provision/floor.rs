@@ -343,7 +343,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::bytes::{Blob, Digest};
     use super::super::device::{Holding, Identification, RegistrationId};
-    use super::super::event::{EnrolledIdentity, Enrollment};
+    use super::super::event::{EnrollmentRecord, IdentityRef};
     use super::*;
     use proptest::prelude::*;
 
@@ -360,6 +360,7 @@ mod tests {
             attempt: None,
             device: Some(device(unit)),
             product_digest: None,
+            because: None,
             event,
         })
     }
@@ -398,12 +399,12 @@ mod tests {
                 boots_after: 2,
             },
             Event::Passed {
-                enrollment: Enrollment {
+                enrollment: EnrollmentRecord {
                     dps: "d".to_owned(),
                     registration_id,
                     device_id: device(unit),
-                    identity: EnrolledIdentity::X509 {
-                        certificate: Blob::default(),
+                    identity: IdentityRef::X509 {
+                        certificate_sha256: Digest::of(b""),
                     },
                     initial_desired: None,
                 },

@@ -5,17 +5,20 @@
 //! makes its steps short, and a signature is never asked for twice.
 
 mod effect;
+mod identity;
 mod judge;
 
 pub use effect::{Disposition, Effect, Fact, Next};
 
 use super::bytes::{Blob, Digest};
 use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId, SerialNumber};
-use super::event::{EndorsementRecord, EnrolledIdentity, Enrollment, Event, Recorded, Reservation};
+use super::event::{EnrollmentRecord, Event, Recorded, Reservation};
 use super::fault::{Fault, Unsigned};
 use super::injected::Observed;
 use super::naming::IdSource;
 use super::product::Product;
+use identity::{Certificate, DeviceKey, Identity};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One device's provisioning, over all its attempts.
@@ -57,15 +60,11 @@ enum Stage {
 /// What the ledger knows of the device, whatever attempt it comes from.
 #[derive(Debug, Default)]
 struct Known {
-    public_key: Option<Blob>,
-    /// The request that the public key came in.
-    csr: Option<Blob>,
-    endorsement: Option<EndorsementRecord>,
+    /// What identifies the device. The product may have asked for another attestation before than it does now.
+    identities: BTreeMap<Attestation, Identity>,
     registration_id: Option<RegistrationId>,
     /// A reservation whose outcome is not on record.
     open: Option<Reservation>,
-    /// The certificate, and the key that it is for.
-    certificate: Option<(Blob, Blob)>,
     /// What was read back and proved last, and nothing else has happened since but the seal.
     proved: Option<Holding>,
     passed: bool,
@@ -230,15 +229,20 @@ impl Job {
                 Stage::Sealed
             }
             (Stage::Accepted, Event::KeyRead { csr, public_key }) => {
-                self.known.csr = Some(csr.clone());
-                self.known.public_key = Some(public_key.clone());
-                let certificate = self.known.certificate.as_ref();
-                Stage::KeyKnown {
-                    certified: certificate.is_some_and(|(_, key)| key == public_key),
-                }
+                let key = DeviceKey {
+                    csr: csr.clone(),
+                    public_key: public_key.clone(),
+                    certificate: self.known.certificate().cloned(),
+                };
+                let certified = key
+                    .certificate
+                    .as_ref()
+                    .is_some_and(|c| c.is_for(public_key));
+                self.known.learn(Identity::X509(key));
+                Stage::KeyKnown { certified }
             }
             (Stage::Accepted, Event::EndorsementRead(record)) => {
-                self.known.endorsement = Some((**record).clone());
+                self.known.learn(Identity::Tpm(record.clone()));
                 Stage::KeyKnown { certified: true }
             }
             (Stage::KeyKnown { certified }, Event::RegistrationIdDerived { registration_id }) => {
@@ -299,8 +303,11 @@ impl Job {
             }
             (Stage::Reserved { .. }, Event::Signed { serial, result }) => {
                 self.known.open.take_if(|open| open.serial == *serial)?;
-                let key = self.known.public_key.clone()?;
-                self.known.certificate = Some((result.clone(), key));
+                let key = self.known.key_mut()?;
+                key.certificate = Some(Certificate {
+                    der: result.clone(),
+                    public_key: key.public_key.clone(),
+                });
                 Stage::Certified
             }
             _ => return None,
@@ -373,11 +380,15 @@ impl Job {
         if self.known.open.is_some() {
             return self.abandon(Unsigned::AttemptEnded);
         }
-        let csr = self.known.csr.clone().unwrap_or_default();
-        Next::Do(Effect::Draft {
-            csr,
-            common_name: self.device.to_string(),
-        })
+        match self.identity() {
+            Some(Identity::X509(key)) => Next::Do(Effect::Draft {
+                csr: key.csr.clone(),
+                common_name: self.device.to_string(),
+            }),
+            _ => Next::Record(Event::Errored {
+                fault: self.incomplete(),
+            }),
+        }
     }
 
     fn abandon(&self, reason: Unsigned) -> Next {
@@ -392,13 +403,18 @@ impl Job {
         })
     }
 
+    /// What identifies the device to the product as it is now, so far as it is on record.
+    fn identity(&self) -> Option<&Identity> {
+        self.known.identities.get(&self.product.attestation?)
+    }
+
     /// The registration ID that follows from the identity.
     fn derived_id(&self) -> RegistrationId {
-        match (&self.known.endorsement, self.product.attestation) {
-            (Some(record), Some(Attestation::Tpm)) => {
+        match self.identity() {
+            Some(Identity::Tpm(record)) => {
                 RegistrationId::of_endorsement_key(&record.endorsement_key.0)
             }
-            _ => RegistrationId::of_device(&self.device),
+            Some(Identity::X509(_)) | None => RegistrationId::of_device(&self.device),
         }
     }
 
@@ -421,8 +437,10 @@ impl Job {
     }
 
     fn leaf(&self) -> Option<&Blob> {
-        let certificate = self.known.certificate.as_ref().map(|(der, _)| der);
-        certificate.filter(|_| self.product.attestation == Some(Attestation::X509))
+        match self.identity()? {
+            Identity::X509(key) => key.certificate.as_ref().map(|c| &c.der),
+            Identity::Tpm(_) => None,
+        }
     }
 
     /// The certificates that the device presents, leaf first; a root is not sent (DPS facts, section 5).
@@ -437,21 +455,8 @@ impl Job {
     }
 
     /// What is to be enrolled; none while the identity is not complete.
-    fn enrollment(&self) -> Option<Enrollment> {
-        let identity = match (
-            self.product.attestation,
-            self.leaf(),
-            &self.known.endorsement,
-        ) {
-            (Some(Attestation::X509), Some(leaf), _) => EnrolledIdentity::X509 {
-                certificate: leaf.clone(),
-            },
-            (Some(Attestation::Tpm), _, Some(record)) => EnrolledIdentity::Tpm {
-                endorsement_key: record.endorsement_key.clone(),
-                storage_root_key: record.storage_root_key.clone(),
-            },
-            _ => return None,
-        };
+    fn enrollment(&self) -> Option<EnrollmentRecord> {
+        let identity = self.identity()?.reference()?;
         let id = self.known.registration_id.as_ref()?;
         Some(self.product.enrollment(&self.device, id, identity))
     }

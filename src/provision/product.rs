@@ -5,7 +5,7 @@
 use super::bytes::{Blob, Digest};
 use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId};
 use super::endorsement::{EmptyHandle, EndorsementPolicy, VendorRoots};
-use super::event::{EnrolledIdentity, Enrollment};
+use super::event::{EnrollmentRecord, IdentityRef};
 use super::fault::Fault;
 use super::injected::Readback;
 use super::naming::Naming;
@@ -147,9 +147,9 @@ impl Product {
         &self,
         device_id: &DeviceId,
         registration_id: &RegistrationId,
-        identity: EnrolledIdentity,
-    ) -> Enrollment {
-        Enrollment {
+        identity: IdentityRef,
+    ) -> EnrollmentRecord {
+        EnrollmentRecord {
             dps: self.dps.name.clone(),
             registration_id: registration_id.clone(),
             device_id: device_id.clone(),

@@ -9,8 +9,11 @@ use dps_station::fixtures::dps::{Emulator, EmulatorOptions, Faults};
 use dps_station::ledger::{Ledger, Options, OutboxFilter, OutboxRow, OutboxState};
 use dps_station::provision::batch::Status;
 use dps_station::provision::bytes::{Blob, Digest};
-use dps_station::provision::device::{DeviceId, Identification, RegistrationId};
-use dps_station::provision::event::{EnrolledIdentity, Enrollment, Event};
+use dps_station::provision::device::{DeviceId, Identification, RegistrationId, SerialNumber};
+use dps_station::provision::event::{
+    EndorsementRecord, EndorsementVerdict, EnrolledIdentity, Enrollment, EnrollmentRecord, Event,
+    Purpose, Reservation,
+};
 use dps_station::provision::fault::{Blame, Fault, RecordTrouble};
 use dps_station::words;
 use serde_json::{Value, json};
@@ -61,8 +64,8 @@ impl Line {
         let ledger = Ledger::open(Options {
             path: dir.path().join("ledger.sqlite"),
             station: "S1".to_owned(),
-            operator: None,
             clock,
+            progress: |_| {},
             max_pages: None,
         });
         let dps = Dps::new(options(&cloud, cloud.connection_string()), clock);
@@ -102,21 +105,25 @@ impl Line {
         let derived = Event::RegistrationIdDerived {
             registration_id: enrollment.registration_id.clone(),
         };
-        for event in [derived, verdict] {
+        let mut events = vec![derived];
+        events.extend(issued(enrollment));
+        events.push(verdict);
+        for event in events {
             self.ledger.append(&claim, None, &event).await.unwrap();
         }
     }
 
     async fn pass(&self, enrollment: &Enrollment) {
-        let enrollment = enrollment.clone();
-        self.judge(&enrollment.clone(), Event::Passed { enrollment })
-            .await;
+        let verdict = Event::Passed {
+            enrollment: on_record(enrollment),
+        };
+        self.judge(enrollment, verdict).await;
     }
 
     async fn fail(&self, enrollment: &Enrollment) {
         let verdict = Event::Failed {
             fault: Fault::ProofFailed,
-            disable: Some(Box::new(enrollment.clone())),
+            disable: Some(Box::new(on_record(enrollment))),
         };
         self.judge(enrollment, verdict).await;
     }
@@ -198,6 +205,58 @@ impl Line {
         let held = self.dps.get(&enrollment.registration_id).await.unwrap();
         held.unwrap()
     }
+}
+
+/// The enrollment as a verdict has it.
+fn on_record(enrollment: &Enrollment) -> EnrollmentRecord {
+    EnrollmentRecord {
+        dps: enrollment.dps.clone(),
+        registration_id: enrollment.registration_id.clone(),
+        device_id: enrollment.device_id.clone(),
+        identity: enrollment.identity.reference(),
+        initial_desired: enrollment.initial_desired.clone(),
+    }
+}
+
+/// The events that put what identifies the device on record.
+fn issued(enrollment: &Enrollment) -> Vec<Event> {
+    match &enrollment.identity {
+        EnrolledIdentity::X509 { certificate } => {
+            let serial = SerialNumber::from_random(rand_octets());
+            let reservation = Reservation {
+                purpose: Purpose::Leaf,
+                ca: "line".to_owned(),
+                serial: serial.clone(),
+                tbs: Blob::default(),
+            };
+            let result = certificate.clone();
+            vec![
+                Event::SerialReserved { reservation },
+                Event::Signed { serial, result },
+            ]
+        }
+        EnrolledIdentity::Tpm {
+            endorsement_key,
+            storage_root_key,
+        } => vec![Event::EndorsementRead(Box::new(EndorsementRecord {
+            endorsement_key: endorsement_key.clone(),
+            storage_root_key: storage_root_key.clone(),
+            certificate: None,
+            chain: None,
+            persisted: false,
+            verdict: EndorsementVerdict::Waived {
+                reason: Some("test".to_owned()),
+                missing: None,
+            },
+        }))],
+    }
+}
+
+/// Octets of a serial number that no other has.
+fn rand_octets() -> [u8; SerialNumber::OCTETS] {
+    let mut octets = [0; SerialNumber::OCTETS];
+    octets[..16].copy_from_slice(&Ulid::generate().to_bytes());
+    octets
 }
 
 fn options(cloud: &Emulator, credential: String) -> DpsOptions {

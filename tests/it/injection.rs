@@ -320,6 +320,7 @@ fn recorded(event: Event) -> Recorded {
         attempt: None,
         device: Some(id()),
         product_digest: None,
+        because: None,
         event,
     }
 }

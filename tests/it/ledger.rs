@@ -3,21 +3,26 @@
 
 mod damage;
 mod durable;
+mod forms;
+mod golden;
+mod migration;
+mod person;
 mod rules;
 mod sync;
 
 use dps_station::ledger::{
-    Claim, Ledger, LedgerError, Options, OutboxFilter, Report, Verdict, verify,
+    Claim, Ledger, LedgerError, Options, OutboxFilter, Place, Verdict, verify,
 };
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{
     DeviceId, Holding, Identification, RegistrationId, SerialNumber,
 };
 use dps_station::provision::event::{
-    EndorsementRecord, EndorsementVerdict, EnrolledIdentity, Enrollment, Event, Proof, Purpose,
+    EndorsementRecord, EndorsementVerdict, EnrollmentRecord, Event, IdentityRef, Proof, Purpose,
     Recorded, Reservation,
 };
 use dps_station::provision::fault::{Fault, Unsigned};
+use dps_station::words;
 use std::path::{Path, PathBuf};
 use ulid::Ulid;
 
@@ -30,8 +35,8 @@ fn options(path: &Path) -> Options {
     Options {
         path: path.to_path_buf(),
         station: "S1".to_owned(),
-        operator: Some("op".to_owned()),
         clock,
+        progress: |_| {},
         max_pages: None,
     }
 }
@@ -120,10 +125,14 @@ fn reserved(purpose: Purpose, number: u8) -> Event {
     }
 }
 
+fn certificate(number: u8) -> Blob {
+    Blob(vec![number; 12])
+}
+
 fn signed(number: u8) -> Event {
     Event::Signed {
         serial: serial(number),
-        result: Blob(vec![number; 12]),
+        result: certificate(number),
     }
 }
 
@@ -134,13 +143,13 @@ fn abandoned(number: u8) -> Event {
     }
 }
 
-fn enrollment(number: u8) -> Enrollment {
-    Enrollment {
+fn enrollment(number: u8) -> EnrollmentRecord {
+    EnrollmentRecord {
         dps: "main".to_owned(),
         registration_id: registration_id(number),
         device_id: device(number),
-        identity: EnrolledIdentity::X509 {
-            certificate: Blob(vec![number; 12]),
+        identity: IdentityRef::X509 {
+            certificate_sha256: Digest::of(&certificate(number).0),
         },
         initial_desired: Some(serde_json::json!({ "site": "A" })),
     }
@@ -211,9 +220,10 @@ async fn all(ledger: &Ledger) -> Vec<Recorded> {
 }
 
 fn clean(path: &Path) -> u64 {
-    let Report { events, damages } = verify(path).unwrap();
-    assert_eq!(damages, []);
-    events
+    let report = verify(path).unwrap();
+    assert_eq!(report.damages, []);
+    assert!(!report.outdated);
+    report.events
 }
 
 /// Records events of every kind.
@@ -247,6 +257,11 @@ async fn fill(ledger: &Ledger) {
             derived(2),
             reserved(Purpose::Leaf, 2),
             abandoned(2),
+            reserved(Purpose::Leaf, 12),
+            Event::Signed {
+                serial: serial(12),
+                result: certificate(2),
+            },
             failed(Some(2)),
         ],
     )
@@ -343,7 +358,7 @@ async fn the_writer_syncs_every_commit_and_keeps_the_rules() {
     assert!(pragmas.foreign_keys && pragmas.recursive_triggers);
     assert_eq!(pragmas.busy_timeout_ms, 5000);
     assert_eq!(pragmas.application_id, dps_station::ledger::APPLICATION_ID);
-    assert_eq!(pragmas.user_version, 1);
+    assert_eq!(pragmas.user_version, 2);
 }
 
 #[tokio::test]
@@ -463,4 +478,95 @@ async fn what_is_not_a_ledger_or_is_newer_is_left_alone() {
         matches!(error, LedgerError::Newer { found: 9, .. }),
         "{error:?}"
     );
+}
+
+/// Where ledgers of older programs lie.
+fn golden_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/ledgers")
+}
+
+/// The ledger of this name, as the older program left it, in a folder of its own.
+fn load(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let text = golden_folder().join(name).with_extension("sql");
+    let text = std::fs::read_to_string(text).unwrap();
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch(&text).unwrap();
+    db.close().unwrap();
+    (folder, path)
+}
+
+/// Writes one event of this kind, version and body at the end of the chain, as another program may.
+fn append_stored(path: &Path, kind: &str, version: i64, body: &str) {
+    let db = rusqlite::Connection::open(path).unwrap();
+    let sql = "SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1";
+    let head = db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)));
+    let head = head.unwrap_or((0, vec![0; 32]));
+    append_row(&db, head, None, None, (kind, version, body));
+}
+
+/// Writes one event after the one with this place and hash, and gives its own.
+fn append_row(
+    db: &rusqlite::Connection,
+    (last, prev): (i64, Vec<u8>),
+    attempt: Option<&str>,
+    device: Option<&str>,
+    (kind, version, body): (&str, i64, &str),
+) -> (i64, Vec<u8>) {
+    use rusqlite::types::{Value, ValueRef};
+    let text = |text: &str| Value::Text(text.to_owned());
+    let mut columns = vec![
+        Value::Integer(last + 1),
+        Value::Integer(clock()),
+        text("S1"),
+        Value::Null,
+        attempt.map_or(Value::Null, text),
+        device.map_or(Value::Null, text),
+        Value::Null,
+        text(kind),
+        Value::Integer(version),
+        text(body),
+        Value::Blob(prev),
+    ];
+    let hash = dps_station::ledger::hash(columns.iter().map(ValueRef::from));
+    columns.push(Value::Blob(hash.0.to_vec()));
+    let sql = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    let mut statement = db.prepare_cached(sql).unwrap();
+    statement
+        .execute(rusqlite::params_from_iter(columns))
+        .unwrap();
+    (last + 1, hash.0.to_vec())
+}
+
+#[tokio::test]
+async fn an_event_of_a_newer_program_is_refused_as_that_and_is_no_damage() {
+    let opened = r#"{"kind":"shift_opened","shift":"early"}"#;
+    for (kind, version) in [("shift_opened", 9), ("shift_moved", 1)] {
+        let folder = folder();
+        let path = folder.path().join("ledger.sqlite");
+        open(&path).close().await.unwrap();
+        append_stored(&path, kind, version, opened);
+        let ledger = open(&path);
+        let read = ledger.all_events(1, 10).await.unwrap_err();
+        let verified = verify(&path).unwrap_err();
+        for error in [read, verified] {
+            assert!(
+                matches!(error, LedgerError::NewerEvent { seq: 1, .. }),
+                "{error:?}"
+            );
+            let said = words::sentence(&error.fault());
+            assert!(said.contains("newer program"), "{said}");
+        }
+        let db = rusqlite::Connection::open(&path).unwrap();
+        db.execute_batch(
+            "DROP TRIGGER events_never_change; UPDATE events SET kind = 'shift_opine'",
+        )
+        .unwrap();
+        let damages = verify(&path).unwrap().damages;
+        assert!(
+            damages.iter().any(|d| d.place == Place::Event(1)),
+            "{damages:?}"
+        );
+    }
 }

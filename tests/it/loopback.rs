@@ -228,8 +228,8 @@ fn open_ledger(path: &Path) -> Ledger {
     Ledger::open(Options {
         path: path.to_owned(),
         station: "line-1".to_owned(),
-        operator: None,
         clock: || 1_000,
+        progress: |_| {},
         max_pages: None,
     })
     .unwrap()

@@ -428,6 +428,7 @@ fn recorded(seq: u64, event: Event) -> Recorded {
         attempt: None,
         device: Some(id()),
         product_digest: None,
+        because: None,
         event,
     }
 }

@@ -92,8 +92,8 @@ pub fn ledger(path: &Path) -> Ledger {
     let options = Options {
         path: path.to_owned(),
         station: "S1".to_owned(),
-        operator: None,
         clock,
+        progress: |_| {},
         max_pages: None,
     };
     Ledger::open(options).unwrap()

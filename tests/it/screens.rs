@@ -5,7 +5,7 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{DeviceId, Holding, Identification, RegistrationId};
-use dps_station::provision::event::{Balance, EnrolledIdentity, Enrollment, Event, Recorded};
+use dps_station::provision::event::{Balance, EnrollmentRecord, Event, IdentityRef, Recorded};
 use dps_station::provision::fault::{Blame, Fault, HeldValue, HsmError, Mismatch, Told};
 use dps_station::provision::floor::{Activity, Command, Floor, LinkHealth, Outbox, Report};
 use dps_station::ui::keymap;
@@ -56,6 +56,7 @@ fn happen(floor: &mut Floor, bay: usize, at_ms: i64, event: Event) {
             attempt: None,
             device: id,
             product_digest: None,
+            because: None,
             event,
         }),
     });
@@ -97,12 +98,12 @@ fn restart(floor: &mut Floor, bay: usize) {
 
 fn pass(floor: &mut Floor, bay: usize) {
     let device_id = DeviceId::parse(&format!("GW-{bay:04}")).unwrap();
-    let enrollment = Enrollment {
+    let enrollment = EnrollmentRecord {
         dps: "main".to_owned(),
         registration_id: RegistrationId::of_device(&device_id),
         device_id,
-        identity: EnrolledIdentity::X509 {
-            certificate: Blob::default(),
+        identity: IdentityRef::X509 {
+            certificate_sha256: Digest::of(b""),
         },
         initial_desired: None,
     };

@@ -19,6 +19,22 @@ pub enum LedgerTrouble {
         /// The newest version known here.
         known: u32,
     },
+    /// Another station began it.
+    OtherStation {
+        /// The station that began it.
+        found: String,
+        /// This station.
+        ours: String,
+    },
+    /// An event in it was written by a newer program.
+    NewerEvent {
+        /// The event's place.
+        seq: i64,
+        /// Its kind.
+        kind: String,
+        /// The version of its stored form.
+        version: i64,
+    },
     /// No space is left for the event; nothing of it is recorded.
     Full,
     /// Another process kept the file locked for too long; nothing is recorded.

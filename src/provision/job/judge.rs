@@ -2,10 +2,11 @@
 //!
 //! Invariant: nothing that a device or the HSM said is recorded as true before it was checked here.
 
+use super::identity::Identity;
 use super::{Effect, Fact, Job, Next, Stage};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::{self, Csr, Issuer};
-use crate::provision::device::{Attestation, Identification, proof_message};
+use crate::provision::device::{Identification, proof_message};
 use crate::provision::endorsement;
 use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
 use crate::provision::event::{EndorsementRecord, Event, Proof};
@@ -112,12 +113,8 @@ impl Job {
             Err(fault) => return self.verdict(fault),
         };
         let public_key = Blob(request.spki().to_vec());
-        let other_key = self
-            .known
-            .certificate
-            .as_ref()
-            .is_some_and(|(_, key)| *key != public_key);
-        if other_key {
+        let certificate = self.known.certificate();
+        if certificate.is_some_and(|certificate| !certificate.is_for(&public_key)) {
             return self.verdict(Fault::NewKey {
                 device: self.device.clone(),
             });
@@ -130,12 +127,11 @@ impl Job {
 
     fn judge_endorsement(&self, found: Found, at_ms: i64) -> Event {
         let key = found.endorsement_key.tpm2b().clone();
-        let known = self
-            .known
-            .endorsement
-            .as_ref()
-            .map(|known| &known.endorsement_key);
-        if known.is_some_and(|known| *known != key) {
+        let other = |known: &Identity| match known {
+            Identity::Tpm(record) => record.endorsement_key != key,
+            Identity::X509(_) => false,
+        };
+        if self.identity().is_some_and(other) {
             return self.verdict(Fault::OtherTpm {
                 device: self.device.clone(),
             });
@@ -187,7 +183,7 @@ impl Job {
     fn finished(&self, signature: &[u8]) -> Result<Vec<u8>, Unsigned> {
         let lacking = || Unsigned::RecordIncomplete;
         let reservation = self.known.open.as_ref().ok_or_else(lacking)?;
-        let key = self.known.public_key.as_ref().ok_or_else(lacking)?;
+        let key = &self.known.key().ok_or_else(lacking)?.public_key;
         let ca = self.product.ca.as_ref().ok_or_else(lacking)?;
         let check = || {
             let issuer = Issuer::parse(&ca.name, &ca.issuing.0)?;
@@ -255,37 +251,41 @@ impl Job {
                 Agreement::EndpointPrefix(length) => Some(length),
                 Agreement::Whole => None,
             };
-        match (
-            &self.known.endorsement,
-            &self.known.registration_id,
-            self.product.attestation,
-        ) {
-            (Some(endorsement), Some(registration_id), Some(Attestation::Tpm)) => {
-                Next::Do(Effect::Rehearse {
-                    endorsement: Box::new(endorsement.clone()),
-                    registration_id: registration_id.clone(),
-                })
-            }
-            (_, _, Some(Attestation::X509)) => Next::Do(Effect::ProveKey),
-            (_, _, None) => Next::Record(Event::Injected {
+        match (self.product.attestation, self.identity()) {
+            (None, _) => Next::Record(Event::Injected {
                 observed: observed.holding.clone(),
                 endpoint_prefix,
             }),
-            _ => Next::Record(Event::Errored {
+            (_, Some(Identity::X509(_))) => Next::Do(Effect::ProveKey),
+            (_, Some(Identity::Tpm(record))) => self.rehearse(record),
+            (_, None) => Next::Record(Event::Errored {
+                fault: self.incomplete(),
+            }),
+        }
+    }
+
+    fn rehearse(&self, endorsement: &EndorsementRecord) -> Next {
+        match &self.known.registration_id {
+            Some(registration_id) => Next::Do(Effect::Rehearse {
+                endorsement: Box::new(endorsement.clone()),
+                registration_id: registration_id.clone(),
+            }),
+            None => Next::Record(Event::Errored {
                 fault: self.incomplete(),
             }),
         }
     }
 
     fn judge_proof(&self, nonce: Digest, signature: Vec<u8>, at_ms: i64) -> Event {
-        let (Some((leaf, key)), Some(ca)) = (&self.known.certificate, &self.product.ca) else {
+        let (Some(leaf), Some(ca)) = (self.known.certificate(), &self.product.ca) else {
             return Event::Errored {
                 fault: self.incomplete(),
             };
         };
         let path = [&ca.issuing.0[..], &ca.root.0[..]];
-        let verified = certificate::verify_proof(&key.0, &proof_message(&nonce.0), &signature)
-            .and_then(|()| certificate::validate_path(&leaf.0, &path, at_ms));
+        let verified =
+            certificate::verify_proof(&leaf.public_key.0, &proof_message(&nonce.0), &signature)
+                .and_then(|()| certificate::validate_path(&leaf.der.0, &path, at_ms));
         match verified {
             Ok(()) => Event::Proved {
                 proof: Proof::Signature {

@@ -9,6 +9,12 @@ pub fn what(path: &str, trouble: &LedgerTrouble) -> String {
         LedgerTrouble::Newer { found, known } => {
             format!("ledger {path} has version {found}, and this program knows {known}")
         }
+        LedgerTrouble::OtherStation { found, ours } => {
+            format!("ledger {path} is that of station {found}, and this is station {ours}")
+        }
+        LedgerTrouble::NewerEvent { seq, kind, version } => format!(
+            "ledger {path}: event {seq} ({kind}, version {version}) was written by a newer program"
+        ),
         LedgerTrouble::Full => {
             format!("ledger {path}: the disk is full and nothing more can be recorded")
         }
@@ -40,7 +46,10 @@ pub fn what(path: &str, trouble: &LedgerTrouble) -> String {
 pub fn next(trouble: &LedgerTrouble) -> &'static str {
     match trouble {
         LedgerTrouble::NotALedger => "name another file in station.toml",
-        LedgerTrouble::Newer { .. } => "use the newer program",
+        LedgerTrouble::OtherStation { .. } => {
+            "correct station.ledger or station.id in station.toml"
+        }
+        LedgerTrouble::Newer { .. } | LedgerTrouble::NewerEvent { .. } => "use the newer program",
         LedgerTrouble::Full => "make room, then try again",
         LedgerTrouble::Busy => "end that process, then try again",
         LedgerTrouble::Storage { .. } | LedgerTrouble::Silent { .. } => {

@@ -2,6 +2,7 @@
 
 use super::*;
 use dps_station::ledger::{IdentityKind, OutboxState, ReservationState, UnitRow, Verdict};
+use dps_station::provision::event::EnrolledIdentity;
 use dps_station::provision::naming::IdFormat;
 
 #[tokio::test]
@@ -184,6 +185,63 @@ async fn the_right_to_a_signature_is_given_once_and_for_what_is_on_record() {
 }
 
 #[tokio::test]
+async fn a_verdict_refers_to_what_is_on_record_of_the_same_device() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    pass(&ledger, 1).await;
+    let other = claim(&ledger, 2).await;
+    append(&ledger, &other, &[derived(2)]).await;
+    let verdict = |identity: IdentityRef| Event::Passed {
+        enrollment: EnrollmentRecord {
+            identity,
+            ..enrollment(2)
+        },
+    };
+    let certificate_sha256 = Digest::of(&certificate(1).0);
+    let nothing = IdentityRef::X509 {
+        certificate_sha256: Digest([9; 32]),
+    };
+    let of_another = IdentityRef::X509 { certificate_sha256 };
+    for identity in [nothing, of_another] {
+        let refused = ledger.append(&other, None, &verdict(identity)).await;
+        assert!(
+            matches!(refused, Err(LedgerError::Illegal(_))),
+            "{refused:?}"
+        );
+    }
+    append(&ledger, &other, &[reserved(Purpose::Leaf, 2), signed(2)]).await;
+    let as_a_key = IdentityRef::Tpm {
+        endorsement_key_sha256: Digest::of(&certificate(2).0),
+    };
+    let refused = ledger.append(&other, None, &verdict(as_a_key)).await;
+    assert!(
+        matches!(refused, Err(LedgerError::Illegal(_))),
+        "{refused:?}"
+    );
+    append(&ledger, &other, &[passed(2)]).await;
+
+    let rows = ledger.outbox(OutboxFilter::default()).await.unwrap();
+    let content: Vec<_> = rows
+        .into_iter()
+        .map(|row| row.enrollment.identity)
+        .collect();
+    let x509 = |number| EnrolledIdentity::X509 {
+        certificate: certificate(number),
+    };
+    assert_eq!(content, [x509(1), x509(2)]);
+    let body =
+        "SELECT count(*) FROM events WHERE kind = 'passed' AND body LIKE '%certificate_sha256%'
+        AND body NOT LIKE '%' || ? || '%'";
+    let db = rusqlite::Connection::open(&path).unwrap();
+    let bare: u32 = db
+        .query_row(body, [certificate(2).base64()], |row| row.get(0))
+        .unwrap();
+    assert_eq!(bare, 2, "no verdict holds what it refers to");
+    clean(&path);
+}
+
+#[tokio::test]
 async fn an_event_cannot_be_changed_deleted_or_slipped_in() {
     let folder = folder();
     let path = folder.path().join("ledger.sqlite");
@@ -296,7 +354,8 @@ async fn a_shift_balances_in_units() {
     let job = claim(&ledger, 3).await;
     append(&ledger, &job, &[failed(None)]).await;
     let job = claim(&ledger, 3).await;
-    append(&ledger, &job, &[derived(3), passed(3)]).await;
+    let events = [derived(3), reserved(Purpose::Leaf, 3), signed(3), passed(3)];
+    append(&ledger, &job, &events).await;
     let job = claim(&ledger, 4).await;
     append(&ledger, &job, &[Event::Errored { fault: fault() }]).await;
     claim(&ledger, 5).await;

@@ -4,8 +4,7 @@ use super::line::{RigBay, ids, in_a_process_with_an_hsm, options, run_bay};
 use crate::plant::{self, STEP_DEADLINE};
 use dps_station::fixtures::scenario::{Fault, Scenario};
 use dps_station::link::LinkOptions;
-use dps_station::provision::bytes::Digest;
-use dps_station::provision::event::{EnrolledIdentity, Event};
+use dps_station::provision::event::{Event, IdentityRef};
 use dps_station::provision::floor::{LinkHealth, Report};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -99,7 +98,7 @@ fn noise() -> Scenario {
 /// What is to be enrolled is what the unit itself holds.
 fn assert_right(
     units: &[dps_station::fixtures::device::SharedDevice],
-    enrollment: &dps_station::provision::event::Enrollment,
+    enrollment: &dps_station::provision::event::EnrollmentRecord,
 ) {
     let unit = units.iter().map(|unit| unit.lock().unwrap());
     let unit = unit
@@ -114,8 +113,8 @@ fn assert_right(
         holding.global_endpoint,
         "global.azure-devices-provisioning.net"
     );
-    let EnrolledIdentity::X509 { certificate } = &enrollment.identity else {
+    let IdentityRef::X509 { certificate_sha256 } = enrollment.identity else {
         panic!("an X.509 unit");
     };
-    assert_eq!(holding.certificate_sha256, Some(Digest::of(&certificate.0)));
+    assert_eq!(holding.certificate_sha256, Some(certificate_sha256));
 }

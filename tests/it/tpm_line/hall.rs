@@ -331,8 +331,8 @@ pub fn line(ledger: &Path, product: Product) -> Line {
     let ledger = Ledger::open(Options {
         path: ledger.to_owned(),
         station: "S1".to_owned(),
-        operator: None,
         clock,
+        progress: |_| {},
         max_pages: None,
     });
     let made = LineProduct {

@@ -1,0 +1,124 @@
+//! What is to be enrolled for one device: as it goes on record, by reference, and as the service gets it.
+//!
+//! Invariant: what is on record refers to what identifies the device by digest only, so that no event holds a secret.
+
+use crate::provision::bytes::{Blob, Digest};
+use crate::provision::device::{Attestation, DeviceId, RegistrationId};
+use serde::{Deserialize, Serialize};
+
+/// What to enroll in DPS for one device, as it goes on record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrollmentRecord {
+    /// Name of the DPS instance.
+    pub dps: String,
+    /// The registration ID.
+    pub registration_id: RegistrationId,
+    /// The device ID in IoT Hub.
+    pub device_id: DeviceId,
+    /// What identifies the device.
+    pub identity: IdentityRef,
+    /// Desired properties of the initial twin, as JSON; absent for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial_desired: Option<serde_json::Value>,
+}
+
+/// What identifies a device, by the digest of what an earlier event of the same device holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum IdentityRef {
+    /// The leaf certificate that was [signed](super::Event::Signed).
+    X509 {
+        /// SHA-256 of its DER.
+        certificate_sha256: Digest,
+    },
+    /// The endorsement key that was [read](super::Event::EndorsementRead).
+    Tpm {
+        /// SHA-256 of its `TPM2B_PUBLIC`.
+        endorsement_key_sha256: Digest,
+    },
+}
+
+/// What to enroll in DPS for one device: an individual enrollment's content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrollment {
+    /// Name of the DPS instance.
+    pub dps: String,
+    /// The registration ID.
+    pub registration_id: RegistrationId,
+    /// The device ID in IoT Hub.
+    pub device_id: DeviceId,
+    /// The attestation.
+    pub identity: EnrolledIdentity,
+    /// Desired properties of the initial twin, as JSON; absent for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial_desired: Option<serde_json::Value>,
+}
+
+/// The attestation part of an enrollment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum EnrolledIdentity {
+    /// The exact leaf certificate.
+    X509 {
+        /// DER of the leaf.
+        certificate: Blob,
+    },
+    /// The endorsement key.
+    Tpm {
+        /// `TPM2B_PUBLIC` of the EK.
+        endorsement_key: Blob,
+        /// `TPM2B_PUBLIC` of the SRK.
+        storage_root_key: Blob,
+    },
+}
+
+impl EnrollmentRecord {
+    /// The enrollment with `identity` in the place of the reference to it.
+    pub fn resolved(self, identity: EnrolledIdentity) -> Enrollment {
+        Enrollment {
+            dps: self.dps,
+            registration_id: self.registration_id,
+            device_id: self.device_id,
+            identity,
+            initial_desired: self.initial_desired,
+        }
+    }
+}
+
+impl IdentityRef {
+    /// The digest, of whatever it is.
+    pub fn digest(&self) -> Digest {
+        match self {
+            Self::X509 { certificate_sha256 } => *certificate_sha256,
+            Self::Tpm {
+                endorsement_key_sha256,
+            } => *endorsement_key_sha256,
+        }
+    }
+}
+
+impl Enrollment {
+    /// Which attestation the enrollment uses.
+    pub fn attestation(&self) -> Attestation {
+        match self.identity {
+            EnrolledIdentity::X509 { .. } => Attestation::X509,
+            EnrolledIdentity::Tpm { .. } => Attestation::Tpm,
+        }
+    }
+}
+
+impl EnrolledIdentity {
+    /// What stands for it on record.
+    pub fn reference(&self) -> IdentityRef {
+        match self {
+            Self::X509 { certificate } => IdentityRef::X509 {
+                certificate_sha256: Digest::of(&certificate.0),
+            },
+            Self::Tpm {
+                endorsement_key, ..
+            } => IdentityRef::Tpm {
+                endorsement_key_sha256: Digest::of(&endorsement_key.0),
+            },
+        }
+    }
+}
