@@ -127,7 +127,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         .build()
         .map_err(|error| {
             Failure::station(format!(
-                "no threads can be started ({error}): restart the station"
+                "no threads can be started ({error}): start the station again"
             ))
         })?;
     runtime.block_on(async {

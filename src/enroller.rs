@@ -137,7 +137,7 @@ async fn waiting(ledger: &Ledger, dps: &Dps) -> Result<Vec<Row>, Fault> {
             wanted,
             tries: row.tries,
             next_try_ms: row.next_try_ms,
-            unanswered: row.sending || row.fault.as_ref().is_some_and(is_unanswered),
+            unanswered: row.sending || row.fault.as_ref().is_some_and(refusal::is_unanswered),
         }));
     }
     Ok(rows)
@@ -491,11 +491,6 @@ enum Standing {
     Known,
     /// Nobody knows: it is read back first.
     Unknown,
-}
-
-/// Whether a record was put off while nobody knew what its last call did. Its code says so, of an old record too.
-fn is_unanswered(fault: &Fault) -> bool {
-    fault.code() == "enrollment_unanswered"
 }
 
 fn count(records: usize) -> u32 {

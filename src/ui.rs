@@ -45,7 +45,9 @@ pub enum UiError {
     #[error("the keyboard is gone: run in a terminal, or use --headless")]
     NoKeyboard,
     /// The screen's thread panicked.
-    #[error("the screen stopped unexpectedly: see the log; the bays are not affected")]
+    #[error(
+        "the screen stopped unexpectedly: start the station again; what is recorded stays recorded"
+    )]
     Panicked,
 }
 

@@ -5,7 +5,9 @@
 
 mod english;
 
-pub use english::{certificate_flaw, complaint, difference, endorsement_flaw, key_kind, misfit};
+pub use english::{
+    certificate_flaw, complaint, difference, endorsement_flaw, key_kind, misfit, step,
+};
 
 use crate::provision::fault::{Fault, Told, harmless};
 use crate::provision::floor::{Activity, Outcome};

@@ -34,6 +34,12 @@ impl Printer {
                 let object = serde_json::to_value(&*report);
                 let mut object = object.expect("a report is made of strings and numbers");
                 words::tell(&mut object);
+                if let Report::Note {
+                    fault: Some(fault), ..
+                } = &*report
+                {
+                    object["lines"] = serde_json::json!([words::sentence(fault)]);
+                }
                 print_line(&object.to_string())?;
             }
         })

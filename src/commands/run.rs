@@ -244,7 +244,7 @@ impl Stops {
         ];
         let [Ok(terminate), Ok(interrupt), Ok(hangup)] = kinds.map(signal) else {
             return Err(Failure::station(
-                "signals cannot be watched: restart the station",
+                "signals cannot be watched: start the station again",
             ));
         };
         Ok(Self([terminate, interrupt, hangup]))

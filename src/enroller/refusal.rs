@@ -2,11 +2,17 @@
 
 use crate::dps::Complaint;
 use crate::provision::batch::Outcome;
+use crate::provision::fault::Fault;
 
 /// Whether a refusal can be about what was sent; any other is about the URL, the version or the method, and would
 /// meet every record alike.
 pub(super) fn is_about_content(complaint: &Complaint) -> bool {
     matches!(complaint.status, Some(400 | 409 | 412 | 413 | 422))
+}
+
+/// Whether a record was put off while nobody knew what its last call did. Its code says so, of an old record too.
+pub(super) fn is_unanswered(fault: &Fault) -> bool {
+    fault.code() == "enrollment_unanswered"
 }
 
 /// What it means when the service refuses a call with one record as a whole.

@@ -7,6 +7,7 @@
 //! The facts that need types of their own lie in this file's folder, one file for each part that finds them. What a
 //! person reads is made of them by the crate's room `words`; a new fault is a variant here and a row there.
 
+mod blame;
 mod certificate;
 mod cloud;
 mod device;
@@ -14,8 +15,11 @@ mod endorsement;
 mod hsm;
 mod ledger;
 mod link;
+mod text;
+mod told;
 mod tpm;
 
+pub use blame::Blame;
 pub use certificate::{CertificateName, Flaw, KeyFound, KeyKind, KeyPolicy};
 pub use cloud::{ClockSkew, Complaint, Difference, DpsSetting, Malformed, NoAnswer, RecordTrouble};
 pub use device::{HeldValue, IdentityKind, LabelTrouble, Mismatch};
@@ -23,6 +27,8 @@ pub use endorsement::{EkFlaw, Encoding, TemplateFault, TpmAttribute};
 pub use hsm::{HsmError, KeyFlaw, PinAdvice};
 pub use ledger::LedgerTrouble;
 pub use link::{Doing, Gone, Stranger};
+pub use text::harmless;
+pub use told::{Told, Unsigned};
 pub use tpm::{BridgeTrouble, NoChallenge, ResponseFlaw, Stall, TpmGarble, TpmTask, TpmTrouble};
 
 use super::device::{DeviceId, RegistrationId};
@@ -31,94 +37,65 @@ use super::naming::IdFormat;
 use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantNames};
 
-/// Whose matter a fault is. It decides between FAIL (the unit is bad) and ERROR (the station or the cloud is).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Blame {
-    /// The device under test: a FAIL.
-    Device,
-    /// The station, its ports, its HSM or its configuration: an ERROR, which never counts against a unit.
-    Station,
-    /// The provisioning service.
-    Cloud,
-}
-
 /// Something went wrong: a code, and the arguments with which it is told.
 ///
 /// It is stored and reported as `{"code": "device_silent", "args": {…}}`. A variant's name and fields are that form:
 /// they change only together with the version of the events that hold faults.
+///
+/// Some fields recur: `bay` is a bay's name, `port` the path of its port, `device` the unit that the fault is about,
+/// `asked` what it was asked, `product` a product's name; `dps` is the name of a DPS instance, `url` where its service
+/// API is, `complaint` its words, `registration_id` the record that the fault is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[serde(tag = "code", content = "args", rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
+#[allow(missing_docs)] // of the fields that recur
 pub enum Fault {
     // --- the port, and what is plugged into it
     /// Nothing is at the port's path.
-    PortMissing {
-        /// The bay's name.
-        bay: String,
-        /// The port's path.
-        port: String,
-    },
+    PortMissing { bay: String, port: String },
     /// Another process has the port.
-    PortBusy {
-        /// The bay's name.
-        bay: String,
-        /// The port's path.
-        port: String,
-    },
+    PortBusy { bay: String, port: String },
     /// This user may not open the port.
     PortDenied {
-        /// The bay's name.
         bay: String,
-        /// The port's path.
         port: String,
         /// The group that owns the port.
         group: String,
     },
     /// The device went away.
     DeviceGone {
-        /// The bay's name.
         bay: String,
         /// How that was seen.
         how: Gone,
     },
     /// The device did not answer, however often it was asked.
     DeviceSilent {
-        /// The bay's name.
         bay: String,
-        /// The port's path.
         port: String,
-        /// What it was asked.
         asked: Verb,
     },
     /// The device answered that it will not.
     DeviceRefused {
-        /// The bay's name.
         bay: String,
-        /// The port's path.
         port: String,
-        /// What it was asked.
         asked: Verb,
         /// Why not.
         grounds: Grounds,
     },
     /// The product asks more of its devices than they can do.
     DeviceUnable {
-        /// The bay's name.
         bay: String,
         /// What it would have been asked.
         asked: Verb,
     },
     /// What is plugged in is none of the line's devices.
     NotADeviceWeKnow {
-        /// The bay's name.
         bay: String,
         /// Why not.
         how: Stranger,
     },
     /// Several units in a row fell silent at the same step: the bay is to blame.
     BaySilent {
-        /// The bay's name.
         bay: String,
         /// How many.
         units: usize,
@@ -126,15 +103,9 @@ pub enum Fault {
         step: Doing,
     },
     /// The unit started anew in the middle of its job.
-    PowerLost {
-        /// The bay's name.
-        bay: String,
-        /// The unit.
-        device: DeviceId,
-    },
+    PowerLost { bay: String, device: DeviceId },
     /// A step with the unit took longer than its product allows.
     TooSlow {
-        /// The bay's name.
         bay: String,
         /// The step.
         step: Doing,
@@ -146,12 +117,7 @@ pub enum Fault {
     /// Its label and what it is do not go together.
     WrongLabel(LabelTrouble),
     /// No label was scanned for it in time.
-    NotScanned {
-        /// The bay's name.
-        bay: String,
-        /// The unit.
-        device: DeviceId,
-    },
+    NotScanned { bay: String, device: DeviceId },
     /// It has no unique ID that a name could be tied to.
     NoUid {
         /// What it calls itself.
@@ -171,7 +137,6 @@ pub enum Fault {
     },
     /// The same device is in another bay.
     InTwoBays {
-        /// The device.
         device: DeviceId,
         /// The other bay's name.
         other: String,
@@ -190,12 +155,10 @@ pub enum Fault {
     NoId {
         /// What it is called for the time being.
         device: DeviceId,
-        /// The product's name.
         product: String,
     },
     /// It is of another model.
     WrongModel {
-        /// The unit.
         device: DeviceId,
         /// The model that it says it is.
         model: String,
@@ -204,46 +167,29 @@ pub enum Fault {
     },
     /// It runs firmware that the product does not take.
     WrongFirmware {
-        /// The unit.
         device: DeviceId,
         /// The version that it says it runs.
         firmware: String,
-        /// The product's name.
         product: String,
         /// The versions that the product takes.
         allowed: Vec<String>,
     },
     /// It has no TPM, and its product needs one.
-    NoTpm {
-        /// The unit.
-        device: DeviceId,
-        /// The product's name.
-        product: String,
-    },
+    NoTpm { device: DeviceId, product: String },
     /// Its device ID does not fit a certificate's common name.
-    IdTooLong {
-        /// The unit.
-        device: DeviceId,
-    },
+    IdTooLong { device: DeviceId },
     /// It is sealed, and does not hold what this station gave it.
-    SealedUnknown {
-        /// The unit.
-        device: DeviceId,
-    },
+    SealedUnknown { device: DeviceId },
 
     // --- what it holds, and whether it is the unit that it was
     /// It does not hold what was written.
     DoesNotHold {
-        /// The unit.
         device: DeviceId,
         /// In what.
         how: Mismatch,
     },
     /// It did not start anew when it was reset.
-    NoRestart {
-        /// The unit.
-        device: DeviceId,
-    },
+    NoRestart { device: DeviceId },
     /// Another device is where it was.
     Swapped {
         /// What the other one calls itself.
@@ -253,10 +199,7 @@ pub enum Fault {
         before: Option<DeviceId>,
     },
     /// Its certificate is for another key than the one that it shows.
-    NewKey {
-        /// The unit.
-        device: DeviceId,
-    },
+    NewKey { device: DeviceId },
 
     // --- its certificate
     /// Its certificate request is no good.
@@ -310,10 +253,7 @@ pub enum Fault {
         flaw: Flaw,
     },
     /// The product names no CA.
-    NoCa {
-        /// The product's name.
-        product: String,
-    },
+    NoCa { product: String },
     /// The HSM gave no certificate.
     NotSigned {
         /// Why.
@@ -361,19 +301,12 @@ pub enum Fault {
         issuer: String,
     },
     /// It has another TPM than when it was first seen.
-    OtherTpm {
-        /// The unit.
-        device: DeviceId,
-    },
+    OtherTpm { device: DeviceId },
     /// Its TPM did not meet the challenge that DPS will put to it.
-    ChallengeNotMet {
-        /// The unit.
-        device: DeviceId,
-    },
+    ChallengeNotMet { device: DeviceId },
 
     /// The endorsement key in its TPM is not of the TCG's template.
     EkTemplate {
-        /// The bay's name.
         bay: String,
         /// The key's handle.
         handle: u32,
@@ -382,42 +315,36 @@ pub enum Fault {
     },
     /// Its TPM cannot open a credential that was made for the endorsement key that it showed.
     EkNotProved {
-        /// The bay's name.
         bay: String,
         /// What the TSS said.
         said: String,
     },
     /// Its TPM's answers do not add up.
     TpmGarbled {
-        /// The bay's name.
         bay: String,
         /// How.
         how: TpmGarble,
     },
     /// Its TPM did not do what it was asked.
     TpmFailed {
-        /// The bay's name.
         bay: String,
         /// How.
         how: TpmTrouble,
     },
     /// Nothing came back from its TPM.
     TpmStalled {
-        /// The bay's name.
         bay: String,
         /// On which way that was seen.
         how: Stall,
     },
     /// The station's own part of talking to a TPM failed.
     TpmBridge {
-        /// The bay's name.
         bay: String,
         /// How.
         how: BridgeTrouble,
     },
     /// No challenge can be made for a TPM from what is on record of it.
     NoChallenge {
-        /// The bay's name.
         bay: String,
         /// Why not.
         why: NoChallenge,
@@ -433,25 +360,18 @@ pub enum Fault {
     },
     /// A recorded event does not follow from what stands before it.
     RecordDamaged {
-        /// The device.
         device: DeviceId,
         /// The event's kind.
         kind: String,
     },
     /// The record of a device lacks what its last event needs.
-    RecordIncomplete {
-        /// The device.
-        device: DeviceId,
-    },
+    RecordIncomplete { device: DeviceId },
 
     // --- the station
     /// What is to be written could not be read back from such a device.
     CannotBeReadBack(Misfit),
     /// An earlier process ended while a unit was in the bay.
-    StationStopped {
-        /// The bay's name.
-        bay: String,
-    },
+    StationStopped { bay: String },
     /// No bay could be opened at all.
     NoBay {
         /// What the last of them said.
@@ -463,20 +383,11 @@ pub enum Fault {
         said: String,
     },
     /// A bay failed its last loopback test.
-    LoopbackFailed {
-        /// The bay's name.
-        bay: String,
-    },
+    LoopbackFailed { bay: String },
     /// No loopback plug is on the port: what was sent did not come back.
-    NoPlug {
-        /// The port's path.
-        port: String,
-    },
+    NoPlug { port: String },
     /// Bytes come from a port that should be tested, and nobody sent them.
-    PortTalks {
-        /// The port's path.
-        port: String,
-    },
+    PortTalks { port: String },
     /// The system gives no random numbers.
     NoRandom,
     /// The ports of this machine cannot be listed.
@@ -488,20 +399,15 @@ pub enum Fault {
     // --- the cloud
     /// No connection to the service.
     DpsUnreachable {
-        /// Name of the DPS instance.
         dps: String,
-        /// Where its service API is.
         url: String,
         /// What the network said.
         said: String,
     },
     /// The service does not take the credential.
     DpsUnauthorized {
-        /// Name of the DPS instance.
         dps: String,
-        /// Where its service API is.
         url: String,
-        /// Its words.
         complaint: Complaint,
         /// How far the station's clock is from the service's, where that may be the reason.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -509,50 +415,38 @@ pub enum Fault {
     },
     /// The service is too busy.
     DpsThrottled {
-        /// Name of the DPS instance.
         dps: String,
-        /// Where its service API is.
         url: String,
-        /// Its words.
         complaint: Complaint,
     },
     /// The service refused the call.
     DpsRefused {
-        /// Name of the DPS instance.
         dps: String,
-        /// Where its service API is.
         url: String,
-        /// Its words.
         complaint: Complaint,
     },
     /// The service gave no usable answer.
     DpsNoAnswer {
-        /// Name of the DPS instance.
         dps: String,
-        /// Where its service API is.
         url: String,
         /// What came instead.
         why: NoAnswer,
     },
     /// What answered does not speak the protocol.
     DpsMalformed {
-        /// Name of the DPS instance.
         dps: String,
-        /// Where its service API is.
         url: String,
         /// What it said.
         why: Malformed,
     },
     /// The options of a DPS instance cannot work.
     DpsConfiguration {
-        /// Name of the DPS instance.
         dps: String,
         /// Which option, and why.
         setting: DpsSetting,
     },
     /// The station's share of the service's quota stays used up.
     DpsShare {
-        /// Name of the DPS instance.
         dps: String,
         /// The share, in operations a minute.
         share: u32,
@@ -566,27 +460,21 @@ pub enum Fault {
     },
     /// The service will not have this record, or holds another one under its registration ID.
     EnrollmentRefused {
-        /// Name of the DPS instance.
         dps: String,
-        /// The registration ID.
         registration_id: RegistrationId,
         /// Why.
         why: RecordTrouble,
     },
     /// The record is put off, and known not to be there: it may be sent again.
     EnrollmentDeferred {
-        /// Name of the DPS instance.
         dps: String,
-        /// The registration ID.
         registration_id: RegistrationId,
         /// Why.
         why: RecordTrouble,
     },
     /// The record is put off while nobody knows what its last call did: it is read back first.
     EnrollmentUnanswered {
-        /// Name of the DPS instance.
         dps: String,
-        /// The registration ID.
         registration_id: RegistrationId,
         /// Why.
         why: RecordTrouble,
@@ -597,39 +485,6 @@ pub enum Fault {
     Told(Told),
 }
 
-/// A fault that was recorded as a sentence. It keeps that sentence, in the language in which it was written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Told {
-    /// A stable word for programs, such as `device_silent`.
-    pub code: String,
-    /// Who must act.
-    pub blame: Blame,
-    /// What happened, naming the thing; one clause, no full stop.
-    pub what: String,
-    /// What to do next; one clause, no full stop.
-    pub next: String,
-}
-
-/// Why a reservation came to no certificate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Unsigned {
-    /// The signature was asked for, and its outcome is not known.
-    OutcomeUnknown,
-    /// An earlier attempt ended before the outcome was on record.
-    AttemptEnded,
-    /// The station stopped before the outcome was on record.
-    StationStopped,
-    /// The record lacks the reservation, the key or the CA.
-    RecordIncomplete,
-    /// The HSM gave no signature, or what it gave did not pass its check.
-    Fault(Box<Fault>),
-    /// What a ledger of the first form says.
-    #[serde(untagged)]
-    Told(String),
-}
-
 impl Fault {
     /// The stable word for programs, such as `device_silent`.
     pub fn code(&self) -> &str {
@@ -638,93 +493,12 @@ impl Fault {
             fault => fault.into(),
         }
     }
-
-    /// Who must act.
-    pub fn blame(&self) -> Blame {
-        match self {
-            Self::Told(told) => told.blame,
-            fault if fault.is_of_station() => Blame::Station,
-            fault if fault.is_of_cloud() => Blame::Cloud,
-            _ => Blame::Device,
-        }
-    }
-
-    fn is_of_station(&self) -> bool {
-        matches!(
-            self,
-            Self::PortMissing { .. }
-                | Self::PortBusy { .. }
-                | Self::PortDenied { .. }
-                | Self::DeviceUnable { .. }
-                | Self::BaySilent { .. }
-                | Self::TpmBridge { .. }
-                | Self::NoChallenge { .. }
-                | Self::NoFreeId { .. }
-                | Self::CaUnfit { .. }
-                | Self::DraftImpossible { .. }
-                | Self::SignedWrongly { .. }
-                | Self::NoCa { .. }
-                | Self::NotSigned { .. }
-                | Self::Hsm(_)
-                | Self::Ledger { .. }
-                | Self::RecordDamaged { .. }
-                | Self::RecordIncomplete { .. }
-                | Self::CannotBeReadBack(_)
-                | Self::StationStopped { .. }
-                | Self::NoBay { .. }
-                | Self::BayLost { .. }
-                | Self::LoopbackFailed { .. }
-                | Self::NoPlug { .. }
-                | Self::PortTalks { .. }
-                | Self::NoRandom
-                | Self::NoPortList { .. }
-                | Self::DpsUnauthorized { .. }
-                | Self::DpsConfiguration { .. }
-                | Self::DpsShare { .. }
-                | Self::ClockWrong { .. }
-        )
-    }
-
-    fn is_of_cloud(&self) -> bool {
-        matches!(
-            self,
-            Self::DpsUnreachable { .. }
-                | Self::DpsThrottled { .. }
-                | Self::DpsRefused { .. }
-                | Self::DpsNoAnswer { .. }
-                | Self::DpsMalformed { .. }
-                | Self::EnrollmentRefused { .. }
-                | Self::EnrollmentDeferred { .. }
-                | Self::EnrollmentUnanswered { .. }
-        )
-    }
-}
-
-/// Makes foreign text safe for a screen, a file or a label: at most `max` characters, control characters and
-/// everything that is not printable replaced by `?`.
-///
-/// Direction marks and zero-width characters go too: they can make one ID look like another.
-pub fn harmless(text: &str, max: usize) -> String {
-    let bad = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    text.chars()
-        .take(max)
-        .map(|c| if bad(c) { '?' } else { c })
-        .collect()
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn foreign_text_is_bounded_and_has_no_escapes() {
-        assert_eq!(harmless("a\x1b[31mb\r\n\u{202e}c", 80), "a?[31mb???c");
-        assert_eq!(harmless(&"x".repeat(100), 5), "xxxxx");
-    }
 
     #[test]
     fn a_fault_is_a_code_with_arguments_and_an_old_one_keeps_its_sentence() {

@@ -11,9 +11,10 @@ mod tpm;
 pub use certificate::{flaw as certificate_flaw, key_kind};
 pub use cloud::{complaint, difference};
 pub use endorsement::flaw as endorsement_flaw;
-pub use link::misfit;
+pub use link::{doing as step, misfit};
 
 use super::Words;
+use crate::provision::device::DeviceId;
 use crate::provision::fault::{
     Blame, Fault, HeldValue, IdentityKind, LabelTrouble, Mismatch, Unsigned,
 };
@@ -82,9 +83,7 @@ pub fn what(fault: &Fault) -> String {
             Some((kind, other)) => format!("{device} has the same {} as {other}", identity(*kind)),
             None => format!("{device} is on record as another unit"),
         },
-        Fault::DoesNotHold { device, how } => {
-            format!("{device} does not hold what was written: {}", mismatch(how))
-        }
+        Fault::DoesNotHold { device, how } => mismatch(device, how),
         Fault::NoRestart { device } => format!("{device} did not start anew when it was reset"),
         Fault::Swapped { found, before } => match before {
             Some(before) => format!("{found} is in the bay where {before} was"),
@@ -178,7 +177,6 @@ pub fn next(fault: &Fault) -> String {
             "load fresh firmware, which clears the seal, and put the unit in again"
         }
         Fault::Swapped { .. } => "put one unit in, and leave it until it is done",
-        Fault::NewKey { .. } => "a new key needs a named reason: hand the unit to rework",
         Fault::NotSigned { .. } => "see `station check`, then put the unit in again",
         Fault::RecordDamaged { .. } | Fault::RecordIncomplete { .. } => VERIFY,
         Fault::CannotBeReadBack(_) => "correct the product's keys and limits in station.toml",
@@ -228,17 +226,24 @@ fn identity(kind: IdentityKind) -> &'static str {
     }
 }
 
-fn mismatch(how: &Mismatch) -> String {
+fn mismatch(device: &DeviceId, how: &Mismatch) -> String {
     match how {
         Mismatch::Values(values) => {
             let names: Vec<_> = values.iter().copied().map(held).collect();
-            format!("its {} is not what was written", names.join(" and "))
+            let (verb, those) = match names.len() {
+                1 => ("is", "the one"),
+                _ => ("are", "those"),
+            };
+            let names = names.join(" and ");
+            format!("the {names} read back from {device} {verb} not {those} written")
         }
-        Mismatch::Chain => "the certificates after its own are not those written".to_owned(),
-        Mismatch::Sealed => "what it sealed is not what was read back".to_owned(),
-        Mismatch::KeyLost => "its key is gone after the restart".to_owned(),
-        Mismatch::Name(Some(name)) => format!("it calls itself {name} after the restart"),
-        Mismatch::Name(None) => "it calls itself nothing after the restart".to_owned(),
+        Mismatch::Chain => {
+            format!("the certificates that {device} holds after its own are not those written")
+        }
+        Mismatch::Sealed => format!("what {device} sealed is not what was read back"),
+        Mismatch::KeyLost => format!("the key of {device} is gone after the restart"),
+        Mismatch::Name(Some(name)) => format!("{device} calls itself {name} after the restart"),
+        Mismatch::Name(None) => format!("{device} has no name after the restart"),
     }
 }
 

@@ -31,3 +31,4 @@ mod tidy;
 mod tpm;
 mod tpm_line;
 mod trace;
+mod words;

@@ -92,7 +92,7 @@ impl Shown {
             "noise" => self.noise(),
             "step" => format!(
                 "step   {} {}{}",
-                self.str("step"),
+                self.step(),
                 self.str("phase"),
                 self.took()
             ),
@@ -110,6 +110,14 @@ impl Shown {
             other => format!("{other}: a record of another version of this program"),
         };
         format!("{} {bay:<4} {what}", of(TIME))
+    }
+
+    fn step(&self) -> &str {
+        let code = self.0.get("step").cloned().unwrap_or_default();
+        match serde_json::from_value(code) {
+            Ok(step) => words::step(step),
+            Err(_) => self.str("step"),
+        }
     }
 
     fn packet(&self) -> String {

@@ -167,7 +167,7 @@ pub(super) fn check_leaf_terms(tbs: &[u8], terms: &LeafTerms<'_>) -> Result<(), 
     let issuer = terms.issuer;
     let validity = leaf.validity();
     let requirements = [
-        (rest.is_empty(), Flaw::Trailing(Some(rest.len()))),
+        (rest.is_empty(), Flaw::Trailing(rest.len())),
         (leaf.version() == X509Version::V3, Flaw::Version),
         (
             leaf.raw_serial() == terms.serial.octets(),
@@ -341,7 +341,7 @@ fn parse(der: &[u8]) -> Result<X509Certificate<'_>, Flaw> {
     }
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
-        Ok((rest, _)) => Err(Flaw::Trailing(Some(rest.len()))),
+        Ok((rest, _)) => Err(Flaw::Trailing(rest.len())),
         Err(error) => Err(unreadable(&error)),
     }
 }

@@ -36,7 +36,7 @@ impl Issuer {
         let (rest, certificate) =
             X509Certificate::from_der(der).map_err(|error| unfit(unreadable(&error)))?;
         if !rest.is_empty() {
-            return Err(unfit(Flaw::Trailing(Some(rest.len()))));
+            return Err(unfit(Flaw::Trailing(rest.len())));
         }
         check_authority(&certificate).map_err(unfit)?;
         check_form(&certificate).map_err(unfit)?;

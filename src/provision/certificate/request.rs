@@ -45,7 +45,7 @@ impl Csr {
         let (rest, request) =
             X509CertificationRequest::from_der(der).map_err(|error| invalid(unreadable(&error)))?;
         if !rest.is_empty() {
-            return Err(invalid(Flaw::Trailing(Some(rest.len()))));
+            return Err(invalid(Flaw::Trailing(rest.len())));
         }
         let info = &request.certification_request_info;
         if info.version != X509Version::V1 {

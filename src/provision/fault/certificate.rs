@@ -70,8 +70,8 @@ pub enum Flaw {
     NotDer,
     /// It cannot be parsed; the parser's words.
     Unreadable(String),
-    /// Other bytes follow it; how many, where that was counted.
-    Trailing(Option<usize>),
+    /// Other bytes follow it; how many.
+    Trailing(usize),
     /// Another version than the only one that is taken.
     Version,
     /// Not exactly one common name.

@@ -85,7 +85,7 @@ pub fn flaw(flaw: &Flaw) -> String {
     match flaw {
         Flaw::TooLong { bytes, max } => format!("{bytes} bytes are more than {max}"),
         Flaw::Unreadable(said) => format!("it cannot be read ({said})"),
-        Flaw::Trailing(Some(bytes)) => format!("{bytes} bytes follow it"),
+        Flaw::Trailing(bytes) => format!("{bytes} bytes follow it"),
         Flaw::Extension(said) => format!("one of its extensions cannot be read ({said})"),
         Flaw::ChainLength(count) => format!("{count} CA certificates stand above it"),
         Flaw::NotValidNow { from, until } => {
@@ -133,7 +133,17 @@ fn plain_flaw(flaw: &Flaw) -> &'static str {
         Flaw::NamesTwice => "it names an attribute twice in its subject",
         Flaw::NotP256 => "its key is not P-256",
         Flaw::NoKeyIdentifier => "it has no subject key identifier",
-        _ => "other bytes follow it",
+        // Told with their arguments above.
+        Flaw::TooLong { .. }
+        | Flaw::Unreadable(_)
+        | Flaw::Trailing(_)
+        | Flaw::Extension(_)
+        | Flaw::ChainLength(_)
+        | Flaw::NotValidNow { .. }
+        | Flaw::EndsBefore { .. }
+        | Flaw::NameLength { .. }
+        | Flaw::NoDate(_)
+        | Flaw::Days(_) => "it is not as it should be",
     }
 }
 

@@ -62,6 +62,12 @@ pub fn what(fault: &Fault) -> Option<String> {
                 skew(*found)
             )
         }
+        fault => return enrollment(fault),
+    })
+}
+
+fn enrollment(fault: &Fault) -> Option<String> {
+    match fault {
         Fault::EnrollmentRefused {
             dps,
             registration_id,
@@ -76,9 +82,9 @@ pub fn what(fault: &Fault) -> Option<String> {
             dps,
             registration_id,
             why,
-        } => format!("DPS {dps:?}, {registration_id}: {}", record(why)),
-        _ => return None,
-    })
+        } => Some(format!("DPS {dps:?}, {registration_id}: {}", record(why))),
+        _ => None,
+    }
 }
 
 pub fn next(fault: &Fault) -> Option<String> {
@@ -125,9 +131,8 @@ pub fn next(fault: &Fault) -> Option<String> {
         Fault::EnrollmentRefused { .. } => {
             "a person must compare this unit's record with the one in DPS"
         }
-        Fault::EnrollmentDeferred { .. } | Fault::EnrollmentUnanswered { .. } => {
-            "nothing; it is tried again"
-        }
+        Fault::EnrollmentDeferred { .. } => "nothing; it is tried again",
+        Fault::EnrollmentUnanswered { .. } => "nothing; it is read back, then tried again",
         _ => return None,
     };
     Some(fixed.to_owned())

@@ -88,7 +88,7 @@ pub fn next(error: &HsmError) -> &'static str {
         }
         HsmError::Token { .. } => "check the HSM and its connection, then try again",
         HsmError::Sign { .. } => "check the HSM and the key, then try again",
-        HsmError::Hung { .. } => "check the HSM and its connection, then restart the station",
+        HsmError::Hung { .. } => "check the HSM and its connection, then start the station again",
         HsmError::Busy { .. } => "try again, or check why the HSM is slow",
         HsmError::AnotherKey { .. } => "correct label, token or issuing in station.toml",
     }
@@ -96,19 +96,21 @@ pub fn next(error: &HsmError) -> &'static str {
 
 fn pin(advice: PinAdvice) -> &'static str {
     match advice {
-        PinAdvice::Correct => "correct `pin` and restart the station",
-        PinAdvice::Unlock => "have the HSM's security officer unlock it, then restart the station",
+        PinAdvice::Correct => "correct `pin` and start the station again",
+        PinAdvice::Unlock => {
+            "have the HSM's security officer unlock it, then start the station again"
+        }
         PinAdvice::Set => {
-            "set a user PIN with the HSM maker's tool, correct `pin` and restart the station"
+            "set a user PIN with the HSM maker's tool, correct `pin` and start the station again"
         }
         PinAdvice::LastTry => {
-            "correct `pin`, log in once with the HSM maker's tool, which gives the tries back, and restart the station"
+            "correct `pin`, log in once with the HSM maker's tool, which gives the tries back, and start the station again"
         }
         PinAdvice::NoPad => {
-            "where the HSM has a PIN pad, use a token that takes its PIN from a program, and restart the station"
+            "where the HSM has a PIN pad, use a token that takes its PIN from a program, and start the station again"
         }
         PinAdvice::Look => {
-            "log in once with the HSM maker's tool to see what is wrong, then restart the station"
+            "log in once with the HSM maker's tool to see what is wrong, then start the station again"
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Ports and devices in English.
+//! What can go wrong with ports and devices, in English.
 
 use crate::provision::device::NameError;
 use crate::provision::dialogue::{Grounds, Item, Misfit, Nonsense, Verb};
@@ -104,7 +104,8 @@ fn stranger(bay: &str, how: &Stranger) -> String {
 }
 
 /// What is done with a unit, as "making its key".
-fn doing(step: Doing) -> &'static str {
+/// A step with a unit, as it is named in the middle of a sentence.
+pub fn doing(step: Doing) -> &'static str {
     match step {
         Doing::Answering => "answering",
         Doing::MakingKey => "making its key",

@@ -1,4 +1,4 @@
-//! TPMs in English.
+//! What can go wrong with TPMs, in English.
 
 use super::endorsement::template;
 use super::link::verb;

@@ -181,7 +181,7 @@ fn a_path_validates_as_dps_would_and_not_otherwise() {
         assert!(said.contains(what), "{what}: {said}");
     };
     validate_path(&leaf, &[ca], now).unwrap();
-    refused(&leaf, &[], now, "0 CA certificates above it");
+    refused(&leaf, &[], now, "0 CA certificates stand above it");
     refused(&leaf, &[root], now, "not the issuer");
     refused(&leaf, &[root, ca], now, "not the issuer");
     refused(
