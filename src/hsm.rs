@@ -11,6 +11,18 @@
 //!
 //! A call into a module cannot be cancelled. One that outlives its deadline leaves the module out of use until the
 //! station is restarted, and whatever it says in the end is thrown away.
+//!
+//! # Why so
+//!
+//! - **`cryptoki`, under the name `pkcs11`.** The crate that is called `pkcs11` is abandoned, every version of it is
+//!   unsound (RUSTSEC-2022-0034: safe code reads freed memory), and its author points to cryptoki. `.ci/deny.toml`
+//!   keeps the old one out.
+//! - **Any error means: look again, from the session up.** Four modules answered the same loss of a session with three
+//!   different codes, and on two of them a handle from before was stale. So no code is matched, except those that speak
+//!   of the PIN: some tokens lock themselves after a few wrong ones.
+//! - **One thread for a module.** On SoftHSM more threads sign no faster, since it holds a lock of its own; and one
+//!   thread makes plain which call came first.
+//! - **P-256 with the digest made here (`CKM_ECDSA`).** SoftHSM 2.6 has no mechanism that takes the message itself.
 
 mod clock;
 mod signer;

@@ -1,8 +1,23 @@
 //! The ledger: append-only, hash-chained events in SQLite, with one writer thread.
 //!
-//! `events` is the record. All other tables are projections of it, changed in the event's own transaction; [`verify`]
+//! `events` is the record. All other tables are projections of it, changed in the event's own transaction; [`verify()`]
 //! rebuilds and compares them. An event is durable (WAL, `synchronous=FULL`) before its writer is answered. The hash
 //! of an event is specified at [`hash`].
+//!
+//! # Why so
+//!
+//! - **Events, and nothing else, are the record.** Tables can then be dropped and made anew when their form changes, as
+//!   happens to a ledger of an older version when it is opened, and recovery after a kill is the same code as ordinary
+//!   work.
+//! - **A version for each kind of event, and one for the ledger.** What is stored is never rewritten, since the hash is
+//!   over the stored bytes: an older body is lifted when it is read ([`stored`](crate::provision::event::stored)). The
+//!   ledger's version (`PRAGMA user_version`) goes up with any of them, so that an older program refuses the file in
+//!   one sentence and does not take a newer event for damage.
+//! - **SQLite, built in.** The line needs durable commits, unique identities and a file that can be carried; it does
+//!   not need a server that can be down. Debian 12's SQLite is too old for rusqlite, and the bundled one is the same on
+//!   every station. Migrations need no crate: they are a replay.
+//! - **One writer thread, which syncs every commit.** What waits in its queue shares a commit. The head of the chain is
+//!   read inside each write transaction and never kept, because `enroll` and `shift` may write while `run` does.
 
 mod allocation;
 mod chain;

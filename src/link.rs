@@ -22,6 +22,20 @@
 //! [`of_product`]. It implements the verbs that its devices have, and leaves out the others. One that speaks no SMP
 //! stands on `stream.rs` beside `session.rs`; what it must remember from one look at the bay to the next is
 //! [`DeviceLink`]'s, and what it must remember from one verb to the next is its device's.
+//!
+//! # Why so
+//!
+//! - **An SMP codec of our own, without I/O.** Of the two crates that there are, `mcumgr-smp` leaves out the checksum
+//!   at one message length in fifty, and panics on junk. `mcumgr-toolkit` gives up a whole answer where a line of the
+//!   log stands in the middle of it, and sends the command again, which does harm where keys or a TPM are concerned; on
+//!   a quiet line it is good, and the tests use it as a client that is not ours. The simulated device shares this
+//!   codec, which therefore knows neither port nor clock.
+//! - **Only what may be repeated is sent again.** What must not be executed twice has a request ID, and a device
+//!   answers the second copy from memory. Whether a reset that nobody confirmed took place is decided by watching the
+//!   device.
+//! - **`serialport` without libudev.** It lists ports from `/sys` by itself, and needs no headers to build. It reports
+//!   no arrivals, so an empty bay's port is looked at again and again. `tokio-serial` on top makes every wait end when
+//!   its deadline does.
 
 mod device;
 mod driver;

@@ -1,12 +1,28 @@
 //! A device's TPM, reached through tss-esapi over raw commands that travel on the device's link.
 //!
 //! tss-esapi blocks and cannot be cancelled, so each [`run`] has its own thread for it, and the bytes go through a
-//! [`bridge`] in this process: the thread speaks the TCG simulator's protocol to a loopback port, and the task of
-//! the bay relays each command over its own link. When the deadline passes the sockets are closed, which ends the
-//! thread's wait at once.
+//! bridge in this process (`tpm/bridge.rs`): the thread speaks the TCG simulator's protocol to a loopback port, and the
+//! task of the bay relays each command over its own link. When the deadline passes the sockets are closed, which ends
+//! the thread's wait at once.
 //!
 //! The C library under tss-esapi writes its errors to stderr, across the operator's screen, unless the environment
 //! has `TSS2_LOG=all+NONE` before its first call. Only `main` can set that safely, before any thread starts.
+//!
+//! # Why so
+//!
+//! - **tss-esapi 7.7, and exactly that.** Version 8 demands tpm2-tss 4.1, and Debian 12 has 3.2. To be looked at again
+//!   with Debian 13.
+//! - **The simulator's protocol (mssim) on loopback.** This version of tss-esapi takes no transport of one's own, only
+//!   the kinds that it knows. With mssim the TSS keeps two connections for its life, so that both ports can be closed
+//!   to everybody else as soon as it has connected; with swtpm's protocol it connects anew for each command, and the
+//!   ports would have to stay open to every user of the machine.
+//! - **Acknowledgements at once.** The TSS sends header and command in two writes, and waits for the first to be
+//!   acknowledged: 40 ms a command, unless the bridge asks its socket for quick acknowledgement before every read. Then
+//!   a whole run costs 128 ms against 114 ms straight to the TPM, and over a serial line the wire dwarfs both.
+//! - **Credentials are made by aws-lc, in [`provision::endorsement`](crate::provision::endorsement).** That takes OAEP
+//!   with a label and AES-CFB, which ring does not have; and one crypto backend is enough, so ring is kept out.
+//! - **A flush before each run.** A run that was cut off leaves objects and sessions in the TPM; three of those, and it
+//!   has no room for the next.
 
 mod bridge;
 pub mod jobs;

@@ -116,7 +116,7 @@ pub struct Shift {
     pub shift: String,
     /// When it was opened, in milliseconds since 1970.
     pub opened_ms: i64,
-    /// The place in the chain from where on units count for it; see [`balance`].
+    /// The place in the chain from where on units count for it; see [`Ledger::balance`](super::Ledger::balance).
     pub from_seq: u64,
 }
 

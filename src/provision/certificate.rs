@@ -2,6 +2,19 @@
 //!
 //! Invariants: only a public key leaves a certificate request, everything else in a certificate is the station's
 //! own profile; and what would fail the check after signing is refused while it is still a draft.
+//!
+//! # Why so
+//!
+//! - **rcgen writes certificates, and never reads a request.** Its way from a request to a certificate copies the CA
+//!   flag and the right to sign certificates out of the request, and takes the algorithm of the device's key from that
+//!   of the request's signature, which gives certificates with a key that nobody can read (rustls/rcgen #448). So
+//!   x509-parser reads the request, its public key alone is used, and the profile says the rest.
+//! - **Signed is what was drafted.** rcgen has no call for the bytes to be signed, so a key that signs nothing takes
+//!   them from it; they are reserved, the HSM signs them, and [`assemble`] puts both together.
+//! - **Nothing of rcgen's defaults is used.** It would derive the serial number from the key, so that a second
+//!   certificate for a key repeats the number; it loses one of two organizational units of a CA's name, and with it the
+//!   chain ([`Issuer`] refuses such a CA); and it gives a leaf no key identifier.
+//! - **Checked by others than it was made by:** x509-parser reads what was signed, and aws-lc verifies it.
 
 mod check;
 mod draft;

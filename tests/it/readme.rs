@@ -46,18 +46,36 @@ fn each_promise_names_a_test_that_exists() {
         .skip(2)
         .take_while(|line| line.starts_with('|'))
     {
-        let name = row.split('`').nth(1).expect("each promise has a test");
-        let (module, function) = name.rsplit_once("::").expect("module::test");
-        let file = format!("tests/it/{}.rs", module.replace("::", "/"));
-        let source =
-            fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file)).expect(&file);
-        assert!(
-            source.contains(&format!("fn {function}(")),
-            "{name} is not in {file}"
-        );
+        there_is(row.split('`').nth(1).expect("each promise has a test"));
         count += 1;
     }
     assert_eq!(count, 13);
+}
+
+#[test]
+fn the_promises_in_the_librarys_documentation_name_tests_that_exist() {
+    let (_, promises) = include_str!("../../src/lib.rs")
+        .split_once("# The promises")
+        .expect("the list of promises");
+    let promises = promises.split("\n\n").next().unwrap_or_default();
+    let mut count = 0;
+    for promise in promises.split(". **").skip(1) {
+        let tests = promise.split('`').filter(|code| code.contains("::"));
+        count += usize::from(tests.map(there_is).count() > 0);
+    }
+    assert_eq!(count, 14, "each has a test at least");
+}
+
+/// Fails unless this test exists.
+fn there_is(name: &str) {
+    let (module, function) = name.rsplit_once("::").expect("module::test");
+    let file = format!("tests/it/{}.rs", module.replace("::", "/"));
+    let source =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file)).expect(&file);
+    assert!(
+        source.contains(&format!("fn {function}(")),
+        "{name} is not in {file}"
+    );
 }
 
 #[test]

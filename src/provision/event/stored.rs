@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// Each kind of event with the version of its stored form.
 ///
-/// A kind whose body changes gets the next version here and a step in [`lift`]. The ledger's own version goes up with
+/// A kind whose body changes gets the next version here and a step in `lift`. The ledger's own version goes up with
 /// it, so that an older program refuses the file.
 pub const VERSIONS: [(&str, u32); 31] = [
     ("arrived", 1),

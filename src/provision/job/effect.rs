@@ -142,6 +142,6 @@ pub enum Next {
     Done(Disposition),
     /// Record this.
     Record(Event),
-    /// Do this, and bring what was found to [`Job::interpret`].
+    /// Do this, and bring what was found to [`Job::interpret`](super::Job::interpret).
     Do(Effect),
 }
