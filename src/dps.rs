@@ -199,7 +199,9 @@ impl Dps {
             Err(DpsError::Refused(complaint)) if complaint.status == Some(404) => {
                 match complaint.code {
                     Some(_) => Ok(None),
-                    None => Err(DpsError::Malformed(Malformed::Complaint(complaint))),
+                    None => Err(DpsError::Malformed(Malformed::Complaint(Box::new(
+                        complaint,
+                    )))),
                 }
             }
             Err(error) => Err(error),
@@ -303,9 +305,9 @@ impl Answer {
             400..=499 => DpsError::Refused(complaint),
             500..=599 => DpsError::Unknown {
                 retry_after: retry_after(&self.headers),
-                why: NoAnswer::Complaint(complaint),
+                why: NoAnswer::Complaint(Box::new(complaint)),
             },
-            _ => DpsError::Malformed(Malformed::Complaint(complaint)),
+            _ => DpsError::Malformed(Malformed::Complaint(Box::new(complaint))),
         })
     }
 

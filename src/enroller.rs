@@ -284,11 +284,8 @@ impl<'a> Run<'a> {
         let mut sent = Vec::new();
         for (row, outcome) in rows.iter().zip(outcomes) {
             match outcome {
-                Outcome::Refused(why) => self.refuse(row, RecordTrouble::Complaint(why)).await?,
-                Outcome::Deferred(why) => {
-                    let why = RecordTrouble::Complaint(why);
-                    self.defer(row, Standing::Known, why).await?;
-                }
+                Outcome::Refused(why) => self.refuse(row, why.into()).await?,
+                Outcome::Deferred(why) => self.defer(row, Standing::Known, why.into()).await?,
                 Outcome::Accepted | Outcome::Exists | Outcome::Unknown => sent.push(*row),
             }
         }
@@ -319,8 +316,7 @@ impl<'a> Run<'a> {
                     }
                 },
                 Err(DpsError::Refused(complaint)) if is_about_content(&complaint) => {
-                    self.refuse(row, RecordTrouble::Complaint(complaint))
-                        .await?;
+                    self.refuse(row, complaint.into()).await?;
                 }
                 Err(error @ DpsError::Refused(_)) => return Err(dps.fault(&error)),
                 Err(error) => self.defer(row, Standing::Unknown, error.into()).await?,

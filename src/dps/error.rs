@@ -85,18 +85,18 @@ impl Dps {
             DpsError::Unauthorized(complaint) => Fault::DpsUnauthorized {
                 dps,
                 url,
-                complaint,
+                complaint: Box::new(complaint),
                 clock: self.clock_skew(),
             },
             DpsError::Throttled { complaint, .. } => Fault::DpsThrottled {
                 dps,
                 url,
-                complaint,
+                complaint: Box::new(complaint),
             },
             DpsError::Refused(complaint) => Fault::DpsRefused {
                 dps,
                 url,
-                complaint,
+                complaint: Box::new(complaint),
             },
             DpsError::Unknown { why, .. } => Fault::DpsNoAnswer { dps, url, why },
             DpsError::Malformed(why) => Fault::DpsMalformed { dps, url, why },
@@ -112,7 +112,7 @@ impl From<DpsError> for RecordTrouble {
             | DpsError::Refused(words)
             | DpsError::Throttled {
                 complaint: words, ..
-            } => Self::Complaint(words),
+            } => Self::Complaint(Box::new(words)),
             DpsError::Unknown { why, .. } => Self::NoAnswer(why),
             DpsError::Unreachable(said) => Self::NoAnswer(NoAnswer::Network(said)),
             DpsError::Malformed(why) => Self::Malformed(why),

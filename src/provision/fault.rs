@@ -408,7 +408,7 @@ pub enum Fault {
     DpsUnauthorized {
         dps: String,
         url: String,
-        complaint: Complaint,
+        complaint: Box<Complaint>,
         /// How far the station's clock is from the service's, where that may be the reason.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         clock: Option<ClockSkew>,
@@ -417,13 +417,13 @@ pub enum Fault {
     DpsThrottled {
         dps: String,
         url: String,
-        complaint: Complaint,
+        complaint: Box<Complaint>,
     },
     /// The service refused the call.
     DpsRefused {
         dps: String,
         url: String,
-        complaint: Complaint,
+        complaint: Box<Complaint>,
     },
     /// The service gave no usable answer.
     DpsNoAnswer {

@@ -31,7 +31,7 @@ pub struct ClockSkew(pub i64);
 #[serde(rename_all = "snake_case")]
 pub enum NoAnswer {
     /// An error of the service's own making (5xx).
-    Complaint(Complaint),
+    Complaint(Box<Complaint>),
     /// Nothing within so many seconds.
     Timeout(u64),
     /// What the network said.
@@ -43,7 +43,7 @@ pub enum NoAnswer {
 #[serde(rename_all = "snake_case")]
 pub enum Malformed {
     /// A status that the protocol does not have, or a 404 that is not in the service's own words.
-    Complaint(Complaint),
+    Complaint(Box<Complaint>),
     /// An answer without end.
     Endless,
     /// A query without end.
@@ -106,7 +106,7 @@ pub enum DpsSetting {
 #[serde(rename_all = "snake_case")]
 pub enum RecordTrouble {
     /// The service said so.
-    Complaint(Complaint),
+    Complaint(Box<Complaint>),
     /// The service holds another record under the registration ID.
     Foreign(Vec<Difference>),
     /// It was sent, and the service does not hold it.
@@ -117,6 +117,12 @@ pub enum RecordTrouble {
     NoAnswer(NoAnswer),
     /// The answer is not what the protocol says.
     Malformed(Malformed),
+}
+
+impl From<Complaint> for RecordTrouble {
+    fn from(words: Complaint) -> Self {
+        Self::Complaint(Box::new(words))
+    }
 }
 
 /// One field in which the service's record is not ours.
