@@ -23,11 +23,13 @@ mod allocation;
 mod chain;
 mod claim;
 mod credential;
+mod failure;
 mod migrate;
 mod outbox;
 mod project;
 mod read;
 mod reserved;
+mod sql;
 mod store;
 mod verify;
 mod wal;
@@ -36,14 +38,13 @@ mod writer;
 pub use allocation::{AllocationRow, AllocationState};
 pub use chain::{GENESIS, hash};
 pub use claim::Claim;
-pub use migrate::Migration;
 pub use outbox::OutboxState;
 pub use read::{
     OpenAttempt, OutboxCounts, OutboxFilter, OutboxRow, ReservationRow, ReservationState, Shift,
     UnitRow, Verdict,
 };
 pub use reserved::Reserved;
-pub use store::{APPLICATION_ID, Options, Pragmas};
+pub use store::{APPLICATION_ID, Migration, Options, Pragmas};
 pub use verify::{Damage, Place, Report, verify};
 
 use crate::provision::bytes::{Blob, Digest};
@@ -53,12 +54,12 @@ pub use crate::provision::fault::IdentityKind;
 use crate::provision::fault::{Fault, LedgerTrouble};
 use crate::provision::naming::IdFormat;
 use crate::provision::person::Person;
+use failure::Failure;
 use rusqlite::Connection;
 use rusqlite::backup::Progress;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use store::Failure;
 use tokio::sync::{mpsc, oneshot};
 use ulid::Ulid;
 use writer::{Request, Subject, Write, Writer, Written};

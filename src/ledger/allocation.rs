@@ -1,7 +1,7 @@
 //! The device IDs that the station gives out: checked out, then confirmed by a PASS or returned, and whose they are.
 
-use super::read::{column_word, rows};
-use super::store::Failure;
+use super::failure::Failure;
+use super::sql::{column_word, rows};
 use super::{IdentityKind, LedgerError};
 use crate::provision::bytes::Blob;
 use crate::provision::device::DeviceId;

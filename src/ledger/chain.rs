@@ -1,6 +1,6 @@
 //! The hash chain: how an event is stored, what its hash covers, and how it is read back.
 
-use super::store::Failure;
+use super::failure::Failure;
 use crate::provision::bytes::Digest;
 use crate::provision::device::DeviceId;
 use crate::provision::event::Recorded;
@@ -233,6 +233,14 @@ fn head(db: &Connection) -> Result<(u64, Digest), Failure> {
 
 fn to_digest(bytes: &[u8]) -> Option<Digest> {
     bytes.try_into().ok().map(Digest)
+}
+
+/// The device that `recorded` is about, where it must be about one.
+pub fn device(recorded: &Recorded) -> Result<&DeviceId, Failure> {
+    recorded
+        .device
+        .as_ref()
+        .ok_or_else(|| Failure::illegal(format!("{}: names no device", recorded.event.kind())))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What identifies each device, by digest: events refer to it, so that they need not hold it.
 
-use super::project::device;
-use super::store::Failure;
+use super::chain::device;
+use super::failure::Failure;
 use crate::provision::event::{EnrolledIdentity, Enrollment, EnrollmentRecord, Recorded};
 use rusqlite::{Connection, OptionalExtension, params};
 

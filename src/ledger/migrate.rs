@@ -3,11 +3,10 @@
 //! The events stay as they are, and are checked on the way. All of it is one transaction: whatever stops it leaves the
 //! ledger of the older version.
 
-use super::store::{self, Failure, VERSION};
-use super::{LedgerError, Options, chain, project};
+use super::failure::Failure;
+use super::store::{self, Migration, Options, VERSION};
+use super::{LedgerError, chain, project, sql};
 use rusqlite::{Connection, TransactionBehavior};
-use std::fmt;
-use std::path::PathBuf;
 
 /// How often progress is told, in milliseconds; the beginning and the end are always told.
 const TOLD_EVERY_MS: i64 = 1_000;
@@ -15,34 +14,23 @@ const TOLD_EVERY_MS: i64 = 1_000;
 /// Memory for pages while tables are made anew, in KiB (SQLite counts it negative). Rows come in no order.
 const CACHE_KIB: i64 = 65_536;
 
-/// How far the tables of a ledger of an older version have been made anew.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Migration {
-    /// The ledger.
-    pub path: PathBuf,
-    /// The version that its tables get.
-    pub version: u32,
-    /// Events that have taken effect.
-    pub done: u64,
-    /// All events.
-    pub events: u64,
-}
-
-impl fmt::Display for Migration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "ledger {}: bringing its tables to version {}, {} of {} events",
-            self.path.display(),
-            self.version,
-            self.done,
-            self.events
-        )
+/// Opens the ledger for writing; makes it, or brings it to this program's version, where needed.
+pub fn open_writer(options: &Options) -> Result<Connection, LedgerError> {
+    let path = &options.path;
+    let fresh = !path.exists();
+    let mut db = store::open_writer(options)?;
+    to_this_version(&mut db, options)?;
+    if fresh {
+        store::sync_folder(path).map_err(|e| LedgerError::Storage {
+            path: path.to_path_buf(),
+            reason: e.to_string(),
+        })?;
     }
+    Ok(db)
 }
 
 /// Makes the tables of a blank file, or those of an older version anew; leaves alone what is of this version.
-pub fn to_this_version(db: &mut Connection, options: &Options) -> Result<(), LedgerError> {
+fn to_this_version(db: &mut Connection, options: &Options) -> Result<(), LedgerError> {
     let path = &options.path;
     if store::known_version(db, path)? == VERSION {
         return Ok(());
@@ -83,7 +71,7 @@ fn rebuild(db: &Connection, options: &Options) -> Result<(), Failure> {
 fn projections(db: &Connection) -> Result<Vec<String>, Failure> {
     let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'events'
          AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
-    super::read::rows(db, sql, [], |row| Ok(row.get(0)?))
+    sql::rows(db, sql, [], |row| Ok(row.get(0)?))
 }
 
 /// Lets every event take effect, in order, as long as the chain is whole.

@@ -1,9 +1,9 @@
 //! The outbox: what DPS is to hold for each device, and how far that has got.
 
+use super::chain::device;
 use super::credential;
-use super::project::device;
-use super::read::{unword, word};
-use super::store::Failure;
+use super::failure::Failure;
+use super::sql::{unword, word};
 use crate::provision::device::RegistrationId;
 use crate::provision::event::{EnrollmentRecord, Event, Recorded};
 use crate::provision::fault::Fault;

@@ -3,9 +3,11 @@
 //! Everything here depends on the event and on earlier projections only, so that they can be rebuilt and compared.
 
 use super::allocation;
+use super::chain::device;
 use super::credential;
+use super::failure::Failure;
 use super::outbox;
-use super::store::Failure;
+use super::sql;
 use super::{IdentityKind, LedgerError};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::device::{DeviceId, SerialNumber};
@@ -92,14 +94,6 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         end_attempt(db, recorded)?;
     }
     outbox::apply(db, recorded)
-}
-
-/// The device that `recorded` is about, where it must be about one.
-pub fn device(recorded: &Recorded) -> Result<&DeviceId, Failure> {
-    recorded
-        .device
-        .as_ref()
-        .ok_or_else(|| Failure::illegal(format!("{}: names no device", recorded.event.kind())))
 }
 
 fn attempt(recorded: &Recorded) -> Result<String, Failure> {
@@ -262,7 +256,7 @@ fn reserve(db: &Connection, recorded: &Recorded, reservation: &Reservation) -> R
         )?
         .execute(params![
             reservation.serial.to_string(),
-            super::read::word(&reservation.purpose)?,
+            sql::word(&reservation.purpose)?,
             reservation.ca,
             Digest::of(&reservation.tbs.0).0,
             recorded.device.as_ref().map(DeviceId::as_str),

@@ -2,14 +2,14 @@
 
 use super::Claim;
 use super::chain;
+use super::failure::Failure;
 use super::outbox::OutboxState;
-use super::store::Failure;
+use super::sql::{column_word, optional_word, rows, word};
 use crate::provision::bytes::Digest;
 use crate::provision::device::{DeviceId, RegistrationId, SerialNumber};
 use crate::provision::event::{Balance, Enrollment, Purpose, Recorded};
 use crate::provision::fault::Fault;
-use rusqlite::{Connection, OptionalExtension, Params, Row, params};
-use serde::de::DeserializeOwned;
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -145,21 +145,6 @@ pub struct UnitRow {
     pub registration_id: Option<RegistrationId>,
     /// The last event about it.
     pub last_seq: u64,
-}
-
-/// The word that stands for `value` in a column: its serde name.
-pub fn word<T: Serialize>(value: &T) -> Result<String, Failure> {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => Ok(word),
-        Ok(other) => Err(Failure::Damaged(format!("{other} is not a word"))),
-        Err(error) => Err(Failure::unstorable(error)),
-    }
-}
-
-/// The value that a column's word stands for.
-pub fn unword<T: DeserializeOwned>(word: &str) -> Result<T, Failure> {
-    serde_json::from_value(serde_json::Value::String(word.to_owned()))
-        .map_err(|error| Failure::Damaged(error.to_string()))
 }
 
 /// The events of `device`, in order.
@@ -364,30 +349,4 @@ pub fn balance(db: &Connection, shift: &str) -> Result<Option<Balance>, Failure>
         })
     })?;
     Ok(Some(balance))
-}
-
-/// What `read` makes of each row.
-pub fn rows<T>(
-    db: &Connection,
-    sql: &str,
-    params: impl Params,
-    mut read: impl FnMut(&Row<'_>) -> Result<T, Failure>,
-) -> Result<Vec<T>, Failure> {
-    let mut statement = db.prepare(sql)?;
-    let mut rows = statement.query(params)?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(read(row)?);
-    }
-    Ok(found)
-}
-
-/// The value that the word in a column stands for.
-pub fn column_word<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> Result<T, Failure> {
-    unword(&row.get::<_, String>(index)?)
-}
-
-fn optional_word<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> Result<Option<T>, Failure> {
-    let word: Option<String> = row.get(index)?;
-    word.as_deref().map(unword).transpose()
 }

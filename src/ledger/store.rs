@@ -1,9 +1,10 @@
 //! The file: opening it for the writer and for readers, its settings, its version, and what can be wrong with it.
 
 use super::LedgerError;
-use super::migrate::{self, Migration};
+use super::failure::Failure;
 use crate::provision::fault::harmless;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,6 +42,32 @@ pub struct Options {
     pub max_pages: Option<u32>,
 }
 
+/// How far the tables of a ledger of an older version have been made anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Migration {
+    /// The ledger.
+    pub path: PathBuf,
+    /// The version that its tables get.
+    pub version: u32,
+    /// Events that have taken effect.
+    pub done: u64,
+    /// All events.
+    pub events: u64,
+}
+
+impl fmt::Display for Migration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "ledger {}: bringing its tables to version {}, {} of {} events",
+            self.path.display(),
+            self.version,
+            self.done,
+            self.events
+        )
+    }
+}
+
 /// Settings of a connection, as SQLite reports them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pragmas {
@@ -60,120 +87,16 @@ pub struct Pragmas {
     pub user_version: u32,
 }
 
-/// Why a statement or a request came to nothing, before the file's name is added.
-#[derive(Debug)]
-pub enum Failure {
-    /// A rule of the ledger forbids it; nothing is wrong with the file.
-    Refused(LedgerError),
-    /// The file holds what it cannot hold.
-    Damaged(String),
-    /// A newer program wrote this event.
-    Newer {
-        /// The event's place.
-        seq: i64,
-        /// Its kind.
-        kind: String,
-        /// The version of its stored form.
-        version: i64,
-    },
-    /// SQLite failed.
-    Sqlite(rusqlite::Error),
-}
-
-impl Failure {
-    /// An event that has no stored form.
-    pub fn unstorable(error: impl std::fmt::Display) -> Self {
-        Self::illegal(format!("the event cannot be stored: {error}"))
-    }
-
-    /// A request that contradicts what is on record.
-    pub fn illegal(what: impl Into<String>) -> Self {
-        Self::Refused(LedgerError::Illegal(what.into()))
-    }
-
-    /// Whether the file is at fault, so that nothing else could be written either.
-    pub fn is_of_file(&self) -> bool {
-        match self {
-            Self::Refused(_) => false,
-            Self::Damaged(_) | Self::Newer { .. } => true,
-            Self::Sqlite(error) => {
-                error.sqlite_error_code() != Some(ErrorCode::ConstraintViolation)
-            }
-        }
-    }
-
-    /// The failure of an event that is on record: that it contradicts what stands before it is damage.
-    pub fn of_event(self, seq: i64) -> Self {
-        match self {
-            Self::Refused(error) => Self::Damaged(format!("event {seq}: {:?}", error.fault())),
-            Self::Damaged(what) => Self::Damaged(format!("event {seq}: {what}")),
-            Self::Sqlite(ref error) if !self.is_of_file() => {
-                Self::Damaged(format!("event {seq}: {error}"))
-            }
-            Self::Newer { .. } | Self::Sqlite(_) => self,
-        }
-    }
-
-    /// The failure as callers see it.
-    pub fn at(self, path: &Path) -> LedgerError {
-        let path = path.to_path_buf();
-        match self {
-            Self::Refused(error) => error,
-            Self::Damaged(reason) => LedgerError::Damaged { path, reason },
-            Self::Newer { seq, kind, version } => LedgerError::NewerEvent {
-                path,
-                seq,
-                kind,
-                version,
-            },
-            Self::Sqlite(error) => match error.sqlite_error_code() {
-                Some(ErrorCode::DiskFull) => LedgerError::Full { path },
-                // The index of the log did not fit.
-                _ if error
-                    .sqlite_error()
-                    .is_some_and(|e| e.extended_code == ffi::SQLITE_IOERR_SHMSIZE) =>
-                {
-                    LedgerError::Full { path }
-                }
-                Some(ErrorCode::NotADatabase) => LedgerError::NotALedger { path },
-                Some(ErrorCode::DatabaseBusy) => LedgerError::Busy { path },
-                Some(ErrorCode::DatabaseCorrupt) => LedgerError::Damaged {
-                    path,
-                    reason: error.to_string(),
-                },
-                _ => LedgerError::Storage {
-                    path,
-                    reason: error.to_string(),
-                },
-            },
-        }
-    }
-}
-
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
-}
-
-/// Opens the ledger for writing; makes it, or brings it to this program's version, where needed.
+/// Opens the file for writing, and makes it if it is not there; its tables may be none, or those of an older version.
 pub fn open_writer(options: &Options) -> Result<Connection, LedgerError> {
     let path = &options.path;
-    let fresh = !path.exists();
     let at = |e: Failure| e.at(path);
-    let mut db = Connection::open(path).map_err(|e| at(e.into()))?;
+    let db = Connection::open(path).map_err(|e| at(e.into()))?;
     db.busy_timeout(BUSY_LIMIT).map_err(|e| at(e.into()))?;
     if known_version(&db, path)? != 0 {
         check_station(&db, options).map_err(at)?;
     }
     configure(&db, options.max_pages).map_err(at)?;
-    migrate::to_this_version(&mut db, options)?;
-    if fresh {
-        sync_folder(path).map_err(|e| LedgerError::Storage {
-            path: path.to_path_buf(),
-            reason: e.to_string(),
-        })?;
-    }
     Ok(db)
 }
 
@@ -311,7 +234,7 @@ pub fn stamp(db: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Makes the name of a new file as durable as its content.
-fn sync_folder(path: &Path) -> std::io::Result<()> {
+pub fn sync_folder(path: &Path) -> std::io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

@@ -1,6 +1,7 @@
 //! Verification: is the ledger's file what the events in it say, and are the events what was written?
 
-use super::store::{self, Failure};
+use super::failure::Failure;
+use super::store;
 use super::wal::{self, WalDamage};
 use super::{LedgerError, chain, project};
 use crate::provision::bytes::Digest;

@@ -1,6 +1,8 @@
 //! The one writer thread: takes what is queued, commits it as one transaction, then answers each.
 
-use super::store::{self, Failure, Pragmas};
+use super::failure::Failure;
+use super::migrate;
+use super::store::{self, Pragmas};
 use super::{Claim, LedgerError, Options, Reserved, chain, project};
 use crate::provision::bytes::Digest;
 use crate::provision::device::{DeviceId, RegistrationId};
@@ -77,7 +79,7 @@ impl Writer {
     /// Opens the file and takes it over.
     pub fn open(options: &Options) -> Result<Self, LedgerError> {
         Ok(Self {
-            db: store::open_writer(options)?,
+            db: migrate::open_writer(options)?,
             path: options.path.clone(),
             station: options.station.clone(),
             clock: options.clock,

@@ -1,5 +1,9 @@
 //! The house stays one that a newcomer walks through: direction of imports, size of files and functions, first lines.
 
+mod paths;
+
+use paths::{Module, module_of, paths};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -146,7 +150,7 @@ fn functions(lines: &[&str]) -> Vec<(usize, usize)> {
 fn imports_point_one_way() {
     let mut wrong = Vec::new();
     for source in sources(&["src", "fixtures"]) {
-        let room = room_of(&source.path);
+        let room = module_of(&source.path).remove(0);
         let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == room) else {
             assert!(
                 ["main", "lib", "commands"].contains(&room.as_str()),
@@ -154,17 +158,16 @@ fn imports_point_one_way() {
             );
             continue;
         };
-        for used in crate_paths(&source.text) {
-            let target = used.split("::").next().unwrap_or_default();
+        for path in paths(&source) {
+            let target = path.first().map_or("", String::as_str);
+            let used = path.iter().take(2).cloned().collect::<Vec<_>>().join("::");
             let fine =
                 target == room || allowed.contains(&target) || allowed.contains(&used.as_str());
             let codec_only =
                 room != "fixtures" || target != "link" || used.starts_with("link::smp");
             let facts_only = room != "fixtures"
                 || target != "provision"
-                || ["provision::device", "provision::bytes"]
-                    .iter()
-                    .any(|p| used.starts_with(p));
+                || ["provision::device", "provision::bytes"].contains(&used.as_str());
             if !(fine && codec_only && facts_only) {
                 wrong.push(format!("{} uses {used}", source.path.display()));
             }
@@ -173,35 +176,83 @@ fn imports_point_one_way() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-fn room_of(path: &Path) -> String {
-    let mut parts = path.components().map(|c| c.as_os_str().to_string_lossy());
-    match parts.next().as_deref() {
-        Some("fixtures") => "fixtures".to_owned(),
-        _ => parts
-            .next()
-            .unwrap_or_default()
-            .trim_end_matches(".rs")
-            .to_owned(),
-    }
-}
-
-/// Every `crate::a::b` in a text, two segments deep.
-fn crate_paths(text: &str) -> Vec<String> {
-    let code = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("//"));
-    let mut found = Vec::new();
-    for line in code {
-        for (at, _) in line.match_indices("crate::") {
-            let rest = &line[at + "crate::".len()..];
-            let path: String = rest
-                .chars()
-                .take_while(|c| c.is_alphanumeric() || "_:".contains(*c))
-                .collect();
-            found.push(path.split("::").take(2).collect::<Vec<_>>().join("::"));
+#[test]
+fn no_files_need_one_another_in_a_circle() {
+    let sources = sources(&["src", "fixtures"]);
+    let files: Vec<_> = sources
+        .iter()
+        .map(|source| module_of(&source.path))
+        .collect();
+    let needs = |source: &Source| {
+        let own = module_of(&source.path);
+        let file = |path: Module| {
+            let beginnings = (1..=path.len()).rev().map(|length| path[..length].to_vec());
+            let mut known = beginnings.filter(|beginning| files.contains(beginning));
+            known.next().filter(|file| *file != own)
+        };
+        let needed: Vec<_> = paths(source).into_iter().filter_map(file).collect();
+        (own.clone(), needed)
+    };
+    let mut waiting: BTreeMap<Module, Vec<Module>> = sources.iter().map(needs).collect();
+    // Whoever needs nobody that is still here goes; who stays needs a circle.
+    loop {
+        let here: Vec<_> = waiting.keys().cloned().collect();
+        let before = here.len();
+        waiting.retain(|_, needed| needed.iter().any(|file| here.contains(file)));
+        if waiting.len() == before {
+            break;
         }
     }
-    found
+    let names: Vec<_> = waiting.keys().map(|file| file.join("::")).collect();
+    assert!(names.is_empty(), "in a circle, or needing one: {names:?}");
+}
+
+/// What a room that thinks may not name: a clock, randomness, files, sockets, other processes, the terminal.
+const WORLD: &[&str] = &[
+    "Instant::",
+    "SystemTime",
+    "now_utc",
+    "now_local",
+    "Ulid::new",
+    "Uuid::new",
+    "rand::",
+    "OsRng",
+    "getrandom",
+    "std::fs",
+    "std::io",
+    "std::net",
+    "std::os",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "File::",
+    "TcpStream",
+    "UdpSocket",
+    "UnixStream",
+    "tokio",
+    "serialport",
+    "rusqlite",
+    "reqwest",
+    "tracing",
+    "print!(",
+    "println!(",
+];
+
+#[test]
+fn the_room_that_thinks_touches_nothing() {
+    let mut wrong = Vec::new();
+    for source in sources(&["src/provision", "src/words"]) {
+        let code = source
+            .text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        for line in code {
+            if WORLD.iter().any(|name| line.contains(name)) {
+                wrong.push(format!("{}: {}", source.path.display(), line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
