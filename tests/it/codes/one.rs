@@ -10,12 +10,13 @@ use dps_station::fixtures::device::SharedDevice;
 use dps_station::fixtures::scenario::Flaw as UnitFlaw;
 use dps_station::ledger::{OutboxState, ReservationState, Verdict, verify};
 use dps_station::provision::bytes::Blob;
-use dps_station::provision::device::Attestation;
-use dps_station::provision::dialogue::{Grounds, Misfit};
+use dps_station::provision::device::{Attestation, DeviceId};
+use dps_station::provision::dialogue::{Grounds, Item, Misfit};
 use dps_station::provision::fault::{
     Blame, CertificateName, Fault, Flaw, HeldValue, HsmError, KeyFound, KeyKind, LabelTrouble,
     Mismatch, Unsigned,
 };
+use dps_station::provision::product::Product;
 
 /// What an attempt cost.
 #[derive(Clone, Copy, PartialEq)]
@@ -35,8 +36,9 @@ struct Case {
     cost: Cost,
     /// What is particular about the fault.
     says: fn(&Fault) -> bool,
-    /// How the line differs from the ordinary one.
+    /// How the line differs from the ordinary one, and how its product does.
     line: fn(&mut LineProduct),
+    product: fn(&mut Product),
     /// How the unit differs from the ordinary one.
     unit: fn(&Hall) -> SharedDevice,
     /// The label that was scanned for it.
@@ -59,6 +61,7 @@ impl Case {
             cost,
             says: |_| true,
             line: |_| (),
+            product: |_| (),
             unit: |hall| hall.own("GW-A"),
             label: None,
         }
@@ -78,6 +81,10 @@ impl Case {
 
     fn line(self, line: fn(&mut LineProduct)) -> Self {
         Self { line, ..self }
+    }
+
+    fn product(self, product: fn(&mut Product)) -> Self {
+        Self { product, ..self }
     }
 
     fn unit(self, unit: fn(&Hall) -> SharedDevice) -> Self {
@@ -114,7 +121,10 @@ impl Case {
     async fn play(&self, plant: &Plant) {
         let code = self.end.code;
         println!("{code} after {}", self.end.after);
-        let hall = Hall::making(plant, self.line);
+        let hall = Hall::making(plant, |made| {
+            (self.line)(made);
+            alter(made, self.product);
+        });
         let unit = (self.unit)(&hall);
         let hsm = &plant.signer.hsm;
         let before = hsm.meter().signatures;
@@ -159,164 +169,133 @@ fn play_all(test: &str, cases: fn() -> Vec<Case>) {
     });
 }
 
+fn named(naming: &str, product: &mut Product) {
+    product.naming = toml::from_str(naming).unwrap();
+}
+
 #[test]
 fn a_unit_that_does_not_fit_its_product_fails_before_it_has_a_key() {
     play_all(
         "codes::one::a_unit_that_does_not_fit_its_product_fails_before_it_has_a_key",
-        || {
-            vec![
-                Case::fails("no_id", "identified", Nothing)
-                    .says(|fault| matches!(fault, Fault::NoId { device, .. } if device.as_str().starts_with("uid-")))
-                    .unit(|hall| hall.blank("a", None)),
-                Case::fails("wrong_firmware", "identified", Nothing)
-                    .says(|fault| {
-                        matches!(fault, Fault::WrongFirmware { firmware, allowed, .. }
-                            if firmware == "1.0.0" && *allowed == ["1.0.1", "2.0.0"])
-                    })
-                    .line(|made| alter(made, |product| {
-                        product.firmware = ["1.0.1", "2.0.0"].map(str::to_owned).to_vec();
-                    })),
-                Case::fails("no_tpm", "identified", Nothing)
-                    .line(|made| alter(made, |product| product.attestation = Some(Attestation::Tpm))),
-                Case::fails("id_too_long", "identified", Nothing)
-                    .unit(|hall| hall.own(&"G".repeat(65))),
-                Case::fails("wrong_label", "identified", Nothing)
-                    .says(|fault| {
-                        matches!(fault, Fault::WrongLabel(LabelTrouble::OfAnother { label: Some(label), device })
-                            if label == "GW-B" && device.as_str() == "GW-A")
-                    })
-                    .line(|made| alter(made, |product| {
-                        product.naming = toml::from_str("scan = \"required\"").unwrap();
-                    }))
-                    .label("GW-B"),
-                Case::ends("interrupted", "no_uid", "arrived", Nothing)
-                    .says(|fault| matches!(fault, Fault::NoUid { device } if device.as_str() == "GW-A"))
-                    .line(|made| alter(made, |product| {
-                        product.naming = toml::from_str("source = \"allocated\"\nformat = \"GW-#\"").unwrap();
-                    }))
-                    .unit(|hall| {
-                        let mut spec = spec("GW-A");
-                        spec.uid.clear();
-                        hall.unit("GW-A", spec, |device| device)
-                    }),
-            ]
-        },
+        misfits,
     );
+}
+
+fn misfits() -> Vec<Case> {
+    vec![
+        Case::fails("no_id", "identified", Nothing)
+            .says(|fault| {
+                matches!(fault, Fault::NoId { device, .. }
+                    if device.as_str().starts_with("uid-"))
+            })
+            .unit(|hall| hall.blank("a", None)),
+        Case::fails("wrong_firmware", "identified", Nothing)
+            .says(|fault| {
+                matches!(fault, Fault::WrongFirmware { firmware, allowed, .. }
+                    if firmware == "1.0.0" && *allowed == ["1.0.1", "2.0.0"])
+            })
+            .product(|product| product.firmware = vec!["1.0.1".to_owned(), "2.0.0".to_owned()]),
+        Case::fails("no_tpm", "identified", Nothing)
+            .product(|product| product.attestation = Some(Attestation::Tpm)),
+        Case::fails("id_too_long", "identified", Nothing).unit(|hall| hall.own(&"G".repeat(65))),
+        Case::fails("wrong_label", "identified", Nothing)
+            .says(|fault| {
+                matches!(fault, Fault::WrongLabel(LabelTrouble::OfAnother { label, device })
+                    if label.as_deref() == Some("GW-B") && device.as_str() == "GW-A")
+            })
+            .product(|product| named("scan = \"required\"", product))
+            .label("GW-B"),
+        Case::ends("interrupted", "no_uid", "arrived", Nothing)
+            .says(|fault| matches!(fault, Fault::NoUid { device } if device.as_str() == "GW-A"))
+            .product(|product| named("source = \"allocated\"\nformat = \"GW-#\"", product))
+            .unit(|hall| {
+                let mut spec = spec("GW-A");
+                spec.uid.clear();
+                hall.unit("GW-A", spec, |device| device)
+            }),
+    ]
 }
 
 #[test]
 fn a_request_that_is_no_good_is_never_reserved_for() {
     play_all(
         "codes::one::a_request_that_is_no_good_is_never_reserved_for",
-        || {
-            vec![
-                Case::fails("device_refused", "accepted", Nothing)
-                    .says(|fault| {
-                        matches!(
-                            fault,
-                            Fault::DeviceRefused {
-                                grounds: Grounds::StorageFailed,
-                                ..
-                            }
-                        )
-                    })
-                    .unit(|hall| flawed(hall, UnitFlaw::NoRoomForKey)),
-                Case::fails("request_invalid", "accepted", Nothing)
-                    .says(|fault| matches!(fault, Fault::RequestInvalid { flaw: Flaw::NotDer }))
-                    .unit(|hall| flawed(hall, UnitFlaw::RequestGarbled)),
-                Case::fails("request_unsigned", "accepted", Nothing)
-                    .unit(|hall| flawed(hall, UnitFlaw::RequestUnsigned)),
-                Case::fails("request_subject", "accepted", Nothing)
-                    .says(|fault| {
-                        matches!(fault, Fault::RequestSubject { found, expected }
-                            if *found == ["GW-B"] && expected == "GW-A")
-                    })
-                    .unit(|hall| {
-                        hall.unit("GW-A", spec("GW-A"), |device| device.with_own_name("GW-B"))
-                    }),
-                Case::fails("key_refused", "accepted", Nothing)
-                    .says(|fault| {
-                        matches!(
-                            fault,
-                            Fault::KeyRefused {
-                                found: KeyFound::Kind(KeyKind::P384),
-                                ..
-                            }
-                        )
-                    })
-                    .unit(|hall| flawed(hall, UnitFlaw::KeyOnP384)),
-            ]
-        },
+        bad_requests,
     );
+}
+
+fn bad_requests() -> Vec<Case> {
+    vec![
+        Case::fails("device_refused", "accepted", Nothing)
+            .says(|fault| {
+                let storage = Grounds::StorageFailed;
+                matches!(fault, Fault::DeviceRefused { grounds, .. } if *grounds == storage)
+            })
+            .unit(|hall| flawed(hall, UnitFlaw::NoRoomForKey)),
+        Case::fails("request_invalid", "accepted", Nothing)
+            .says(|fault| *fault == Fault::RequestInvalid { flaw: Flaw::NotDer })
+            .unit(|hall| flawed(hall, UnitFlaw::RequestGarbled)),
+        Case::fails("request_unsigned", "accepted", Nothing)
+            .unit(|hall| flawed(hall, UnitFlaw::RequestUnsigned)),
+        Case::fails("request_subject", "accepted", Nothing)
+            .says(|fault| {
+                matches!(fault, Fault::RequestSubject { found, expected }
+                    if *found == ["GW-B"] && expected == "GW-A")
+            })
+            .unit(|hall| hall.unit("GW-A", spec("GW-A"), |device| device.with_own_name("GW-B"))),
+        Case::fails("key_refused", "accepted", Nothing)
+            .says(|fault| {
+                let p384 = KeyFound::Kind(KeyKind::P384);
+                matches!(fault, Fault::KeyRefused { found, .. } if *found == p384)
+            })
+            .unit(|hall| flawed(hall, UnitFlaw::KeyOnP384)),
+    ]
 }
 
 #[test]
 fn a_certificate_that_cannot_be_made_is_the_stations_matter() {
     play_all(
         "codes::one::a_certificate_that_cannot_be_made_is_the_stations_matter",
-        || {
-            const BEFORE: &str = "registration_id_derived";
-            vec![
-                Case::errs("no_ca", BEFORE, Nothing).line(|made| made.signer = None),
-                Case::errs("ca_unfit", BEFORE, Nothing)
-                    .says(|fault| {
-                        matches!(
-                            fault,
-                            Fault::CaUnfit {
-                                flaw: Flaw::EndsBefore { days: 8000, .. },
-                                ..
-                            }
-                        )
-                    })
-                    .line(|made| alter(made, |product| product.profile.validity_days = 8000)),
-                Case::errs("draft_impossible", BEFORE, Nothing)
-                    .says(|fault| {
-                        matches!(
-                            fault,
-                            Fault::DraftImpossible {
-                                flaw: Flaw::NameLength { found: 65, max: 64 }
-                            }
-                        )
-                    })
-                    .line(|made| {
-                        alter(made, |product| {
-                            product.profile.organization = Some("x".repeat(65))
-                        })
-                    }),
-                // The HSM has no such key.
-                Case::errs("not_signed", "serial_abandoned", Serial(0))
-                    .says(|fault| {
-                        matches!(why_unsigned(fault), Fault::Hsm(HsmError::KeyMissing { .. }))
-                    })
-                    .line(|made| made.signer.as_mut().unwrap().label = "nobody".to_owned()),
-                // It signs with the root's key.
-                Case::errs("not_signed", "serial_abandoned", Serial(1))
-                    .says(|fault| {
-                        let why = why_unsigned(fault);
-                        (why.code(), why.blame()) == ("signed_wrongly", Blame::Station)
-                            && matches!(
-                                why,
-                                Fault::SignedWrongly {
-                                    flaw: Flaw::BadSignature
-                                }
-                            )
-                    })
-                    .line(|made| made.signer.as_mut().unwrap().label = "root".to_owned()),
-                Case::errs("cannot_be_read_back", "signed", Certificate)
-                    .says(|fault| {
-                        matches!(
-                            fault,
-                            Fault::CannotBeReadBack(Misfit::Value { max: 253, .. })
-                        )
-                    })
-                    .line(|made| {
-                        alter(made, |product| {
-                            product.dps.global_endpoint = "g".repeat(254)
-                        })
-                    }),
-            ]
-        },
+        unable_stations,
     );
+}
+
+fn unable_stations() -> Vec<Case> {
+    const BEFORE: &str = "registration_id_derived";
+    vec![
+        Case::errs("no_ca", BEFORE, Nothing).line(|made| made.signer = None),
+        // The CA itself ends sooner.
+        Case::errs("ca_unfit", BEFORE, Nothing)
+            .says(|fault| {
+                matches!(fault, Fault::CaUnfit { flaw, .. }
+                    if matches!(flaw, Flaw::EndsBefore { days: 8000, .. }))
+            })
+            .product(|product| product.profile.validity_days = 8000),
+        Case::errs("draft_impossible", BEFORE, Nothing)
+            .says(|fault| {
+                let flaw = Flaw::NameLength { found: 65, max: 64 };
+                *fault == Fault::DraftImpossible { flaw }
+            })
+            .product(|product| product.profile.organization = Some("x".repeat(65))),
+        // The HSM has no such key.
+        Case::errs("not_signed", "serial_abandoned", Serial(0))
+            .says(|fault| matches!(why_unsigned(fault), Fault::Hsm(HsmError::KeyMissing { .. })))
+            .line(|made| made.signer.as_mut().unwrap().label = "nobody".to_owned()),
+        // It signs with the root's key.
+        Case::errs("not_signed", "serial_abandoned", Serial(1))
+            .says(|fault| {
+                let (why, flaw) = (why_unsigned(fault), Flaw::BadSignature);
+                (why.code(), why.blame()) == ("signed_wrongly", Blame::Station)
+                    && *why == Fault::SignedWrongly { flaw }
+            })
+            .line(|made| made.signer.as_mut().unwrap().label = "root".to_owned()),
+        Case::errs("cannot_be_read_back", "signed", Certificate)
+            .says(|fault| {
+                matches!(fault, Fault::CannotBeReadBack(Misfit::Value { item, max: 253, .. })
+                    if *item == Item::GlobalEndpoint)
+            })
+            .product(|product| product.dps.global_endpoint = "g".repeat(254)),
+    ]
 }
 
 fn why_unsigned(fault: &Fault) -> &Fault {
@@ -332,44 +311,47 @@ fn why_unsigned(fault: &Fault) -> &Fault {
 fn a_unit_that_does_not_prove_what_it_was_given_fails_and_its_certificate_is_disabled() {
     play_all(
         "codes::one::a_unit_that_does_not_prove_what_it_was_given_fails_and_its_certificate_is_disabled",
-        || {
-            vec![
-                Case::fails("does_not_hold", "read_back", Certificate)
-                    .says(|fault| {
-                        matches!(fault, Fault::DoesNotHold { how: Mismatch::Values(values), .. }
-                            if *values == [HeldValue::IdScope])
-                    })
-                    .unit(|hall| flawed(hall, UnitFlaw::SettingChangedAtReset("dps/id_scope".to_owned()))),
-                Case::fails("does_not_hold", "restarted", Certificate)
-                    .says(|fault| matches!(fault, Fault::DoesNotHold { how: Mismatch::Chain, .. }))
-                    .unit(|hall| flawed(hall, UnitFlaw::ChainCutAtReset)),
-                Case::fails("does_not_hold", "read_back", Certificate)
-                    .says(|fault| matches!(fault, Fault::DoesNotHold { how: Mismatch::KeyLost, .. }))
-                    .unit(|hall| flawed(hall, UnitFlaw::KeyLostAtReset)),
-                Case::fails("does_not_hold", "written", Certificate)
-                    .says(|fault| {
-                        matches!(fault, Fault::DoesNotHold { how: Mismatch::Name(Some(name)), device }
-                            if name.as_str() == "FW-1" && device.as_str() == "GW-1")
-                    })
-                    .line(|made| alter(made, |product| {
-                        product.naming = toml::from_str("source = \"scanned\"\nformat = \"GW-#\"").unwrap();
-                    }))
-                    .label("GW-1")
-                    .unit(|hall| hall.blank("a", Some(UnitFlaw::SettingChangedAtReset("dps/device_id".to_owned())))),
-                Case::fails("proof_failed", "read_back", Certificate)
-                    .unit(|hall| flawed(hall, UnitFlaw::SignsWithAnotherKey)),
-                // The root that the product trusts is another one, of the same name.
-                Case::fails("path_invalid", "read_back", Certificate)
-                    .says(|fault| {
-                        let which = CertificateName::Authority(2);
-                        *fault == Fault::PathInvalid { which, flaw: Flaw::DidNotSign }
-                    })
-                    .line(|made| alter(made, |product| {
-                        product.ca.as_mut().unwrap().root = Blob(namesake());
-                    })),
-            ]
-        },
+        unproved,
     );
+}
+
+fn unproved() -> Vec<Case> {
+    vec![
+        Case::fails("does_not_hold", "read_back", Certificate)
+            .says(|fault| differs(fault, &Mismatch::Values(vec![HeldValue::IdScope])))
+            .unit(|hall| flawed(hall, changed_setting("dps/id_scope"))),
+        Case::fails("does_not_hold", "restarted", Certificate)
+            .says(|fault| differs(fault, &Mismatch::Chain))
+            .unit(|hall| flawed(hall, UnitFlaw::ChainCutAtReset)),
+        Case::fails("does_not_hold", "read_back", Certificate)
+            .says(|fault| differs(fault, &Mismatch::KeyLost))
+            .unit(|hall| flawed(hall, UnitFlaw::KeyLostAtReset)),
+        Case::fails("does_not_hold", "written", Certificate)
+            .says(|fault| {
+                let other = DeviceId::parse("FW-1").ok();
+                differs(fault, &Mismatch::Name(other))
+            })
+            .product(|product| named("source = \"scanned\"\nformat = \"GW-#\"", product))
+            .label("GW-1")
+            .unit(|hall| hall.blank("a", Some(changed_setting("dps/device_id")))),
+        Case::fails("proof_failed", "read_back", Certificate)
+            .unit(|hall| flawed(hall, UnitFlaw::SignsWithAnotherKey)),
+        // The root that the product trusts is another one, of the same name.
+        Case::fails("path_invalid", "read_back", Certificate)
+            .says(|fault| {
+                let (which, flaw) = (CertificateName::Authority(2), Flaw::DidNotSign);
+                *fault == Fault::PathInvalid { which, flaw }
+            })
+            .product(|product| product.ca.as_mut().unwrap().root = Blob(namesake())),
+    ]
+}
+
+fn changed_setting(key: &str) -> UnitFlaw {
+    UnitFlaw::SettingChangedAtReset(key.to_owned())
+}
+
+fn differs(fault: &Fault, in_what: &Mismatch) -> bool {
+    matches!(fault, Fault::DoesNotHold { how, .. } if how == in_what)
 }
 
 /// A root of the same name as the plant's, with another key.
