@@ -1,9 +1,11 @@
 //! A driver that the station does not have, for devices in this process's memory, goes through a real bay.
 
+use super::codes::books::{Books, End};
 use super::plant::{self, Plant, STEP_DEADLINE};
 use super::scenarios::line::{MODEL, in_a_process_with_an_hsm, options};
 use dps_station::bay::{Bay, Line, LineProduct, Signer};
 use dps_station::fixtures::pty::Pty;
+use dps_station::ledger::{OutboxState, ReservationState, Verdict, verify};
 use dps_station::link::{
     Device, DeviceLink, Driver, Found, Injection, LinkError, LinkHealth, Observation, Reply,
     of_product,
@@ -12,7 +14,7 @@ use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{DeviceId, Holding, Identification, proof_message};
 use dps_station::provision::dialogue::{Grounds, Misfit, Verb};
 use dps_station::provision::event::{Event, Recorded};
-use dps_station::provision::fault::Blame;
+use dps_station::provision::fault::{Blame, Fault, Mismatch};
 use dps_station::provision::floor::Report;
 use dps_station::provision::injected::Observed;
 use dps_station::provision::product::Product;
@@ -28,22 +30,27 @@ use tokio::sync::{mpsc, watch};
 const ATTEMPT_MAX: Duration = Duration::from_secs(60);
 
 /// What a toy can do beside holding what it was given.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Kind {
     /// Has a key, and can be sealed.
+    #[default]
     Whole,
+    /// The same, but says that it has started anew when it has not.
+    Idle,
+    /// The same, but seals something else than it says that it holds.
+    SealsOther,
     /// Has no verbs but those that every device has.
     Bare,
 }
 
 /// Its driver, and what it remembers.
 struct Toys {
-    kind: Kind,
     toy: Mutex<Toy>,
 }
 
 #[derive(Default)]
 struct Toy {
+    kind: Kind,
     boots: u64,
     key: Option<rcgen::KeyPair>,
     chain: Vec<Vec<u8>>,
@@ -96,9 +103,9 @@ impl Driver for Toys {
     }
 
     fn device<'a>(&'a self, _: &'a mut DeviceLink) -> Box<dyn Device + 'a> {
-        match self.kind {
-            Kind::Whole => Box::new(Whole(Bare(&self.toy))),
+        match self.toy.lock().unwrap().kind {
             Kind::Bare => Box::new(Bare(&self.toy)),
+            _ => Box::new(Whole(Bare(&self.toy))),
         }
     }
 }
@@ -132,7 +139,9 @@ impl Device for Bare<'_> {
     }
 
     fn restart<'a>(&'a mut self, _: &'a Identification) -> Reply<'a, Identification> {
-        self.0.lock().unwrap().boots += 1;
+        let mut toy = self.0.lock().unwrap();
+        toy.boots += u64::from(toy.kind != Kind::Idle);
+        drop(toy);
         self.identify()
     }
 
@@ -209,8 +218,12 @@ impl Device for Whole<'_> {
     }
 
     fn seal(&mut self, holds: Digest) -> Reply<'_, Digest> {
-        self.0.0.lock().unwrap().sealed = true;
-        answer(Ok(holds))
+        let mut toy = self.0.0.lock().unwrap();
+        toy.sealed = true;
+        answer(Ok(match toy.kind {
+            Kind::SealsOther => Digest::of(b"other"),
+            _ => holds,
+        }))
     }
 }
 
@@ -224,9 +237,12 @@ async fn attempt(
     let dir = TempDir::new().unwrap();
     let port = dir.path().join("bay");
     let mut pty = Pty::open(&port).unwrap();
-    let driver = Arc::new(Toys {
+    let toy = Toy {
         kind,
-        toy: Mutex::default(),
+        ..Toy::default()
+    };
+    let driver = Arc::new(Toys {
+        toy: Mutex::new(toy),
     });
     products.push(LineProduct {
         product,
@@ -234,8 +250,10 @@ async fn attempt(
         signer,
         step_deadline: STEP_DEADLINE,
     });
+    let path = dir.path().join("ledger.sqlite");
+    let ledger = plant::ledger(&path);
     let line = Line {
-        ledger: plant::ledger(&dir.path().join("ledger.sqlite")),
+        ledger: ledger.clone(),
         products,
         present: Mutex::default(),
         loopback: Default::default(),
@@ -269,8 +287,10 @@ async fn attempt(
     let _ = bay.await;
     let mut sent = [0; 64];
     let count = pty.read(&mut sent).await.unwrap();
+    assert_eq!(verify(&path).unwrap().damages, []);
     Stay {
         events,
+        books: Books::of(&ledger).await,
         sent: sent[..count].to_vec(),
         driver,
     }
@@ -278,6 +298,8 @@ async fn attempt(
 
 struct Stay {
     events: Vec<Event>,
+    /// What is on record afterwards.
+    books: Books,
     sent: Vec<u8>,
     driver: Arc<Toys>,
 }
@@ -329,15 +351,57 @@ async fn what_a_driver_does_not_have_is_the_stations_matter_and_not_the_units() 
         step_deadline: STEP_DEADLINE,
     }];
     let done = attempt(Kind::Bare, others, product, None).await;
-    let Some(Event::Errored { fault }) = done.events.last() else {
-        panic!("{:?}", done.events);
+    let end = End {
+        verdict: "errored",
+        code: "device_unable",
+        blame: Blame::Station,
+        after: "accepted",
     };
-    assert_eq!(
-        (fault.code(), fault.blame()),
-        ("device_unable", Blame::Station)
-    );
+    let fault = end.check(&done.events);
+    let nothing = Books {
+        units: vec![None],
+        ..Books::default()
+    };
+    assert_eq!(done.books, nothing);
     assert_eq!(
         words::of(fault).what,
         "bay 1: no device of this kind can make a key"
+    );
+}
+
+/// Over a real cable the driver itself sees the first of these, and the second is an answer that makes no sense to it.
+#[test]
+fn a_device_that_does_not_do_what_it_says_fails_and_its_certificate_is_disabled() {
+    in_a_process_with_an_hsm(
+        "driver::a_device_that_does_not_do_what_it_says_fails_and_its_certificate_is_disabled",
+        |plant: Arc<Plant>| async move {
+            for (kind, code, after) in [
+                (Kind::Idle, "no_restart", "written"),
+                (Kind::SealsOther, "does_not_hold", "proved"),
+            ] {
+                let (product, signer) = (Arc::clone(&plant.product), plant.signer.clone());
+                let before = signer.hsm.meter().signatures;
+                let done = attempt(kind, Vec::new(), product, Some(signer)).await;
+                let end = End {
+                    verdict: "failed",
+                    code,
+                    blame: Blame::Device,
+                    after,
+                };
+                let fault = end.check(&done.events);
+                if let Fault::DoesNotHold { how, .. } = fault {
+                    assert_eq!(*how, Mismatch::Sealed);
+                }
+                let books = Books {
+                    units: vec![Some(Verdict::Failed)],
+                    reservations: vec![ReservationState::Signed],
+                    outbox: vec![OutboxState::DisablePending],
+                    ..Books::default()
+                };
+                assert_eq!(done.books, books, "{code}");
+                let signatures = plant.signer.hsm.meter().signatures - before;
+                assert_eq!(signatures, 1, "{code}");
+            }
+        },
     );
 }

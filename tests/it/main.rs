@@ -4,6 +4,7 @@
 
 mod certificate;
 mod cli;
+mod codes;
 mod driver;
 mod emulator;
 mod enroll;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod place;
+pub mod place;
 
 use crate::scenarios::line::in_a_process_with_an_hsm;
 use dps_station::fixtures::scenario::Flaw;

@@ -9,12 +9,15 @@ mod wire;
 
 use crate::plant::{self, Plant, STEP_DEADLINE};
 use dps_station::fixtures::scenario::{End, EndVerdict, Scenario};
-use dps_station::ledger::{self, OutboxFilter, OutboxState};
+use dps_station::ledger::{self, Ledger, OutboxFilter, OutboxState, ReservationState, Verdict};
 use dps_station::link::LinkOptions;
+use dps_station::provision::device::DeviceId;
 use dps_station::provision::event::{Event, Recorded};
+use dps_station::provision::fault::Blame;
 use dps_station::provision::floor::{Floor, Report};
 use dps_station::words;
 use line::{RigBay, ids, in_a_process_with_an_hsm, options, run_bay};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +32,8 @@ fn every_scenario_ends_as_it_says_and_passes_without_its_fault() {
     in_a_process_with_an_hsm(
         "scenarios::every_scenario_ends_as_it_says_and_passes_without_its_fault",
         |plant| async move {
+            let hsm = plant.signer.hsm.clone();
+            let before = hsm.meter().signatures;
             let mut runs = JoinSet::new();
             for path in scenario_files() {
                 for faulty in [true, false] {
@@ -37,15 +42,20 @@ fn every_scenario_ends_as_it_says_and_passes_without_its_fault() {
                         let name = format!("{} (fault: {faulty})", path.display());
                         let run = play(&path, faulty, &plant);
                         let ended = tokio::time::timeout(SCENARIO_MAX, run).await;
-                        ended.unwrap_or_else(|_| panic!("{name} did not end in time"));
+                        ended.unwrap_or_else(|_| panic!("{name} did not end in time"))
                     });
                 }
             }
-            let mut failed = 0;
+            let (mut failed, mut signed) = (0, 0);
             while let Some(run) = runs.join_next().await {
-                failed += usize::from(run.is_err());
+                match run {
+                    Ok(certificates) => signed += certificates,
+                    Err(_) => failed += 1,
+                }
             }
             assert_eq!(failed, 0, "see above");
+            // What the HSM signed is what is on record as signed, and nothing else.
+            assert_eq!(hsm.meter().signatures - before, signed);
         },
     );
 }
@@ -97,8 +107,8 @@ fn scenario_files() -> Vec<PathBuf> {
     files
 }
 
-/// One scenario in one bay, with a good unit in another bay at the same time.
-async fn play(path: &Path, faulty: bool, plant: &Plant) {
+/// One scenario in one bay, with a good unit in another bay at the same time; gives how many certificates were issued.
+async fn play(path: &Path, faulty: bool, plant: &Plant) -> u64 {
     let scenario = Scenario::read(path).unwrap();
     let name = format!("{} (fault: {faulty})", path.display());
     let dir = TempDir::new().unwrap();
@@ -165,6 +175,8 @@ async fn play(path: &Path, faulty: bool, plant: &Plant) {
             assert!(once || again, "{name}: {:?}", device.executed());
         }
     }
+    let all = [found, good].concat();
+    let signed = assert_books(&name, &line.ledger, &all).await;
     let disabled = line.ledger.outbox(OutboxFilter::default()).await.unwrap();
     let disabled = disabled
         .iter()
@@ -174,6 +186,50 @@ async fn play(path: &Path, faulty: bool, plant: &Plant) {
     line.ledger.clone().close().await.unwrap();
     let verified = ledger::verify(&dir.path().join("ledger.sqlite")).unwrap();
     assert!(verified.damages.is_empty(), "{name}: {verified:?}");
+    signed
+}
+
+/// Every unit has the verdict of its last attempt that had one; no reservation is open, no unit has two certificates,
+/// and what DPS is to hold is what passed, or has a certificate and failed. Gives how many certificates were issued.
+async fn assert_books(name: &str, ledger: &Ledger, ended: &[Recorded]) -> u64 {
+    let mut verdicts: BTreeMap<DeviceId, Option<Verdict>> = BTreeMap::new();
+    for attempt in ended {
+        let Some(device) = attempt.device.clone() else {
+            continue;
+        };
+        let verdict = verdicts.entry(device).or_default();
+        match attempt.event {
+            Event::Passed { .. } => *verdict = Some(Verdict::Passed),
+            Event::Failed { .. } => *verdict = Some(Verdict::Failed),
+            _ => {}
+        }
+    }
+    let units = ledger.units().await.unwrap();
+    let found = units.into_iter().map(|unit| (unit.device, unit.verdict));
+    assert_eq!(found.collect::<BTreeMap<_, _>>(), verdicts, "{name}");
+
+    let reservations = ledger.reservations().await.unwrap();
+    let mut certified = BTreeSet::new();
+    for row in reservations {
+        let device = row.device.expect("it is for a unit");
+        match row.state {
+            ReservationState::Signed => assert!(certified.insert(device), "{name}: two"),
+            ReservationState::Reserved => panic!("{name}: the reservation of {device} is open"),
+            ReservationState::Abandoned => {}
+        }
+    }
+    let outbox = ledger.outbox(OutboxFilter::default()).await.unwrap();
+    let found = outbox.into_iter().map(|row| (row.device, row.state));
+    let wanted = verdicts.into_iter().filter_map(|(device, verdict)| {
+        let state = match verdict? {
+            Verdict::Passed => OutboxState::Pending,
+            _ => OutboxState::DisablePending,
+        };
+        certified.contains(&device).then_some((device, state))
+    });
+    let found: BTreeMap<_, _> = found.collect();
+    assert_eq!(found, wanted.collect::<BTreeMap<_, _>>(), "{name}");
+    certified.len() as u64
 }
 
 /// How much was wrong on the link, as the ledger has it for each attempt.
@@ -197,7 +253,7 @@ fn assert_end(name: &str, found: &Recorded, end: &End) {
         Event::Interrupted { fault } if found.device.is_some() => (V::Interrupted, Some(fault)),
         // Nobody was identified: the fault says whose matter it is.
         Event::Interrupted { fault } => match fault.blame() {
-            dps_station::provision::fault::Blame::Device => (V::Fail, Some(fault)),
+            Blame::Device => (V::Fail, Some(fault)),
             _ => (V::Error, Some(fault)),
         },
         event => panic!("{name}: {} ends nothing here", event.kind()),
@@ -206,6 +262,14 @@ fn assert_end(name: &str, found: &Recorded, end: &End) {
     assert_eq!(
         fault.map(|f| f.code().to_owned()),
         end.code,
+        "{name}: {fault:?}"
+    );
+    let at_fault = match verdict {
+        V::Error => Blame::Station,
+        V::Pass | V::Fail | V::Interrupted => Blame::Device,
+    };
+    assert!(
+        fault.is_none_or(|fault| fault.blame() == at_fault),
         "{name}: {fault:?}"
     );
     if let (Some(fault), Some(says)) = (fault, &end.says) {

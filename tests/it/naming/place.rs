@@ -2,7 +2,7 @@
 
 use crate::plant::{self, Plant, STEP_DEADLINE};
 use crate::scenarios::line::options;
-use dps_station::bay::{Bay, Line, Scans};
+use dps_station::bay::{Bay, Line, LineProduct, Scans};
 use dps_station::fixtures::device::{Cable, Device, DeviceSpec, SharedDevice, run_device};
 use dps_station::fixtures::pty::Pty;
 use dps_station::fixtures::scenario::Flaw;
@@ -13,21 +13,23 @@ use dps_station::provision::fault::Fault;
 use dps_station::provision::floor::Report;
 use dps_station::provision::health::LinkLimits;
 use dps_station::provision::product::Product;
+use serde_json::Value;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// How long one report may take to come, on a machine that does much else.
-const REPORT_MAX: Duration = Duration::from_secs(30);
+/// It is longer than the bay waits for a label.
+const REPORT_MAX: Duration = Duration::from_secs(90);
 
 /// A line with one product, and the units that come to it.
 pub struct Hall {
-    dir: TempDir,
+    dir: Arc<TempDir>,
     pub line: Arc<Line>,
 }
 
@@ -41,14 +43,27 @@ impl Hall {
     }
 
     pub fn with(plant: &Plant, change: impl FnOnce(&mut Product)) -> Self {
+        Self::making(plant, |made| alter(made, change))
+    }
+
+    /// With a line that makes its product as `change` says.
+    pub fn making(plant: &Plant, change: impl FnOnce(&mut LineProduct)) -> Self {
         let dir = TempDir::new().unwrap();
         let ledger = plant::ledger(&dir.path().join("ledger.sqlite"));
         let mut line = plant.line(ledger, STEP_DEADLINE);
-        let mut product = (*plant.product).clone();
-        change(&mut product);
-        line.products[0].product = Arc::new(product);
+        change(&mut line.products[0]);
         Self {
-            dir,
+            dir: Arc::new(dir),
+            line: Arc::new(line),
+        }
+    }
+
+    /// The same hall when its product is another one.
+    pub fn turned(&self, plant: &Plant, change: impl FnOnce(&mut Product)) -> Self {
+        let mut line = plant.line(self.line.ledger.clone(), STEP_DEADLINE);
+        alter(&mut line.products[0], change);
+        Self {
+            dir: Arc::clone(&self.dir),
             line: Arc::new(line),
         }
     }
@@ -83,32 +98,62 @@ impl Hall {
         Arc::new(Mutex::new(device.without_id().unwrap()))
     }
 
-    fn device(&self, id: &str) -> Device {
-        let spec = DeviceSpec {
-            device_id: DeviceId::parse(id).unwrap(),
-            model: "SIM-X509".to_owned(),
-            firmware: "1.0.0".to_owned(),
-            uid: uid(id).0,
-            kind: Attestation::X509,
-        };
-        Device::load_or_make(&self.dir.path().join(format!("{id}.json")), spec).unwrap()
+    /// Any unit, with its flash in a file of this name.
+    pub fn unit(
+        &self,
+        flash: &str,
+        spec: DeviceSpec,
+        change: impl FnOnce(Device) -> Device,
+    ) -> SharedDevice {
+        let device = Device::load_or_make(&self.flash(flash), spec).unwrap();
+        Arc::new(Mutex::new(change(device)))
     }
 
-    /// A bay that serves, each of its reports taken before the next is made.
+    /// Makes a flash out of another one, which may be itself.
+    pub fn copy_flash(&self, from: &str, to: &str, change: impl FnOnce(&mut Value)) {
+        let mut content = serde_json::from_slice(&fs::read(self.flash(from)).unwrap()).unwrap();
+        change(&mut content);
+        fs::write(self.flash(to), content.to_string()).unwrap();
+    }
+
+    fn device(&self, id: &str) -> Device {
+        Device::load_or_make(&self.flash(id), spec(id)).unwrap()
+    }
+
+    fn flash(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.json"))
+    }
+
+    /// The path of a bay's port.
+    pub fn port(&self, bay: &str) -> PathBuf {
+        self.dir.path().join(format!("bay-{bay}"))
+    }
+
+    /// A bay that serves, each of its reports taken before the next is made. Its port comes and goes with its units.
     pub fn open(&self, name: &str) -> Place {
+        self.serve(name, true)
+    }
+
+    /// The same with a port that is meant to be there always.
+    pub fn open_fixed(&self, name: &str) -> Place {
+        self.serve(name, false)
+    }
+
+    fn serve(&self, name: &str, hotplug: bool) -> Place {
         let (reports, said) = mpsc::channel(1);
         let (stop, stopped) = watch::channel(false);
         let scans = Arc::new(Scans::default());
-        let port = self.dir.path().join(format!("bay-{name}"));
+        let test = Arc::new(Notify::new());
+        let port = self.port(name);
         let bay = Bay {
             name: name.to_owned(),
             port: port.clone(),
-            hotplug: true,
+            hotplug,
             link: options(),
             limits: LinkLimits::default(),
             line: Arc::clone(&self.line),
             reports,
-            test: Arc::default(),
+            test: Arc::clone(&test),
             scans: Arc::clone(&scans),
         };
         let task = async move { bay.run(stopped).await.map_err(|fault| fault.to_string()) };
@@ -116,12 +161,31 @@ impl Hall {
             line: Arc::clone(&self.line),
             port,
             scans,
+            test,
             said,
             stop,
             task: tokio::spawn(task),
             plug: None,
             numbers: Arc::default(),
         }
+    }
+}
+
+/// Changes the product of a line.
+pub fn alter(made: &mut LineProduct, change: impl FnOnce(&mut Product)) {
+    let mut product = (*made.product).clone();
+    change(&mut product);
+    made.product = Arc::new(product);
+}
+
+/// An ordinary unit.
+pub fn spec(id: &str) -> DeviceSpec {
+    DeviceSpec {
+        device_id: DeviceId::parse(id).unwrap(),
+        model: "SIM-X509".to_owned(),
+        firmware: "1.0.0".to_owned(),
+        uid: uid(id).0,
+        kind: Attestation::X509,
     }
 }
 
@@ -143,6 +207,8 @@ pub struct Place {
     line: Arc<Line>,
     port: PathBuf,
     pub scans: Arc<Scans>,
+    /// Has the port tested.
+    pub test: Arc<Notify>,
     said: mpsc::Receiver<Report>,
     stop: watch::Sender<bool>,
     task: JoinHandle<Result<(), String>>,
@@ -218,6 +284,19 @@ impl Place {
                 if events.last().is_some_and(Event::ends_attempt) {
                     return events;
                 }
+            }
+        }
+    }
+
+    /// Waits for the fault with which the bay is out of service, or of a note that it makes.
+    pub async fn trouble(&mut self) -> Fault {
+        loop {
+            if let Report::BayOut { fault, .. }
+            | Report::Note {
+                fault: Some(fault), ..
+            } = self.next().await
+            {
+                return fault;
             }
         }
     }
