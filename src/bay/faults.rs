@@ -64,7 +64,7 @@ pub(super) fn link_fault(bay: &str, error: &LinkError) -> Fault {
     }
 }
 
-/// Why a bay's port could not be tested.
+/// Why a port could not be tested; the name is empty where it is no bay's.
 pub(crate) fn loopback_fault(bay: &str, error: &LoopbackError) -> Fault {
     match error {
         LoopbackError::NoPlug { port } => Fault::NoPlug { port: port.clone() },

@@ -117,7 +117,7 @@ async fn test(
 
 /// Why a place cannot be tested, and what to do about it here, where a person is at the port.
 fn cannot(place: &Place, error: &LoopbackError) -> Failure {
-    let name = place.bay.as_deref().unwrap_or("-");
+    let name = place.bay.as_deref().unwrap_or_default();
     let fault = loopback_fault(name, error);
     let what = words::of(&fault).what;
     match (&fault, &place.bay) {

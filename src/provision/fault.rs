@@ -42,7 +42,7 @@ use strum::{IntoStaticStr, VariantNames};
 /// It is stored and reported as `{"code": "device_silent", "args": {…}}`. A variant's name and fields are that form:
 /// they change only together with the version of the events that hold faults.
 ///
-/// Some fields recur: `bay` is a bay's name, `port` the path of its port, `device` the unit that the fault is about,
+/// Some fields recur: `bay` is a bay's name (empty where a port is no bay's), `port` the path of its port, `device` the unit that the fault is about,
 /// `asked` what it was asked, `product` a product's name; `dps` is the name of a DPS instance, `url` where its service
 /// API is, `complaint` its words, `registration_id` the record that the fault is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr, VariantNames)]

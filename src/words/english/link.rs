@@ -8,14 +8,15 @@ const CHECK_PLUG: &str = "check plug and power, then put the unit in again";
 
 pub fn what(fault: &Fault) -> Option<String> {
     Some(match fault {
-        Fault::PortMissing { bay, port } => format!("bay {bay}: {port}: there is no such port"),
+        Fault::PortMissing { bay, port } => format!("{}{port}: there is no such port", at(bay)),
         Fault::PortBusy { bay, port } => {
-            format!("bay {bay}: {port}: another program is using the port")
+            format!("{}{port}: another program is using the port", at(bay))
         }
         Fault::PortDenied { bay, port, group } => format!(
-            "bay {bay}: {port}: no permission to open the port; this user must join the group {group}"
+            "{}{port}: no permission to open the port; this user must join the group {group}",
+            at(bay)
         ),
-        Fault::DeviceGone { bay, how } => format!("bay {bay}: {}", gone(how)),
+        Fault::DeviceGone { bay, how } => format!("{}{}", at(bay), gone(how)),
         Fault::DeviceSilent { bay, port, asked } => format!(
             "bay {bay}: {port}: the device did not answer when asked to {}",
             verb(*asked)
@@ -70,6 +71,14 @@ pub fn next(fault: &Fault) -> Option<&'static str> {
         Fault::TooSlow { .. } => "put the unit in again; set it aside if that does not help",
         _ => return None,
     })
+}
+
+/// The bay that a fault is of; nothing where the port is no bay's.
+fn at(bay: &str) -> String {
+    match bay {
+        "" => String::new(),
+        bay => format!("bay {bay}: "),
+    }
 }
 
 fn gone(how: &Gone) -> String {
