@@ -241,8 +241,18 @@ impl Bay {
             .events(claim.device())
             .await
             .map_err(StationFault::ledger)?;
-        let mut job = Job::recover(claim.device().clone(), Arc::clone(&made.product), &events)
-            .map_err(StationFault::damaged)?;
+        let recovered = Job::recover(claim.device().clone(), Arc::clone(&made.product), &events);
+        let mut job = match recovered {
+            Ok(job) => job,
+            Err(error) => {
+                // Its own matter: the other units' records hang together.
+                let StationFault(fault) = StationFault::damaged(error);
+                let measured = link.health().since(began);
+                self.record(&claim, &unjudged(fault), None, measured)
+                    .await?;
+                return Ok(found);
+            }
+        };
         let mut work = perform::Work {
             bay: &self.name,
             device: made.driver.device(link),

@@ -4,6 +4,9 @@
 
 mod certificate;
 mod cli;
+mod codes {
+    pub mod cloud;
+}
 mod driver;
 mod emulator;
 mod enroll;
@@ -19,6 +22,7 @@ mod link;
 mod loopback;
 mod model;
 mod naming;
+mod odd_service;
 mod plant;
 mod ports;
 mod rack;
