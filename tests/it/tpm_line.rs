@@ -241,11 +241,11 @@ async fn a_tpm_that_shows_anothers_key_fails_when_it_must_use_it() {
     assert!(!stay.kinds().contains(&"proved"));
     let fault = stay.failed();
     assert_eq!(
-        (fault.code(), words::of(&fault).next.as_str()),
+        (fault.code(), words::of(fault).next.as_str()),
         ("ek_not_proved", SET_ASIDE)
     );
     assert!(
-        words::of(&fault)
+        words::of(fault)
             .what
             .contains("the endorsement key that it showed"),
         "{fault:?}"
@@ -260,7 +260,7 @@ async fn one_tpm_in_two_devices_fails_the_second_and_names_the_first() {
     let fault = stay.failed();
     assert_eq!(fault.code(), "duplicate_identity");
     assert!(
-        words::of(&fault).what.contains("sim-2") && words::of(&fault).what.contains("sim-1"),
+        words::of(fault).what.contains("sim-2") && words::of(fault).what.contains("sim-1"),
         "{fault:?}"
     );
     assert!(!stay.kinds().contains(&"written"));
@@ -337,7 +337,7 @@ async fn another_tpm_after_the_reset_fails() {
     assert!(stay.kinds().contains(&"read_back") && !stay.kinds().contains(&"proved"));
     let fault = stay.failed();
     assert_eq!(
-        (fault.code(), words::of(&fault).next.as_str()),
+        (fault.code(), words::of(fault).next.as_str()),
         ("other_tpm", SET_ASIDE)
     );
 }
@@ -385,11 +385,11 @@ async fn stalls_at(nth: usize, before: &str) {
     let fault = stay.failed();
     assert_eq!(fault.code(), "tpm_stalled", "{fault:?}");
     assert!(
-        words::of(&fault).what.contains("did not answer"),
+        words::of(fault).what.contains("did not answer"),
         "{fault:?}"
     );
     assert!(
-        words::of(&fault).next.contains("put the unit in again"),
+        words::of(fault).next.contains("put the unit in again"),
         "{fault:?}"
     );
     assert!(!stay.kinds().contains(&before), "{stay:?}");

@@ -57,7 +57,7 @@ async fn station_fails(hall: &Hall, change: impl FnOnce(&mut Bay)) -> Fault {
         commands,
     };
     let ended = tokio::time::timeout(PATIENCE, station.run(watchers)).await;
-    let fault = ended.expect("it ends").err().expect("it fails").0;
+    let fault = ended.expect("it ends").expect_err("it fails").0;
     assert_eq!(fault.blame(), Blame::Station, "{fault:?}");
     fault
 }
