@@ -39,10 +39,9 @@ pub async fn close_open_attempts(line: &Line) -> Result<usize, StationFault> {
         let events = match job {
             Ok(job) => job.interrupted(fault),
             // What was reserved stays as it is: from such a record nothing is ever signed again.
-            Err(error) => {
-                let StationFault(fault) = StationFault::damaged(error);
-                vec![Event::Interrupted { fault }]
-            }
+            Err(error) => vec![Event::Interrupted {
+                fault: StationFault::damaged(error).0,
+            }],
         };
         for event in events {
             line.ledger
