@@ -235,14 +235,10 @@ impl Bay {
         let Some(claim) = self.identify(attempt, &found, names).await? else {
             return Ok(found);
         };
-        let events = self
-            .line
-            .ledger
-            .events(claim.device())
-            .await
-            .map_err(StationFault::ledger)?;
-        let mut job = Job::recover(claim.device().clone(), Arc::clone(&made.product), &events)
-            .map_err(StationFault::damaged)?;
+        let measured = link.health().since(began);
+        let Some(mut job) = self.recover(&claim, &made.product, measured).await? else {
+            return Ok(found);
+        };
         let mut work = perform::Work {
             bay: &self.name,
             device: made.driver.device(link),
@@ -264,6 +260,25 @@ impl Bay {
             work.silences.clear();
         }
         Ok(work.last)
+    }
+
+    /// The job as the unit's record has it; none where that does not hang together, which is the unit's own matter and
+    /// ends the attempt.
+    async fn recover(
+        &self,
+        claim: &Claim,
+        product: &Arc<Product>,
+        measured: LinkHealth,
+    ) -> Result<Option<Job>, StationFault> {
+        let events = self.line.ledger.events(claim.device()).await;
+        let events = events.map_err(StationFault::ledger)?;
+        let recovered = Job::recover(claim.device().clone(), Arc::clone(product), &events);
+        let damage = match recovered {
+            Ok(job) => return Ok(Some(job)),
+            Err(error) => unjudged(StationFault::damaged(error).0),
+        };
+        self.record(claim, &damage, None, measured).await?;
+        Ok(None)
     }
 
     /// Binds the attempt to the unit by its name; no claim where the ledger refuses that, which ends the attempt.

@@ -35,9 +35,15 @@ pub async fn close_open_attempts(line: &Line) -> Result<usize, StationFault> {
         let Some(made) = line.products.first() else {
             continue;
         };
-        let job = Job::recover(claim.device().clone(), Arc::clone(&made.product), &events)
-            .map_err(StationFault::damaged)?;
-        for event in job.interrupted(fault) {
+        let job = Job::recover(claim.device().clone(), Arc::clone(&made.product), &events);
+        let events = match job {
+            Ok(job) => job.interrupted(fault),
+            // What was reserved stays as it is: from such a record nothing is ever signed again.
+            Err(error) => vec![Event::Interrupted {
+                fault: StationFault::damaged(error).0,
+            }],
+        };
+        for event in events {
             line.ledger
                 .append(&claim, None, &event)
                 .await

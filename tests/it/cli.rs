@@ -2,7 +2,10 @@
 //! code that goes with it, and nothing lost.
 
 use crate::emulator::support as emulator;
+use crate::odd_service::{OddService, answer};
 use crate::support::{Ended, Factory, Place, Running, calls, run};
+use dps_station::provision::fault::{Blame, ClockSkew, DpsSetting, Fault};
+use dps_station::words;
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 use std::fs;
@@ -191,7 +194,18 @@ fn without_dps_or_with_a_wrong_key_nothing_is_lost() {
     assert_eq!(ended.code(), Some(3), "{ended:?}");
     says(&refusal(ended), 3, &["main"]);
     write(&factory, "rig/dps-credential", b"rubbish");
-    says(&run(&mut factory.station(&["enroll"])), 2, &["main"]);
+    let ended = run(&mut factory.station(&["enroll"]));
+    says(&ended, 2, &["main"]);
+    let rubbish = Fault::DpsConfiguration {
+        dps: "main".to_owned(),
+        setting: DpsSetting::UnknownPart,
+    };
+    assert_eq!(
+        (rubbish.blame(), rubbish.code()),
+        (Blame::Station, "dps_configuration")
+    );
+    let sentence = words::sentence(&rubbish);
+    assert_eq!(ended.stderr, format!("station: {sentence}\n"));
     write(
         &factory,
         "rig/dps-credential",
@@ -206,6 +220,54 @@ fn without_dps_or_with_a_wrong_key_nothing_is_lost() {
         1
     );
     says(&refusal(ended), 3, &["main", "localhost"]);
+    finishes(&factory);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_wrong_is_found_before_the_first_unit() {
+    let factory = passed();
+    let before = factory.reservations();
+    let good = factory.text("station.toml");
+    // No enrollments at all, by a service on whose clock it is 1994.
+    let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    let odd = OddService::start(answer("200 OK", date, "[]")).await;
+    let url = good.split("service_url = \"").nth(1).unwrap();
+    let url = url.split('"').next().unwrap();
+    edit(&factory, url, &odd.url());
+    edit(
+        &factory,
+        "ca_file = \"rig/dps-ca.pem\"",
+        &format!("ca_file = \"{}\"", odd.ca_file().display()),
+    );
+    let checked = run(&mut factory.station(&["check", "--json"]));
+    assert_eq!(checked.code(), Some(3), "{checked:?}");
+    let findings = checked.objects().into_iter();
+    let wrong: Vec<_> = findings.filter(|line| line["ok"] == false).collect();
+    assert_eq!(wrong.len(), 1, "{wrong:?}");
+    assert_eq!(wrong[0]["check"], "dps main");
+    let fault = Fault::ClockWrong {
+        dps: "main".to_owned(),
+        skew: ClockSkew(1_000_000_000),
+    };
+    assert_eq!(
+        (fault.blame(), fault.code()),
+        (Blame::Station, "clock_wrong")
+    );
+    let said = text(&wrong[0], "said");
+    let next = words::of(&fault).next;
+    assert!(
+        said.starts_with("the station's clock is ") && said.ends_with(&next),
+        "{said}"
+    );
+    // The HSM signed for its self-test, and for nothing else; nothing was sent.
+    let purposes: Vec<_> = factory
+        .reservations()
+        .into_iter()
+        .filter(|(digest, _)| !before.contains_key(digest))
+        .map(|(_, line)| (line["purpose"].clone(), line["state"].clone()))
+        .collect();
+    assert_eq!(purposes, [("self_test".into(), "signed".into())]);
+    write(&factory, "station.toml", good.as_bytes());
     finishes(&factory);
 }
 

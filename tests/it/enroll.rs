@@ -1,12 +1,15 @@
 //! Enrollment: whatever happens between the outbox and DPS, every record ends where it belongs, once.
 
+use crate::odd_service::{OddService, answer};
 use data_encoding::BASE64;
 use dps_station::dps::{API_VERSION, Dps, DpsOptions};
 use dps_station::enroller::{
     Discrepancy, DiscrepancyKind, Intent, Summary, drain, dry_run, reconcile,
 };
 use dps_station::fixtures::dps::{Emulator, EmulatorOptions, Faults};
-use dps_station::ledger::{Ledger, Options, OutboxFilter, OutboxRow, OutboxState};
+use dps_station::ledger::{
+    Ledger, Options, OutboxFilter, OutboxRow, OutboxState, ReservationRow, ReservationState, verify,
+};
 use dps_station::provision::batch::Status;
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{DeviceId, Identification, RegistrationId, SerialNumber};
@@ -17,7 +20,8 @@ use dps_station::provision::event::{
 use dps_station::provision::fault::{Blame, Fault, RecordTrouble};
 use dps_station::words;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
@@ -194,6 +198,27 @@ impl Line {
         events.into_iter().filter_map(charge).collect()
     }
 
+    /// [`stands`], for this line's ledger.
+    async fn stands(&self, wanted: &[(&Enrollment, OutboxState)]) {
+        stands(&self.ledger, self.dir.path(), wanted).await;
+    }
+
+    /// The same, where all records stand alike.
+    async fn all_stand(&self, enrollments: &[Enrollment], state: OutboxState) {
+        let all: Vec<_> = enrollments.iter().map(|e| (e, state)).collect();
+        self.stands(&all).await;
+    }
+
+    /// A client of another service under the same name.
+    fn other_dps(&self, url: String, ca_file: std::path::PathBuf) -> Dps {
+        let options = DpsOptions {
+            service_url: url,
+            ca_file: Some(ca_file),
+            ..options(&self.cloud, self.cloud.connection_string())
+        };
+        Dps::new(options, real_clock).unwrap()
+    }
+
     async fn row(&self, enrollment: &Enrollment) -> OutboxRow {
         let rows = self.ledger.outbox(OutboxFilter::default()).await.unwrap();
         let mut rows = rows.into_iter();
@@ -205,6 +230,27 @@ impl Line {
         let held = self.dps.get(&enrollment.registration_id).await.unwrap();
         held.unwrap()
     }
+}
+
+/// Holds the ledger in this folder to this: its records stand so, nothing was signed, allocated or begun for them, and
+/// it is whole.
+async fn stands(ledger: &Ledger, dir: &Path, wanted: &[(&Enrollment, OutboxState)]) {
+    let rows = ledger.outbox(OutboxFilter::default()).await.unwrap();
+    let found: BTreeMap<_, _> = rows.iter().map(|r| (&r.registration_id, r.state)).collect();
+    let wanted: BTreeMap<_, _> = wanted
+        .iter()
+        .map(|(enrollment, state)| (&enrollment.registration_id, *state))
+        .collect();
+    assert_eq!(found, wanted);
+    assert_eq!(ledger.units().await.unwrap().len(), wanted.len());
+    let reservations = ledger.reservations().await.unwrap();
+    let of_a_unit =
+        |row: &ReservationRow| row.state == ReservationState::Signed && row.device.is_some();
+    assert!(reservations.iter().all(of_a_unit), "{reservations:?}");
+    assert!(ledger.allocations().await.unwrap().is_empty());
+    assert_eq!(ledger.open_attempts().await.unwrap(), []);
+    let file = dir.join("ledger.sqlite");
+    assert_eq!(verify(&file).unwrap().damages, []);
 }
 
 /// The enrollment as a verdict has it.
@@ -426,7 +472,7 @@ async fn a_unit_that_fails_while_its_record_waits_for_the_share_is_never_enabled
 #[tokio::test]
 async fn one_bad_record_is_refused_and_the_others_go_on() {
     let line = Line::new().await;
-    line.pass_many(5).await;
+    let good = line.pass_many(5).await;
     let bad = Enrollment {
         identity: EnrolledIdentity::X509 {
             certificate: Blob(b"no certificate".to_vec()),
@@ -438,9 +484,17 @@ async fn one_bad_record_is_refused_and_the_others_go_on() {
     assert_eq!((summary.enrolled, summary.refused), (5, 1));
     assert_eq!(summary.fault, None);
     let row = line.row(&bad).await;
-    assert_eq!(row.state, OutboxState::Refused);
-    let what = words::of(&row.fault.unwrap()).what;
+    let fault = row.fault.unwrap();
+    assert_eq!(
+        (fault.blame(), fault.code()),
+        (Blame::Cloud, "enrollment_refused")
+    );
+    let what = words::of(&fault).what;
     assert!(what.contains("gw-0005: 400"), "{what}");
+    let mut all: Vec<_> = good.iter().map(|e| (e, OutboxState::Enrolled)).collect();
+    all.push((&bad, OutboxState::Refused));
+    line.stands(&all).await;
+    each_created_once(&line, &good);
 }
 
 #[tokio::test]
@@ -457,11 +511,119 @@ async fn a_record_that_the_service_cannot_take_now_is_deferred_and_tried_again()
             tokio::task::yield_now().await;
         }
         assert_eq!(line.writes().len(), 2);
+        let fault = line.row(&enrollments[1]).await.fault.unwrap();
+        assert_eq!(
+            (fault.blame(), fault.code()),
+            (Blame::Cloud, "enrollment_deferred")
+        );
         line.faults(Faults::default()).await;
     };
     let (summary, ()) = tokio::join!(line.drain(), heal);
     assert_eq!(summary, enrolled(3));
     each_created_once(&line, &enrollments);
+    line.all_stand(&enrollments, OutboxState::Enrolled).await;
+}
+
+#[tokio::test]
+async fn a_record_of_which_nothing_is_known_is_put_off_and_read_back_first() {
+    let line = Line::new().await;
+    let enrollments = line.pass_many(1).await;
+    // Neither the call nor the reading back has an answer.
+    line.faults(Faults {
+        fail: 2,
+        ..Faults::default()
+    })
+    .await;
+    let put_off = async {
+        while line.row(&enrollments[0]).await.tries == 0 {
+            tokio::task::yield_now().await;
+        }
+        let fault = line.row(&enrollments[0]).await.fault.unwrap();
+        assert_eq!(
+            (fault.blame(), fault.code()),
+            (Blame::Cloud, "enrollment_unanswered")
+        );
+        line.all_stand(&enrollments, OutboxState::Pending).await;
+    };
+    let (summary, ()) = tokio::join!(line.drain(), put_off);
+    assert_eq!(summary, enrolled(1));
+    each_created_once(&line, &enrollments);
+    line.all_stand(&enrollments, OutboxState::Enrolled).await;
+    // Sent, read back; charged anew and read back; sent, read back.
+    let charges = line.charges().await;
+    let sent: Vec<_> = charges.iter().map(|charge| charge.2).collect();
+    assert_eq!(sent, [1, 0, 1, 0, 1, 0]);
+}
+
+#[tokio::test]
+async fn a_service_that_asks_for_too_long_a_pause_ends_the_run_and_nothing_is_lost() {
+    let line = Line::new().await;
+    let enrollments = line.pass_many(2).await;
+    line.faults(Faults {
+        throttle: 1,
+        retry_after_seconds: 601,
+        ..Faults::default()
+    })
+    .await;
+    let fault = ended(&line, &line.dps, 2).await;
+    assert_eq!(
+        (fault.blame(), fault.code()),
+        (Blame::Cloud, "dps_throttled")
+    );
+    line.all_stand(&enrollments, OutboxState::Pending).await;
+    assert_eq!(line.charges().await.len(), 1);
+
+    assert_eq!(line.drain().await, enrolled(2));
+    each_created_once(&line, &enrollments);
+}
+
+#[tokio::test]
+async fn a_service_that_knows_no_enrollments_refuses_the_call_and_not_the_records() {
+    let line = Line::new().await;
+    let enrollments = line.pass_many(2).await;
+    let elsewhere = format!("https://localhost:{}/elsewhere", line.cloud.port());
+    let elsewhere = line.other_dps(elsewhere, line.cloud.ca_file().to_owned());
+    let fault = ended(&line, &elsewhere, 2).await;
+    assert_eq!((fault.blame(), fault.code()), (Blame::Cloud, "dps_refused"));
+    line.all_stand(&enrollments, OutboxState::Pending).await;
+
+    assert_eq!(line.drain().await, enrolled(2));
+    each_created_once(&line, &enrollments);
+}
+
+#[tokio::test]
+async fn whatever_else_answers_is_not_believed_and_nothing_is_lost() {
+    let line = Line::new().await;
+    let enrollments = line.pass_many(6).await;
+    let page = |status, headers| answer(status, headers, "<html>the factory's network</html>");
+    // The first says that it knows no such call. After the second, the records were perhaps sent, and of such a one a
+    // page that is not there says nothing.
+    for (said, code) in [
+        (page("404 Not Found", ""), "dps_refused"),
+        (page("200 OK", ""), "dps_malformed"),
+        (page("302 Found", "Location: /login\r\n"), "dps_malformed"),
+        (page("404 Not Found", ""), "dps_malformed"),
+    ] {
+        let odd = OddService::start(said).await;
+        let impostor = line.other_dps(odd.url(), odd.ca_file());
+        let fault = ended(&line, &impostor, 6).await;
+        assert_eq!((fault.blame(), fault.code()), (Blame::Cloud, code));
+        line.all_stand(&enrollments, OutboxState::Pending).await;
+    }
+    assert_eq!(line.drain().await, enrolled(6));
+    each_created_once(&line, &enrollments);
+    line.all_stand(&enrollments, OutboxState::Enrolled).await;
+}
+
+/// What ended a run in which nothing was settled of so many records.
+async fn ended(line: &Line, dps: &Dps, records: u32) -> Fault {
+    let summary = drain(&line.ledger, dps, SHARE).await;
+    let fault = summary.fault.clone().expect("the run ended early");
+    assert_eq!(summary.deferred + summary.pending, records, "{summary:?}");
+    let written = line.dir.path().join("dps/writes.jsonl");
+    let written = std::fs::metadata(written).map_or(0, |file| file.len());
+    assert_eq!(written, 0, "nothing took effect");
+    fault
 }
 
 #[tokio::test]
@@ -495,18 +657,23 @@ async fn a_service_that_fails_every_time_ends_the_run_and_nothing_is_lost() {
     let summary = line.drain().await;
     assert_eq!(summary.deferred + summary.pending, 12);
     let fault = summary.fault.unwrap();
-    assert_eq!(fault.code(), "dps_no_answer");
+    assert_eq!(
+        (fault.blame(), fault.code()),
+        (Blame::Cloud, "dps_no_answer")
+    );
     assert!(words::of(&fault).what.contains("500001"), "{fault:?}");
+    line.all_stand(&enrollments, OutboxState::Pending).await;
 
     line.faults(Faults::default()).await;
     assert_eq!(line.drain().await, enrolled(12));
     each_created_once(&line, &enrollments);
+    line.all_stand(&enrollments, OutboxState::Enrolled).await;
 }
 
 #[tokio::test]
 async fn a_wrong_key_and_a_dead_service_are_said_in_one_sentence_each() {
     let line = Line::new().await;
-    line.pass_many(1).await;
+    let enrollments = line.pass_many(1).await;
     let key = BASE64.encode(&[7; 32]);
     let credential = format!(
         "HostName=localhost;SharedAccessKeyName=provisioningserviceowner;SharedAccessKey={key}"
@@ -521,10 +688,17 @@ async fn a_wrong_key_and_a_dead_service_are_said_in_one_sentence_each() {
     );
     assert!(words::sentence(&fault).contains("credential"), "{fault:?}");
     assert!(!words::sentence(&fault).contains(&key));
+    line.all_stand(&enrollments, OutboxState::Pending).await;
 
     let port = line.cloud.port();
-    line.cloud.stop().await;
-    let summary = drain(&line.ledger, &line.dps, SHARE).await;
+    let Line {
+        cloud,
+        dir,
+        ledger,
+        dps,
+    } = line;
+    cloud.stop().await;
+    let summary = drain(&ledger, &dps, SHARE).await;
     assert_eq!(summary.pending, 1);
     let fault = summary.fault.unwrap();
     assert_eq!(
@@ -533,6 +707,8 @@ async fn a_wrong_key_and_a_dead_service_are_said_in_one_sentence_each() {
     );
     let url = format!("https://localhost:{port}/");
     assert!(words::of(&fault).what.contains(&url), "{fault:?}");
+    let pending = [(&enrollments[0], OutboxState::Pending)];
+    stands(&ledger, dir.path(), &pending).await;
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ mod link;
 mod loopback;
 mod model;
 mod naming;
+mod odd_service;
 mod plant;
 mod ports;
 mod rack;

@@ -4,6 +4,7 @@ mod budget;
 mod chips;
 pub mod hall;
 mod program;
+mod refused;
 
 use crate::emulator::support::Cloud;
 use crate::tpm::device::{Device, READ_PUBLIC_EK, factory, trusted};
@@ -11,6 +12,7 @@ use chips::{Impostor, Stalling, Swapped};
 use dps_station::fixtures::device::Tpm;
 use dps_station::fixtures::first_boot::{FirstBoot, first_boot_tpm};
 use dps_station::fixtures::tpm::{Defect, Maker, manufacture};
+use dps_station::ledger::Verdict;
 use dps_station::provision::device::RegistrationId;
 use dps_station::provision::endorsement::{EmptyHandle, EndorsementPolicy, RootFile, VendorRoots};
 use dps_station::provision::event::EndorsementVerdict;
@@ -24,6 +26,17 @@ use std::time::Duration;
 
 const SET_ASIDE: &str = "set the unit aside and call the process engineer";
 const NOT_GENUINE: &str = "set the unit aside: its TPM is not what it says it is";
+
+/// The stay of a unit whose TPM is refused before anything is written to it.
+const REFUSED: [&str; 5] = [
+    "arrived",
+    "identified",
+    "accepted",
+    "link_measured",
+    "failed",
+];
+/// The only unit, and it failed.
+const FAILED: (&str, Option<Verdict>) = ("sim-1", Some(Verdict::Failed));
 
 /// A line that trusts the makers of good TPMs.
 fn hall(change: impl FnOnce(&mut Product)) -> Hall {
@@ -40,15 +53,10 @@ fn chip(defect: Option<Defect>) -> Chip {
 
 /// Why this TPM fails on an ordinary line, and that nothing was written to its device.
 async fn refused(tpm: impl Tpm + 'static) -> Fault {
-    let stay = ordinary().stay("sim-1", tpm).await;
-    let expected = [
-        "arrived",
-        "identified",
-        "accepted",
-        "link_measured",
-        "failed",
-    ];
-    assert_eq!(stay.kinds(), expected);
+    let hall = ordinary();
+    let stay = hall.stay("sim-1", tpm).await;
+    assert_eq!(stay.kinds(), REFUSED);
+    hall.ends(&[FAILED]).await;
     stay.failed().clone()
 }
 
@@ -222,7 +230,9 @@ async fn a_waiver_is_on_record_with_what_it_waived() {
 async fn a_tpm_that_shows_anothers_key_fails_when_it_must_use_it() {
     let own = chip(Some(Defect::NoCertificate));
     let victim = chip(None);
-    let stay = ordinary().stay("sim-1", Impostor { own, victim }).await;
+    let hall = ordinary();
+    let stay = hall.stay("sim-1", Impostor { own, victim }).await;
+    hall.ends(&[FAILED]).await;
     // Key and certificate are genuine; they are not this TPM's.
     assert!(matches!(
         stay.endorsement().verdict,
@@ -321,7 +331,9 @@ async fn a_key_that_no_certificate_is_for_needs_a_waiver() {
 #[tokio::test]
 async fn another_tpm_after_the_reset_fails() {
     let (now, later) = (chip(None), chip(Some(Defect::NoCertificate)));
-    let stay = ordinary().stay("sim-1", Swapped { now, later }).await;
+    let hall = ordinary();
+    let stay = hall.stay("sim-1", Swapped { now, later }).await;
+    hall.ends(&[FAILED]).await;
     assert!(stay.kinds().contains(&"read_back") && !stay.kinds().contains(&"proved"));
     let fault = stay.failed();
     assert_eq!(
@@ -334,18 +346,20 @@ async fn another_tpm_after_the_reset_fails() {
 async fn another_tpm_in_a_device_that_comes_back_fails() {
     let hall = ordinary();
     let (now, later) = (chip(None), chip(Some(Defect::NoCertificate)));
-    let first = hall
-        .stay(
-            "sim-1",
-            Swapped {
-                now: now.clone(),
-                later,
-            },
-        )
-        .await;
+    let swapped = Swapped {
+        now: now.clone(),
+        later: later.clone(),
+    };
+    let first = hall.stay("sim-1", swapped).await;
     assert_eq!(first.failed().code(), "other_tpm");
+    // It comes with the other one at once.
+    let later = hall.stay("sim-1", later).await;
+    assert_eq!(later.failed().code(), "other_tpm");
+    assert_eq!(later.kinds(), REFUSED);
+    hall.ends(&[FAILED]).await;
     let again = hall.stay("sim-1", now).await;
     assert!(again.passed(), "its own TPM is welcome: {again:?}");
+    hall.ends(&[("sim-1", Some(Verdict::Passed))]).await;
 }
 
 #[tokio::test]
@@ -388,4 +402,9 @@ async fn stalls_at(nth: usize, before: &str) {
     good.pull();
     bay.close().await;
     drop(release);
+    hall.ends(&[
+        ("bad", Some(Verdict::Failed)),
+        ("good", Some(Verdict::Passed)),
+    ])
+    .await;
 }

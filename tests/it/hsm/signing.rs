@@ -4,11 +4,11 @@ use super::{PIN, alone, make_pair, options, own_session, signatures};
 use crate::plant;
 use crate::support::spy;
 use dps_station::hsm::{Hsm, HsmError};
-use dps_station::ledger::{Ledger, ReservationState};
+use dps_station::ledger::{Ledger, OutboxFilter, ReservationRow, ReservationState, verify};
 use dps_station::provision::certificate::{CaProfile, Issuer, draft_root, draft_self_test};
 use dps_station::provision::device::SerialNumber;
 use dps_station::provision::event::{Event, Purpose, Reservation};
-use dps_station::provision::fault::{Fault, Flaw, Unsigned};
+use dps_station::provision::fault::{Blame, Fault, Flaw, Unsigned};
 use dps_station::signing::{SigningKey, abandon_open};
 use pkcs11::context::Pkcs11;
 use std::path::Path;
@@ -120,11 +120,25 @@ fn what_fails_its_check_is_given_up_and_not_handed_out() {
                 event => panic!("{event:?}"),
             })
             .collect();
-        let errors = [unsound, other_key, mute];
+        let faults = [unsound, other_key, mute];
+        let codes = faults.each_ref().map(|fault| (fault.code(), fault.blame()));
+        let expected = ["signed_wrongly", "hsm", "hsm"].map(|code| (code, Blame::Station));
+        assert_eq!(codes, expected);
         assert_eq!(
             reasons,
-            errors.map(|fault| Unsigned::Fault(Box::new(fault)))
+            faults.map(|fault| Unsigned::Fault(Box::new(fault)))
         );
+        // Two signatures came, and no reservation was used twice or is still open.
+        assert_eq!(signatures(&directory), 2);
+        let rows = ledger.reservations().await.unwrap();
+        assert_eq!(rows.len(), 3);
+        let given_up = |row: &ReservationRow| row.state == ReservationState::Abandoned;
+        assert!(rows.iter().all(given_up), "{rows:?}");
+        assert_eq!(ledger.units().await.unwrap(), []);
+        let outbox = ledger.outbox(OutboxFilter::default()).await.unwrap();
+        assert_eq!(outbox, []);
+        let file = directory.join("ledger.sqlite");
+        assert_eq!(verify(&file).unwrap().damages, []);
     });
 }
 

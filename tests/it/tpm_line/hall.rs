@@ -4,17 +4,19 @@ use dps_station::bay::{Bay, Line, LineProduct};
 use dps_station::fixtures::device::{Device, DeviceSpec, Tpm};
 use dps_station::fixtures::pty::Pty;
 use dps_station::fixtures::tpm::SwTpm;
-use dps_station::ledger::{Ledger, Options};
+use dps_station::ledger::{Ledger, Options, OutboxFilter, OutboxState, Verdict, verify};
 use dps_station::link::{Injection, LinkOptions, of_product};
 use dps_station::provision::bytes::Digest;
 use dps_station::provision::certificate::Profile;
 use dps_station::provision::device::{Attestation, DeviceId};
 use dps_station::provision::endorsement::{EmptyHandle, EndorsementPolicy, VendorRoots};
 use dps_station::provision::event::{EndorsementRecord, Event};
-use dps_station::provision::fault::Fault;
+use dps_station::provision::fault::{Blame, Fault};
 use dps_station::provision::floor::Report;
 use dps_station::provision::product::{DpsTarget, Product};
+use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -34,7 +36,7 @@ const START_TIME: Duration = Duration::from_millis(20);
 pub struct Hall {
     dir: TempDir,
     pub link: LinkOptions,
-    line: Arc<Line>,
+    pub line: Arc<Line>,
 }
 
 impl Hall {
@@ -53,16 +55,13 @@ impl Hall {
 
     /// A device as it comes from its first firmware, with this TPM in it.
     pub fn device(&self, name: &str, tpm: impl Tpm + 'static) -> Device {
-        let flash = self.dir.path().join(format!("{name}.json"));
-        let device = Device::load_or_make(&flash, spec(name)).unwrap();
+        let device = Device::load_or_make(&self.flash(name), spec(name)).unwrap();
         device.with_tpm(Box::new(tpm))
     }
 
-    /// Opens the bay.
-    pub fn open(&self) -> OpenBay {
-        let (reports, said) = mpsc::channel(REPORTS);
-        let (stop, stopped) = watch::channel(false);
-        let bay = Bay {
+    /// The bay, not yet open.
+    pub fn bay(&self, reports: mpsc::Sender<Report>) -> Bay {
+        Bay {
             name: "1".to_owned(),
             port: self.port(),
             hotplug: true,
@@ -72,7 +71,14 @@ impl Hall {
             reports,
             test: Arc::default(),
             scans: Arc::default(),
-        };
+        }
+    }
+
+    /// Opens the bay.
+    pub fn open(&self) -> OpenBay {
+        let (reports, said) = mpsc::channel(REPORTS);
+        let (stop, stopped) = watch::channel(false);
+        let bay = self.bay(reports);
         OpenBay {
             said,
             stop,
@@ -92,10 +98,64 @@ impl Hall {
 
     /// Hangs a device on the bay's cable.
     pub fn plug_in(&self, device: Device) -> Plug {
+        self.hang(device, |_| false)
+    }
+
+    /// Hangs a device on the bay's cable, which comes off when it is sealed, before it can say so.
+    pub fn plug_in_until_sealed(&self, device: Device) -> Plug {
+        self.hang(device, Device::sealed)
+    }
+
+    fn hang(&self, device: Device, comes_off: fn(&Device) -> bool) -> Plug {
         let pty = Pty::open(&self.port()).unwrap();
         let bytes = Arc::new(Mutex::new(Bytes::default()));
-        let task = tokio::spawn(run(device, pty, Arc::clone(&bytes)));
+        let task = tokio::spawn(run(device, pty, Arc::clone(&bytes), comes_off));
         Plug { task, bytes }
+    }
+
+    /// Holds the ledger and the devices to this: so the verdicts on its units stand, those that passed and no other are
+    /// sealed and wait to be enrolled, nothing was reserved or allocated, no attempt is open, and the record is whole.
+    pub async fn ends(&self, units: &[(&str, Option<Verdict>)]) {
+        let ledger = &self.line.ledger;
+        let found = ledger.units().await.unwrap();
+        let found: Vec<_> = found
+            .iter()
+            .map(|row| (row.device.as_str(), row.verdict))
+            .collect();
+        assert_eq!(found, units);
+        let waiting = ledger.outbox(OutboxFilter::default()).await.unwrap();
+        let waiting: BTreeMap<_, _> = waiting
+            .iter()
+            .map(|row| (row.device.as_str(), row.state))
+            .collect();
+        for (name, verdict) in units {
+            let passed = *verdict == Some(Verdict::Passed);
+            let wanted = passed.then_some(&OutboxState::Pending);
+            assert_eq!(waiting.get(name), wanted, "{name}");
+            if verdict.is_some() {
+                assert_eq!(self.is_sealed(name), passed, "{name}");
+            }
+        }
+        assert_eq!(ledger.reservations().await.unwrap(), []);
+        assert!(ledger.allocations().await.unwrap().is_empty());
+        assert_eq!(ledger.open_attempts().await.unwrap(), []);
+        assert_eq!(verify(&self.ledger_file()).unwrap().damages, []);
+    }
+
+    /// Whether a device says in its flash that it is sealed.
+    pub fn is_sealed(&self, name: &str) -> bool {
+        let flash = fs::read(self.flash(name)).unwrap();
+        let flash: Value = serde_json::from_slice(&flash).unwrap();
+        flash["sealed"].as_bool().unwrap()
+    }
+
+    /// The ledger's file.
+    pub fn ledger_file(&self) -> PathBuf {
+        self.dir.path().join("ledger.sqlite")
+    }
+
+    fn flash(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.json"))
     }
 
     fn port(&self) -> PathBuf {
@@ -111,7 +171,7 @@ pub struct OpenBay {
 }
 
 impl OpenBay {
-    /// Waits until the device that is in the bay, or comes next, has its verdict.
+    /// Waits until the device that is in the bay, or comes next, has its verdict, or is gone.
     pub async fn stay(&mut self) -> Stay {
         let (mut events, mut heard) = (Vec::new(), Vec::new());
         let started = Instant::now();
@@ -123,9 +183,7 @@ impl OpenBay {
             };
             events.push(recorded.event);
             heard.push(started.elapsed());
-            if let Some(Event::Passed { .. } | Event::Failed { .. } | Event::Errored { .. }) =
-                events.last()
-            {
+            if events.last().is_some_and(Event::ends_attempt) {
                 break;
             }
         }
@@ -164,8 +222,13 @@ impl Plug {
     }
 }
 
-/// Runs a device, and counts.
-async fn run(device: Device, mut pty: Pty, bytes: Arc<Mutex<Bytes>>) -> io::Result<()> {
+/// Runs a device until it comes off, and counts.
+async fn run(
+    device: Device,
+    mut pty: Pty,
+    bytes: Arc<Mutex<Bytes>>,
+    comes_off: fn(&Device) -> bool,
+) -> io::Result<()> {
     let device = Arc::new(Mutex::new(device));
     let mut buffer = [0; 1024];
     loop {
@@ -174,6 +237,9 @@ async fn run(device: Device, mut pty: Pty, bytes: Arc<Mutex<Bytes>>) -> io::Resu
         let (input, worker) = (buffer[..count].to_vec(), Arc::clone(&device));
         let work = move || worker.lock().unwrap().handle(&input);
         let output = tokio::task::spawn_blocking(work).await?;
+        if comes_off(&device.lock().unwrap()) {
+            return Ok(());
+        }
         bytes.lock().unwrap().to_bay += output.len();
         pty.write_all(&output).await?;
         let restart = device.lock().unwrap().wants_restart();
@@ -211,11 +277,28 @@ impl Stay {
         matches!(self.events.last(), Some(Event::Passed { .. }))
     }
 
-    /// The fault of a unit that failed.
+    /// The fault of a unit that failed, which is the unit's own and leaves nothing to disable: it has no certificate.
     pub fn failed(&self) -> &Fault {
         match self.events.last() {
-            Some(Event::Failed { fault, .. }) => fault,
+            Some(Event::Failed {
+                fault,
+                disable: None,
+            }) => {
+                assert_eq!(fault.blame(), Blame::Device, "{fault:?}");
+                fault
+            }
             other => panic!("no FAIL: {other:?}"),
+        }
+    }
+
+    /// The fault of the station that kept it from a verdict on the unit.
+    pub fn errored(&self) -> &Fault {
+        match self.events.last() {
+            Some(Event::Errored { fault }) => {
+                assert_eq!(fault.blame(), Blame::Station, "{fault:?}");
+                fault
+            }
+            other => panic!("no ERROR: {other:?}"),
         }
     }
 
