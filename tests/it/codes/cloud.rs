@@ -2,11 +2,6 @@
 
 mod station;
 
-use dps_station::provision::fault::Fault;
-use std::fs;
-use std::path::Path;
-use strum::VariantNames;
-
 /// Each code, and the scenarios that play it through the whole line.
 pub const SCENARIOS: &[(&str, &str)] = &[
     // --- the endorsement key
@@ -163,45 +158,3 @@ pub const NOT_YET: &[(&str, &str)] = &[
         "the enroller gives up after ten minutes of real time: it takes a clock by which it waits and which a test moves",
     ),
 ];
-
-/// The codes that this file's lists are for.
-fn ours(code: &str) -> bool {
-    const OTHERS: [&str; 9] = [
-        "other_tpm",
-        "challenge_not_met",
-        "no_challenge",
-        "ledger",
-        "station_stopped",
-        "no_bay",
-        "bay_lost",
-        "hsm",
-        "clock_wrong",
-    ];
-    let rooms = ["ek_", "tpm_", "record_", "dps_", "enrollment_"];
-    OTHERS.contains(&code) || rooms.iter().any(|room| code.starts_with(room))
-}
-
-#[test]
-fn each_of_these_codes_has_one_scenario_that_is_there_or_a_reason() {
-    let named: Vec<_> = SCENARIOS
-        .iter()
-        .chain(NOT_YET)
-        .map(|entry| entry.0)
-        .collect();
-    let mut wanted: Vec<_> = Fault::VARIANTS
-        .iter()
-        .copied()
-        .filter(|code| ours(code))
-        .collect();
-    let mut found = named.clone();
-    wanted.sort_unstable();
-    found.sort_unstable();
-    assert_eq!(found, wanted);
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
-    for (code, path) in SCENARIOS {
-        let (file, name) = path.rsplit_once("::").unwrap();
-        let file = tests.join(file.replace("::", "/")).with_extension("rs");
-        let text = fs::read_to_string(&file).unwrap();
-        assert!(text.contains(&format!("fn {name}()")), "{code}: {path}");
-    }
-}
