@@ -26,9 +26,10 @@ use crate::provision::event::{Event, Recorded};
 use crate::provision::fault::{Blame, Fault};
 use crate::provision::floor::Report;
 use crate::provision::health::LinkLimits;
-use crate::provision::job::{Disposition, IllegalTransition, Job, Next};
+use crate::provision::job::{IllegalTransition, Job, Next};
 use crate::provision::loopback::Limits;
 use crate::provision::product::Product;
+use crate::provision::verdict::Verdict;
 use faults::in_two_bays;
 use memory::Memory;
 use naming::Names;
@@ -255,7 +256,7 @@ impl Bay {
         let ended = self.drive(&claim, &mut job, &mut work).await?;
         if matches!(
             ended,
-            Disposition::Passed | Disposition::Recognised | Disposition::Injected
+            Verdict::Passed | Verdict::Recognised | Verdict::Injected
         ) {
             work.silences.clear();
         }
@@ -312,7 +313,7 @@ impl Bay {
         claim: &Claim,
         job: &mut Job,
         work: &mut perform::Work<'_>,
-    ) -> Result<Disposition, StationFault> {
+    ) -> Result<Verdict, StationFault> {
         loop {
             let event = match job.next() {
                 Next::Done(disposition) => return Ok(disposition),

@@ -285,12 +285,12 @@ impl<'a> Run<'a> {
         for (row, outcome) in rows.iter().zip(outcomes) {
             match outcome {
                 Outcome::Refused(why) => self.refuse(row, why.into()).await?,
-                Outcome::Deferred(why) => self.defer(row, Standing::Known, why.into()).await?,
+                Outcome::Deferred(why) => self.defer(row, LastCall::Known, why.into()).await?,
                 Outcome::Accepted | Outcome::Exists | Outcome::Unknown => sent.push(*row),
             }
         }
         for row in self.read_back(&sent).await? {
-            self.defer(row, Standing::Known, RecordTrouble::NotHeld)
+            self.defer(row, LastCall::Known, RecordTrouble::NotHeld)
                 .await?;
         }
         Ok(())
@@ -319,7 +319,7 @@ impl<'a> Run<'a> {
                     self.refuse(row, complaint.into()).await?;
                 }
                 Err(error @ DpsError::Refused(_)) => return Err(dps.fault(&error)),
-                Err(error) => self.defer(row, Standing::Unknown, error.into()).await?,
+                Err(error) => self.defer(row, LastCall::Unknown, error.into()).await?,
             }
         }
         Ok(absent)
@@ -333,17 +333,17 @@ impl<'a> Run<'a> {
         }
         let replace = || dps.replace(&row.enrollment, Status::Disabled, etag);
         if let Err(error) = self.call(1, replace).await? {
-            return self.defer(row, Standing::Unknown, error.into()).await;
+            return self.defer(row, LastCall::Unknown, error.into()).await;
         }
         self.charge(1, &[]).await?;
         let read = || dps.get(&row.enrollment.registration_id);
         match self.call(1, read).await? {
             Ok(Some(held)) if held.status == Status::Disabled => self.settled(row, held.etag).await,
             Ok(_) => {
-                self.defer(row, Standing::Unknown, RecordTrouble::NotDisabled)
+                self.defer(row, LastCall::Unknown, RecordTrouble::NotDisabled)
                     .await
             }
-            Err(error) => self.defer(row, Standing::Unknown, error.into()).await,
+            Err(error) => self.defer(row, LastCall::Unknown, error.into()).await,
         }
     }
 
@@ -449,18 +449,18 @@ impl<'a> Run<'a> {
     async fn defer(
         &mut self,
         row: &Row,
-        standing: Standing,
+        last_call: LastCall,
         why: RecordTrouble,
     ) -> Result<(), Fault> {
         let registration_id = row.enrollment.registration_id.clone();
         let (dps, id) = (self.dps.name().to_owned(), registration_id.clone());
-        let fault = match standing {
-            Standing::Known => Fault::EnrollmentDeferred {
+        let fault = match last_call {
+            LastCall::Known => Fault::EnrollmentDeferred {
                 dps,
                 registration_id: id,
                 why,
             },
-            Standing::Unknown => Fault::EnrollmentUnanswered {
+            LastCall::Unknown => Fault::EnrollmentUnanswered {
                 dps,
                 registration_id: id,
                 why,
@@ -482,7 +482,7 @@ impl<'a> Run<'a> {
 
 /// Whether it is known what the last call did to a record that is put off.
 #[derive(Clone, Copy)]
-enum Standing {
+enum LastCall {
     /// The service does not hold it: it may be sent again.
     Known,
     /// Nobody knows: it is read back first.

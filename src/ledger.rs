@@ -41,7 +41,7 @@ pub use claim::Claim;
 pub use outbox::OutboxState;
 pub use read::{
     OpenAttempt, OutboxCounts, OutboxFilter, OutboxRow, ReservationRow, ReservationState, Shift,
-    UnitRow, Verdict,
+    UnitRow,
 };
 pub use reserved::Reserved;
 pub use store::{APPLICATION_ID, Migration, Options, Pragmas};

@@ -16,3 +16,4 @@ pub mod loopback;
 pub mod naming;
 pub mod person;
 pub mod product;
+pub mod verdict;

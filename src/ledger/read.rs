@@ -9,6 +9,7 @@ use crate::provision::bytes::Digest;
 use crate::provision::device::{DeviceId, RegistrationId, SerialNumber};
 use crate::provision::event::{Balance, Enrollment, Purpose, Recorded};
 use crate::provision::fault::Fault;
+use crate::provision::verdict::Verdict;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
@@ -118,18 +119,6 @@ pub struct Shift {
     pub opened_ms: i64,
     /// The place in the chain from where on units count for it; see [`Ledger::balance`](super::Ledger::balance).
     pub from_seq: u64,
-}
-
-/// The last verdict on a unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// PASS.
-    Passed,
-    /// FAIL.
-    Failed,
-    /// INJECTED.
-    Injected,
 }
 
 /// A unit that was identified at least once.

@@ -6,12 +6,13 @@ mod bay;
 mod report;
 
 pub use super::health::LinkHealth;
-pub use bay::{Bay, BayState, Outcome, RECENT_EVENTS, Step, TEXT_MAX, Verdict};
+pub use bay::{Bay, BayState, Outcome, RECENT_EVENTS, Step, TEXT_MAX};
 pub use report::{Activity, Command, Outbox, Report};
 
 use super::device::DeviceId;
 use super::event::{Balance, Event, Recorded};
 use super::fault::{Fault, harmless};
+use super::verdict::Verdict;
 use std::collections::BTreeMap;
 
 /// Most bays on one floor; reports of more are not shown.
@@ -50,7 +51,7 @@ pub struct Floor {
     pub note: Option<Note>,
     /// The latest time in any report, in milliseconds since 1970.
     pub last_report_ms: i64,
-    units: BTreeMap<DeviceId, Standing>,
+    units: BTreeMap<DeviceId, Option<Verdict>>,
 }
 
 /// A shift.
@@ -90,15 +91,6 @@ pub struct Note {
     pub lines: Vec<String>,
     /// What kept from it, where something did.
     pub fault: Option<Fault>,
-}
-
-/// The last verdict on a unit in this shift.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    Open,
-    Passed,
-    Failed,
-    Injected,
 }
 
 impl Floor {
@@ -262,12 +254,12 @@ impl Floor {
     }
 
     fn count(&mut self, recorded: &Recorded) {
-        let standing = match &recorded.event {
+        let verdict = match &recorded.event {
             Event::Identified { .. } => {
                 if let Some(device) = recorded.event.identified()
                     && !self.units.contains_key(device)
                 {
-                    self.set_standing(device, Standing::Open);
+                    self.set_verdict(device, None);
                 }
                 return;
             }
@@ -277,9 +269,9 @@ impl Floor {
             Event::IdReturned { device_id, uid, .. } => {
                 return self.rename(Some(device_id.clone()), DeviceId::provisional(uid));
             }
-            Event::Passed { .. } => Standing::Passed,
-            Event::Failed { .. } => Standing::Failed,
-            Event::Injected { .. } => Standing::Injected,
+            Event::Passed { .. } => Verdict::Passed,
+            Event::Failed { .. } => Verdict::Failed,
+            Event::Injected { .. } => Verdict::Injected,
             Event::Recognised { .. } => return self.uncount_if_open(recorded.device.as_ref()),
             Event::Errored { .. } => {
                 self.counts.errors = self.counts.errors.saturating_add(1);
@@ -288,34 +280,34 @@ impl Floor {
             _ => return,
         };
         if let Some(device) = &recorded.device {
-            self.set_standing(device, standing);
+            self.set_verdict(device, Some(verdict));
         }
     }
 
-    fn set_standing(&mut self, device: &DeviceId, standing: Standing) {
+    fn set_verdict(&mut self, device: &DeviceId, verdict: Option<Verdict>) {
         if self.units.len() >= UNITS_MAX && !self.units.contains_key(device) {
             return;
         }
-        if let Some(before) = self.units.insert(device.clone(), standing) {
+        if let Some(before) = self.units.insert(device.clone(), verdict) {
             *self.counts.of(before) -= 1;
         }
-        *self.counts.of(standing) += 1;
+        *self.counts.of(verdict) += 1;
     }
 
     /// A unit is counted under another name from now on.
     fn rename(&mut self, from: Option<DeviceId>, to: Option<DeviceId>) {
         if let Some((from, to)) = from.zip(to)
-            && let Some(standing) = self.units.remove(&from)
+            && let Some(verdict) = self.units.remove(&from)
         {
-            *self.counts.of(standing) -= 1;
-            self.set_standing(&to, standing);
+            *self.counts.of(verdict) -= 1;
+            self.set_verdict(&to, verdict);
         }
     }
 
     /// A unit that passed in an earlier shift was identified in this one, but is no unit of it.
     fn uncount_if_open(&mut self, device: Option<&DeviceId>) {
         let Some(device) = device else { return };
-        if self.units.get(device) == Some(&Standing::Open) {
+        if self.units.get(device) == Some(&None) {
             self.units.remove(device);
             self.counts.open -= 1;
         }
@@ -328,12 +320,12 @@ impl Counts {
         self.passed + self.failed + self.injected + self.open
     }
 
-    fn of(&mut self, standing: Standing) -> &mut u32 {
-        match standing {
-            Standing::Open => &mut self.open,
-            Standing::Passed => &mut self.passed,
-            Standing::Failed => &mut self.failed,
-            Standing::Injected => &mut self.injected,
+    fn of(&mut self, verdict: Option<Verdict>) -> &mut u32 {
+        match verdict {
+            Some(Verdict::Passed) => &mut self.passed,
+            Some(Verdict::Failed) => &mut self.failed,
+            Some(Verdict::Injected) => &mut self.injected,
+            _ => &mut self.open,
         }
     }
 }
@@ -503,11 +495,11 @@ mod tests {
                 if kind == 14 {
                     errors = floor.counts.errors;
                 }
-                let count = |standing| floor.units.values().filter(|&&s| s == standing).count();
-                prop_assert_eq!(floor.counts.passed as usize, count(Standing::Passed));
-                prop_assert_eq!(floor.counts.failed as usize, count(Standing::Failed));
-                prop_assert_eq!(floor.counts.injected as usize, count(Standing::Injected));
-                prop_assert_eq!(floor.counts.open as usize, count(Standing::Open));
+                let count = |verdict| floor.units.values().filter(|&&s| s == verdict).count();
+                prop_assert_eq!(floor.counts.passed as usize, count(Some(Verdict::Passed)));
+                prop_assert_eq!(floor.counts.failed as usize, count(Some(Verdict::Failed)));
+                prop_assert_eq!(floor.counts.injected as usize, count(Some(Verdict::Injected)));
+                prop_assert_eq!(floor.counts.open as usize, count(None));
                 prop_assert_eq!(floor.counts.errors, errors);
                 prop_assert!(floor.bays.len() <= BAYS_MAX && floor.outboxes.len() <= OUTBOXES_MAX);
                 prop_assert!(floor.bays.iter().all(|bay| bay.recent.len() <= RECENT_EVENTS));
@@ -535,7 +527,7 @@ mod tests {
         let owed = bay.unacknowledged.as_ref().unwrap();
         assert_eq!(
             (owed.verdict, &owed.device),
-            (Verdict::Fail, &Some(device(1)))
+            (Verdict::Failed, &Some(device(1)))
         );
         floor.fold(&report(12, 2, "1".to_owned(), 0));
         assert_eq!(floor.bay("1").unwrap().unacknowledged, None);

@@ -8,7 +8,7 @@ mod effect;
 mod identity;
 mod judge;
 
-pub use effect::{Disposition, Effect, Fact, Next};
+pub use effect::{Effect, Fact, Next};
 
 use super::bytes::{Blob, Digest};
 use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId, SerialNumber};
@@ -17,6 +17,7 @@ use super::fault::{Fault, Unsigned};
 use super::injected::Observed;
 use super::naming::IdSource;
 use super::product::Product;
+use super::verdict::Verdict;
 use identity::{Certificate, DeviceKey, Identity};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ enum Stage {
     ReadBack(Observed),
     Proved,
     Sealed,
-    Ended(Disposition),
+    Ended(Verdict),
 }
 
 /// What the ledger knows of the device, whatever attempt it comes from.
@@ -94,7 +95,7 @@ impl Job {
             product,
             identification: None,
             scanned: None,
-            stage: Stage::Ended(Disposition::Interrupted),
+            stage: Stage::Ended(Verdict::Interrupted),
             known: Known::default(),
         };
         for recorded in events {
@@ -147,7 +148,7 @@ impl Job {
 
     /// Moves by a recorded event; the only way to move.
     pub fn apply(&mut self, recorded: &Recorded) -> Result<(), IllegalTransition> {
-        let stage = std::mem::replace(&mut self.stage, Stage::Ended(Disposition::Interrupted));
+        let stage = std::mem::replace(&mut self.stage, Stage::Ended(Verdict::Interrupted));
         self.stage = self
             .transition(stage, recorded)
             .ok_or_else(|| IllegalTransition {
@@ -170,7 +171,6 @@ impl Job {
 
     /// The transition table: what moves from anywhere, then the ladder, with the reservation's part apart.
     fn transition(&mut self, stage: Stage, recorded: &Recorded) -> Option<Stage> {
-        use Disposition as D;
         match (stage, &recorded.event) {
             (
                 _,
@@ -200,9 +200,9 @@ impl Job {
             ) => Some(stage),
             (Stage::Ended(_), _) => None,
             (stage, Event::LinkMeasured { .. }) => Some(stage),
-            (_, Event::Interrupted { .. }) => Some(Stage::Ended(D::Interrupted)),
-            (_, Event::Failed { .. }) => Some(Stage::Ended(D::Failed)),
-            (_, Event::Errored { .. }) => Some(Stage::Ended(D::Errored)),
+            (_, Event::Interrupted { .. }) => Some(Stage::Ended(Verdict::Interrupted)),
+            (_, Event::Failed { .. }) => Some(Stage::Ended(Verdict::Failed)),
+            (_, Event::Errored { .. }) => Some(Stage::Ended(Verdict::Errored)),
             (
                 stage,
                 Event::SerialReserved { .. } | Event::SerialAbandoned { .. } | Event::Signed { .. },
@@ -223,7 +223,7 @@ impl Job {
                 }
             }
             (Stage::Identified, Event::Recognised { .. }) if self.known.passed => {
-                Stage::Ended(Disposition::Recognised)
+                Stage::Ended(Verdict::Recognised)
             }
             (Stage::Identified, Event::Sealed { .. }) if self.known.proved.is_some() => {
                 Stage::Sealed
@@ -268,7 +268,7 @@ impl Job {
                 value_limit: *value_limit,
             }),
             (Stage::ReadBack(_), Event::Injected { .. }) if self.is_stock() => {
-                Stage::Ended(Disposition::Injected)
+                Stage::Ended(Verdict::Injected)
             }
             (Stage::ReadBack(observed), Event::Proved { .. }) if !self.is_stock() => {
                 self.known.proved = Some(observed.holding);
@@ -277,7 +277,7 @@ impl Job {
             (Stage::Proved, Event::Sealed { .. }) => Stage::Sealed,
             (Stage::Sealed, Event::Passed { .. }) => {
                 self.known.passed = true;
-                Stage::Ended(Disposition::Passed)
+                Stage::Ended(Verdict::Passed)
             }
             _ => return None,
         })

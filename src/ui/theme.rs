@@ -1,6 +1,7 @@
 //! What a state looks like: a word, a shape and a colour, always together.
 
-use crate::provision::floor::{Bay, BayState, Verdict};
+use crate::provision::floor::{Bay, BayState};
+use crate::provision::verdict::Verdict;
 use ratatui::style::{Color, Modifier, Style};
 
 /// How loud something is, by the colour code of IEC 60073; blue is for what a person must do.
@@ -54,20 +55,20 @@ pub fn dim() -> Style {
 /// The tone of a verdict.
 pub fn verdict_tone(verdict: Verdict) -> Tone {
     match verdict {
-        Verdict::Pass | Verdict::Injected => Tone::Complete,
-        Verdict::Fail => Tone::Fault,
-        Verdict::Error | Verdict::AlreadyPassed | Verdict::Interrupted => Tone::Attention,
+        Verdict::Passed | Verdict::Injected => Tone::Complete,
+        Verdict::Failed => Tone::Fault,
+        Verdict::Errored | Verdict::Recognised | Verdict::Interrupted => Tone::Attention,
     }
 }
 
 /// The shape of a verdict.
 pub fn verdict_shape(verdict: Verdict) -> &'static str {
     match verdict {
-        Verdict::Pass => "●",
+        Verdict::Passed => "●",
         Verdict::Injected => "▬",
-        Verdict::Fail => "■",
-        Verdict::Error => "▲",
-        Verdict::AlreadyPassed => "◆",
+        Verdict::Failed => "■",
+        Verdict::Errored => "▲",
+        Verdict::Recognised => "◆",
         Verdict::Interrupted => "◇",
     }
 }

@@ -18,7 +18,8 @@ use crate::provision::device::DeviceId;
 use crate::provision::fault::{
     Blame, Fault, HeldValue, IdentityKind, LabelTrouble, Mismatch, Unsigned,
 };
-use crate::provision::floor::{Outcome, Verdict};
+use crate::provision::floor::Outcome;
+use crate::provision::verdict::Verdict;
 
 const SET_ASIDE: &str = "set the unit aside and call the process engineer";
 const SET_BOTH_ASIDE: &str = "set both units aside and call the process engineer";
@@ -47,7 +48,7 @@ pub fn meaning_of(verdict: Verdict, blame: Blame) -> &'static str {
 pub fn good(outcome: &Outcome) -> Words {
     let as_asked = "what was read back is what was asked";
     let (what, meaning) = match (outcome.verdict, outcome.endpoint_prefix) {
-        (Verdict::AlreadyPassed, _) => (
+        (Verdict::Recognised, _) => (
             "passed before, is sealed, and holds what it held then".to_owned(),
             "this unit is ready; nothing was done to it",
         ),

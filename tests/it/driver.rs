@@ -5,7 +5,7 @@ use super::plant::{self, Plant, STEP_DEADLINE};
 use super::scenarios::line::{MODEL, in_a_process_with_an_hsm, options};
 use dps_station::bay::{Bay, Line, LineProduct, Signer};
 use dps_station::fixtures::pty::Pty;
-use dps_station::ledger::{OutboxState, ReservationState, Verdict, verify};
+use dps_station::ledger::{OutboxState, ReservationState, verify};
 use dps_station::link::{
     Device, DeviceLink, Driver, Found, Injection, LinkError, LinkHealth, Observation, Reply,
     of_product,
@@ -18,6 +18,7 @@ use dps_station::provision::fault::{Blame, Fault, Mismatch};
 use dps_station::provision::floor::Report;
 use dps_station::provision::injected::Observed;
 use dps_station::provision::product::Product;
+use dps_station::provision::verdict::Verdict;
 use dps_station::words;
 use rcgen::SigningKey;
 use std::future::ready;

@@ -6,7 +6,7 @@ use dps_station::bay::{Bay, Line, LineProduct};
 use dps_station::fixtures::device::stock::{Stock, System};
 use dps_station::fixtures::device::{Cable, Device, DeviceSpec, SharedDevice, run_device};
 use dps_station::fixtures::scenario::Flaw;
-use dps_station::ledger::{OutboxFilter, Verdict, verify};
+use dps_station::ledger::{OutboxFilter, verify};
 use dps_station::link::{Injection, ValueType, of_product};
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{
@@ -16,8 +16,9 @@ use dps_station::provision::event::{Event, Proof, Recorded};
 use dps_station::provision::fault::Fault;
 use dps_station::provision::floor::{Floor, Report};
 use dps_station::provision::injected::Readback;
-use dps_station::provision::job::{Disposition, Effect, Job, Next};
+use dps_station::provision::job::{Effect, Job, Next};
 use dps_station::provision::product::Product;
+use dps_station::provision::verdict::Verdict;
 use dps_station::words;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -414,7 +415,7 @@ fn an_event_follows_only_where_the_ladder_has_it() {
         assert_eq!(job.interrupted(fault()).is_empty(), ended);
     }
     let mut job = recover(stock(), &way).unwrap();
-    assert!(matches!(job.next(), Next::Done(Disposition::Injected)));
+    assert!(matches!(job.next(), Next::Done(Verdict::Injected)));
     let asks = |on_record: usize| recover(stock(), &way[..on_record]).unwrap().next();
     assert!(matches!(asks(3), Next::Do(Effect::Write { chain, .. }) if chain.is_empty()));
     assert!(matches!(asks(6), Next::Record(event) if event == way[6].event));

@@ -10,9 +10,7 @@ mod person;
 mod rules;
 mod sync;
 
-use dps_station::ledger::{
-    Claim, Ledger, LedgerError, Options, OutboxFilter, Place, Verdict, verify,
-};
+use dps_station::ledger::{Claim, Ledger, LedgerError, Options, OutboxFilter, Place, verify};
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{
     DeviceId, Holding, Identification, RegistrationId, SerialNumber,
@@ -22,6 +20,7 @@ use dps_station::provision::event::{
     Recorded, Reservation,
 };
 use dps_station::provision::fault::{Fault, Unsigned};
+use dps_station::provision::verdict::Verdict;
 use dps_station::words;
 use std::path::{Path, PathBuf};
 use ulid::Ulid;

@@ -13,8 +13,9 @@ use dps_station::provision::device::{
 use dps_station::provision::event::{Event, Recorded, Reservation};
 use dps_station::provision::fault::{Fault, Unsigned};
 use dps_station::provision::injected::Observed;
-use dps_station::provision::job::{Disposition, Effect, Fact, IllegalTransition, Job, Next};
+use dps_station::provision::job::{Effect, Fact, IllegalTransition, Job, Next};
 use dps_station::provision::product::Product;
+use dps_station::provision::verdict::Verdict;
 use proptest::prelude::*;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData};
 use std::collections::BTreeSet;
@@ -176,7 +177,7 @@ struct World {
     signed: BTreeSet<SerialNumber>,
     drafts: u8,
     job: Option<Job>,
-    disposition: Option<Disposition>,
+    verdict: Option<Verdict>,
 }
 
 #[derive(Clone, Default)]
@@ -195,16 +196,13 @@ impl World {
             signed: BTreeSet::new(),
             drafts: 0,
             job: None,
-            disposition: None,
+            verdict: None,
         }
     }
 
     /// Whether the unit has passed, and nothing more is to come.
     fn rests(&self) -> bool {
-        matches!(
-            self.disposition,
-            Some(Disposition::Passed | Disposition::Recognised)
-        )
+        matches!(self.verdict, Some(Verdict::Passed | Verdict::Recognised))
     }
 
     fn step(&mut self, happening: Happening) {
@@ -228,7 +226,7 @@ impl World {
             (next, recovered) => assert_eq!(class(next), class(recovered)),
         }
         match (next, happening) {
-            (Next::Done(disposition), _) => self.disposition = Some(disposition),
+            (Next::Done(verdict), _) => self.verdict = Some(verdict),
             (_, KilledBefore) => self.die(),
             (Next::Record(event), happening) => {
                 self.move_by(job, event);
@@ -406,7 +404,7 @@ impl Device {
 
 fn class(next: &Next) -> String {
     match next {
-        Next::Done(disposition) => format!("{disposition:?}"),
+        Next::Done(verdict) => format!("{verdict:?}"),
         Next::Record(event) => event.kind().to_owned(),
         Next::Do(effect) => {
             let text = format!("{effect:?}");

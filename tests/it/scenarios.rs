@@ -9,12 +9,13 @@ mod wire;
 
 use crate::plant::{self, Plant, STEP_DEADLINE};
 use dps_station::fixtures::scenario::{End, EndVerdict, Scenario};
-use dps_station::ledger::{self, Ledger, OutboxFilter, OutboxState, ReservationState, Verdict};
+use dps_station::ledger::{self, Ledger, OutboxFilter, OutboxState, ReservationState};
 use dps_station::link::LinkOptions;
 use dps_station::provision::device::DeviceId;
 use dps_station::provision::event::{Event, Recorded};
 use dps_station::provision::fault::Blame;
 use dps_station::provision::floor::{Floor, Report};
+use dps_station::provision::verdict::Verdict;
 use dps_station::words;
 use line::{RigBay, ids, in_a_process_with_an_hsm, options, run_bay};
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,6 +6,7 @@ use crate::provision::device::{DeviceId, RegistrationId};
 use crate::provision::event::{Event, Recorded};
 use crate::provision::fault::{Blame, Fault};
 use crate::provision::health::LinkHealth;
+use crate::provision::verdict::Verdict;
 use std::collections::VecDeque;
 
 /// Events kept for an engineer to look at, the latest ones.
@@ -72,23 +73,6 @@ pub struct Outcome {
     pub fault: Option<Fault>,
     /// How many bytes of the global endpoint an injected unit gave back, where that was not all of it.
     pub endpoint_prefix: Option<usize>,
-}
-
-/// How an attempt ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verdict {
-    /// The unit is good.
-    Pass,
-    /// The unit holds what it should, and has no identity.
-    Injected,
-    /// The unit is bad.
-    Fail,
-    /// The station could not do its part; the unit is not judged.
-    Error,
-    /// The unit passed before; nothing was done.
-    AlreadyPassed,
-    /// The attempt ended without a verdict.
-    Interrupted,
 }
 
 /// The steps of an attempt, in order, as an operator knows them.
@@ -170,7 +154,7 @@ impl Bay {
     }
 
     pub(super) fn put_out(&mut self, at_ms: i64, fault: &Fault) {
-        self.unacknowledged = Some(Outcome::of_fault(Verdict::Error, None, at_ms, fault));
+        self.unacknowledged = Some(Outcome::of_fault(Verdict::Errored, None, at_ms, fault));
         self.clear(at_ms, BayState::Out(fault.clone()));
     }
 
@@ -192,10 +176,10 @@ impl Bay {
             }
             Event::Passed { enrollment } => {
                 self.registration_id = Some(enrollment.registration_id.clone());
-                self.finish(Outcome::good(Verdict::Pass, self.device.clone(), at_ms));
+                self.finish(Outcome::good(Verdict::Passed, self.device.clone(), at_ms));
             }
             Event::Recognised { .. } => {
-                self.finish(Outcome::good(Verdict::AlreadyPassed, device(), at_ms));
+                self.finish(Outcome::good(Verdict::Recognised, device(), at_ms));
             }
             Event::Injected {
                 endpoint_prefix, ..
@@ -206,17 +190,17 @@ impl Bay {
                 });
             }
             Event::Failed { fault, .. } => {
-                self.finish(Outcome::of_fault(Verdict::Fail, device(), at_ms, fault));
+                self.finish(Outcome::of_fault(Verdict::Failed, device(), at_ms, fault));
             }
             Event::Errored { fault } => {
-                self.finish(Outcome::of_fault(Verdict::Error, device(), at_ms, fault));
+                self.finish(Outcome::of_fault(Verdict::Errored, device(), at_ms, fault));
             }
             Event::Interrupted { fault } => {
                 let verdict = match (&recorded.device, fault.blame()) {
                     (Some(_), _) => Verdict::Interrupted,
                     // Nobody there who could come back to be judged: the fault is the verdict.
-                    (None, Blame::Device) => Verdict::Fail,
-                    (None, Blame::Station | Blame::Cloud) => Verdict::Error,
+                    (None, Blame::Device) => Verdict::Failed,
+                    (None, Blame::Station | Blame::Cloud) => Verdict::Errored,
                 };
                 self.finish(Outcome::of_fault(verdict, device(), at_ms, fault));
             }
@@ -254,35 +238,6 @@ impl Outcome {
             fault: Some(fault.clone()),
             ..Self::good(verdict, device, at_ms)
         }
-    }
-}
-
-impl Verdict {
-    /// The word for people.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Pass => "PASS",
-            Self::Injected => "INJECTED",
-            Self::Fail => "FAIL",
-            Self::Error => "ERROR",
-            Self::AlreadyPassed => "ALREADY PASSED",
-            Self::Interrupted => "INTERRUPTED",
-        }
-    }
-
-    /// The word where there is room for five characters.
-    pub fn short(self) -> &'static str {
-        match self {
-            Self::Injected => "INJ",
-            Self::AlreadyPassed => "SEEN",
-            Self::Interrupted => "STOP",
-            _ => self.word(),
-        }
-    }
-
-    /// Whether a person has to say that it was seen.
-    pub fn must_acknowledge(self) -> bool {
-        matches!(self, Self::Fail | Self::Error)
     }
 }
 

@@ -9,23 +9,7 @@ use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
 use crate::provision::event::{EndorsementRecord, Event, Reservation};
 use crate::provision::fault::{Fault, Unsigned};
 use crate::provision::injected::Observed;
-
-/// How an attempt ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disposition {
-    /// The device is provisioned.
-    Passed,
-    /// It had been before, and still is.
-    Recognised,
-    /// It holds what it should, and has no identity: its firmware is stock.
-    Injected,
-    /// The unit is bad.
-    Failed,
-    /// The station could not do its part.
-    Errored,
-    /// The device went away, or the station did.
-    Interrupted,
-}
+use crate::provision::verdict::Verdict;
 
 /// What the job asks to be done in the world.
 #[derive(Debug)]
@@ -139,7 +123,7 @@ pub enum Fact {
 #[derive(Debug)]
 pub enum Next {
     /// Nothing: the attempt has ended.
-    Done(Disposition),
+    Done(Verdict),
     /// Record this.
     Record(Event),
     /// Do this, and bring what was found to [`Job::interpret`](super::Job::interpret).

@@ -3,7 +3,8 @@
 use super::attention::note_lines;
 use super::{clock, line, seconds};
 use crate::provision::fault::Fault;
-use crate::provision::floor::{Bay, BayState, Outbox, Outcome, Shift, Step, Verdict};
+use crate::provision::floor::{Bay, BayState, Outbox, Outcome, Shift, Step};
+use crate::provision::verdict::Verdict;
 use crate::ui::model::Model;
 use crate::ui::theme::{self, Tone};
 use crate::ui::update::{CLOSE_WORD, UPLOAD_WORD};
@@ -19,21 +20,24 @@ pub fn draw_help(area: Rect, buf: &mut Buffer) {
         (format!("{shape} {:<15}{text}", verdict.word()), verdict)
     };
     let verdicts = [
-        meaning(Verdict::Pass, "the unit is ready and on record: remove it"),
+        meaning(
+            Verdict::Passed,
+            "the unit is ready and on record: remove it",
+        ),
         meaning(
             Verdict::Injected,
             "(INJ) configured, without an identity: remove it",
         ),
         meaning(
-            Verdict::Fail,
+            Verdict::Failed,
             "the unit is bad: read why, set it aside, press Enter",
         ),
         meaning(
-            Verdict::Error,
+            Verdict::Errored,
             "the station could not do its part; not the unit's fault",
         ),
         meaning(
-            Verdict::AlreadyPassed,
+            Verdict::Recognised,
             "(SEEN) passed before; nothing was done",
         ),
         meaning(

@@ -1,10 +1,9 @@
 //! What is on record when a scenario is over: units, reservations, numbers that were given out, and the outbox.
 
-use dps_station::ledger::{
-    AllocationState, Ledger, OutboxFilter, OutboxState, ReservationState, Verdict,
-};
+use dps_station::ledger::{AllocationState, Ledger, OutboxFilter, OutboxState, ReservationState};
 use dps_station::provision::event::Event;
 use dps_station::provision::fault::{Blame, Fault};
+use dps_station::provision::verdict::Verdict;
 
 /// What is on record, in the order of the units' names.
 #[derive(Debug, Default, PartialEq)]

@@ -8,7 +8,7 @@ use crate::scenarios::line::in_a_process_with_an_hsm;
 use dps_station::bay::LineProduct;
 use dps_station::fixtures::device::SharedDevice;
 use dps_station::fixtures::scenario::Flaw as UnitFlaw;
-use dps_station::ledger::{OutboxState, ReservationState, Verdict, verify};
+use dps_station::ledger::{OutboxState, ReservationState, verify};
 use dps_station::provision::bytes::Blob;
 use dps_station::provision::device::{Attestation, DeviceId};
 use dps_station::provision::dialogue::{Grounds, Item, Misfit};
@@ -17,6 +17,7 @@ use dps_station::provision::fault::{
     Mismatch, Unsigned,
 };
 use dps_station::provision::product::Product;
+use dps_station::provision::verdict::Verdict;
 
 /// What an attempt cost.
 #[derive(Clone, Copy, PartialEq)]

@@ -5,10 +5,11 @@ use super::books::Books;
 use crate::naming::place::{Hall, Place};
 use crate::scenarios::line::{in_a_process_with_an_hsm, options};
 use dps_station::fixtures::pty::Pty;
-use dps_station::ledger::{OutboxState, ReservationState, Verdict, verify};
+use dps_station::ledger::{OutboxState, ReservationState, verify};
 use dps_station::link::port::Port;
 use dps_station::provision::event::Event;
 use dps_station::provision::fault::{Blame, Fault};
+use dps_station::provision::verdict::Verdict;
 use std::os::unix::fs::symlink;
 
 /// A file that nobody may open for writing, whatever rights a user has.

@@ -7,10 +7,11 @@ use crate::plant::Plant;
 use crate::scenarios::line::in_a_process_with_an_hsm;
 use dps_station::fixtures::device::SharedDevice;
 use dps_station::fixtures::scenario::Flaw;
-use dps_station::ledger::{AllocationState, OutboxState, ReservationState, Verdict, verify};
+use dps_station::ledger::{AllocationState, OutboxState, ReservationState, verify};
 use dps_station::provision::device::DeviceId;
 use dps_station::provision::event::Event;
 use dps_station::provision::fault::{Blame, Fault, IdentityKind};
+use dps_station::provision::verdict::Verdict;
 use serde_json::{Value, json};
 use ulid::Ulid;
 

@@ -1,9 +1,10 @@
 //! What the ledger refuses, and what follows from what it holds.
 
 use super::*;
-use dps_station::ledger::{IdentityKind, OutboxState, ReservationState, UnitRow, Verdict};
+use dps_station::ledger::{IdentityKind, OutboxState, ReservationState, UnitRow};
 use dps_station::provision::event::EnrolledIdentity;
 use dps_station::provision::naming::IdFormat;
+use dps_station::provision::verdict::Verdict;
 
 #[tokio::test]
 async fn a_claim_taken_over_is_fenced_off() {

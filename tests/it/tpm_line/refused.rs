@@ -5,10 +5,10 @@ use super::{FAILED, REFUSED, chip, ordinary, persistent_key};
 use crate::tpm::device::Device;
 use dps_station::fixtures::device::Tpm;
 use dps_station::fixtures::tpm::Defect;
-use dps_station::ledger::Verdict;
 use dps_station::provision::endorsement::template::{EndorsementKey, SRK_TEMPLATE};
 use dps_station::provision::endorsement::{RootFile, VendorRoots};
 use dps_station::provision::fault::Fault;
+use dps_station::provision::verdict::Verdict;
 use dps_station::tpm::jobs::{EK_CERTIFICATE_INDEX, EK_HANDLE};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DistinguishedName,

@@ -4,7 +4,7 @@ use crate::plant;
 use crate::tpm::device::{Device, trusted};
 use crate::tpm_line::hall::{Chip, Hall, spec};
 use dps_station::bay::Bay;
-use dps_station::ledger::{Claim, Ledger, LedgerError, Options, Verdict};
+use dps_station::ledger::{Claim, Ledger, LedgerError, Options};
 use dps_station::link::{self, DeviceLink, Driver, Found, Reply};
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{Attestation, Identification};
@@ -12,6 +12,7 @@ use dps_station::provision::event::Event;
 use dps_station::provision::fault::{Blame, Fault, LedgerTrouble};
 use dps_station::provision::floor::Floor;
 use dps_station::provision::product::Product;
+use dps_station::provision::verdict::Verdict;
 use dps_station::station::{
     REPORTS_MAX, Station, Uploader, WATCHED_MAX, Watchers, close_open_attempts,
 };
