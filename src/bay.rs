@@ -85,14 +85,14 @@ pub struct LineProduct {
     /// How to talk to its devices.
     pub driver: Arc<dyn Driver>,
     /// Who signs; absent for products without certificates.
-    pub signer: Option<Signer>,
+    pub signer: Option<CaKey>,
     /// The longest that one step with a device may take.
     pub step_deadline: Duration,
 }
 
 /// A CA's key, and the certificate that it belongs to.
 #[derive(Clone)]
-pub struct Signer {
+pub struct CaKey {
     /// The HSM.
     pub hsm: Hsm,
     /// Label of the key.

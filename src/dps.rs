@@ -67,7 +67,7 @@ pub struct Dps {
     url: Url,
     api_version: String,
     client: Client,
-    signer: token::Signer,
+    signer: token::TokenMaker,
     clock: fn() -> i64,
     skew_ms: AtomicI64,
 }
@@ -98,7 +98,7 @@ impl Dps {
     pub fn new(options: DpsOptions, clock: fn() -> i64) -> Result<Self, DpsError> {
         let wrong = DpsError::Configuration;
         let url = parse_url(&options.service_url).map_err(wrong)?;
-        let signer = token::Signer::parse(&options.credential).map_err(wrong)?;
+        let signer = token::TokenMaker::parse(&options.credential).map_err(wrong)?;
         let mut client = Client::builder()
             .https_only(true)
             .no_proxy()

@@ -11,7 +11,7 @@ pub use reconcile::{Discrepancy, DiscrepancyKind, reconcile};
 use crate::dps::{Dps, DpsError};
 use crate::ledger::{Ledger, OutboxFilter, OutboxRow, OutboxState};
 use crate::provision::batch::{
-    Batch, Difference, Held, Outcome, Row, Status, difference, next_try_ms, plan, read_answer,
+    Batch, Difference, Held, ItemResult, Row, Status, difference, next_try_ms, plan, read_answer,
     same_identity,
 };
 use crate::provision::device::RegistrationId;
@@ -259,7 +259,7 @@ impl<'a> Run<'a> {
 
     /// Sends records, charged before, in one call and says what became of each; `None` if the service refused several
     /// as a whole, which may be the fault of one of them.
-    async fn send(&mut self, rows: &[&Row]) -> Result<Option<Vec<Outcome>>, Fault> {
+    async fn send(&mut self, rows: &[&Row]) -> Result<Option<Vec<ItemResult>>, Fault> {
         if rows.is_empty() {
             return Ok(Some(Vec::new()));
         }
@@ -274,19 +274,19 @@ impl<'a> Run<'a> {
                     (rows.len() == 1).then(|| vec![refused_alone(&complaint)])
                 }
                 Err(error @ DpsError::Refused(_)) => return Err(dps.fault(&error)),
-                Err(_) => Some(vec![Outcome::Unknown; rows.len()]),
+                Err(_) => Some(vec![ItemResult::Unknown; rows.len()]),
             },
         )
     }
 
     /// Settles records that were sent. None is believed without being read back.
-    async fn finish(&mut self, rows: &[&Row], outcomes: Vec<Outcome>) -> Result<(), Fault> {
+    async fn finish(&mut self, rows: &[&Row], outcomes: Vec<ItemResult>) -> Result<(), Fault> {
         let mut sent = Vec::new();
         for (row, outcome) in rows.iter().zip(outcomes) {
             match outcome {
-                Outcome::Refused(why) => self.refuse(row, why.into()).await?,
-                Outcome::Deferred(why) => self.defer(row, LastCall::Known, why.into()).await?,
-                Outcome::Accepted | Outcome::Exists | Outcome::Unknown => sent.push(*row),
+                ItemResult::Refused(why) => self.refuse(row, why.into()).await?,
+                ItemResult::Deferred(why) => self.defer(row, LastCall::Known, why.into()).await?,
+                ItemResult::Accepted | ItemResult::Exists | ItemResult::Unknown => sent.push(*row),
             }
         }
         for row in self.read_back(&sent).await? {

@@ -31,7 +31,7 @@ mod token;
 use crate::ledger::Reserved;
 pub use crate::provision::fault::HsmError;
 use secrecy::SecretString;
-use signer::{Module, Signer};
+use signer::{Module, ModuleThread};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -89,7 +89,7 @@ impl Hsm {
     /// process starts its threads.
     pub async fn open(options: HsmOptions) -> Result<Self, HsmError> {
         let HsmOptions { module, token, pin } = options;
-        let signer = Signer::of(&module)?;
+        let signer = ModuleThread::of(&module)?;
         let meter = Arc::new(Mutex::new(Meter::default()));
         let opened = Opened {
             id: signer.new_id(),
@@ -157,7 +157,7 @@ impl fmt::Debug for Hsm {
 
 /// One opening of a token: its number in the signer thread's book.
 struct Opened {
-    signer: Arc<Signer>,
+    signer: Arc<ModuleThread>,
     id: u64,
     token: String,
     meter: Arc<Mutex<Meter>>,

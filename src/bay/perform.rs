@@ -3,7 +3,7 @@
 use super::faults::{link_fault, no_ca, step_of, too_slow};
 use super::memory::Silences;
 use super::presence::PRESENCE_TIMEOUT;
-use super::{LineProduct, Signer};
+use super::{CaKey, LineProduct};
 use crate::ledger::Reserved;
 use crate::link::{Device, LinkError, LinkHealth};
 use crate::provision::bytes::{Blob, Digest};
@@ -214,7 +214,7 @@ impl Work<'_> {
     }
 
     async fn sign(&mut self, serial: &SerialNumber) -> Fact {
-        let Some(Signer { hsm, label, .. }) = &self.made.signer else {
+        let Some(CaKey { hsm, label, .. }) = &self.made.signer else {
             return Fact::Fault(no_ca(&self.made.product.name));
         };
         let reserved = self.reserved.take();

@@ -1,7 +1,7 @@
 //! The parts of a station, opened from its configuration; every command that needs one opens it here.
 
 use super::Failure;
-use crate::bay::{Line, LineProduct, Signer, StationFault};
+use crate::bay::{CaKey, Line, LineProduct, StationFault};
 use crate::config::{CaConfig, Config, DpsConfig, ProductConfig};
 use crate::dps::{API_VERSION, Dps, DpsOptions, configuration_fault};
 use crate::hsm::{Hsm, HsmError, HsmOptions};
@@ -152,13 +152,13 @@ pub(super) fn roots(config: &Config, product: &ProductConfig) -> Result<Arc<Vend
 }
 
 /// The signer of a CA, after its start-up self-test: the key in the HSM is the one in the certificate.
-async fn signer(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Result<Signer, Failure> {
+async fn signer(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Result<CaKey, Failure> {
     let name = ca.name.get_ref();
     let certificate = crate::config::read_certificate(&config.path(&ca.issuing))?;
     let issuer = Issuer::parse(name, &certificate.0)?;
     let hsm = hsm(config, ca).await?;
     self_test(&hsm, ca, &issuer, ledger).await?;
-    Ok(Signer {
+    Ok(CaKey {
         hsm,
         label: ca.label.clone(),
         issuer: Arc::new(issuer),

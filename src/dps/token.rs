@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 const LIFETIME_S: i64 = 3600;
 
 /// Makes tokens for one shared access policy of one DPS instance.
-pub(super) struct Signer {
+pub(super) struct TokenMaker {
     host: String,
     policy: String,
     key: hmac::Key,
@@ -24,7 +24,7 @@ struct Current {
     made_s: i64,
 }
 
-impl Signer {
+impl TokenMaker {
     /// Parses `HostName=…;SharedAccessKeyName=…;SharedAccessKey=…`. The error says what is wrong with the text and
     /// quotes none of it.
     pub(super) fn parse(connection_string: &SecretString) -> Result<Self, DpsSetting> {
@@ -115,8 +115,8 @@ mod tests {
     const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     const EXPIRY: i64 = 1_893_456_000;
 
-    fn signer(text: &str) -> Result<Signer, DpsSetting> {
-        Signer::parse(&SecretString::from(text.to_owned()))
+    fn signer(text: &str) -> Result<TokenMaker, DpsSetting> {
+        TokenMaker::parse(&SecretString::from(text.to_owned()))
     }
 
     fn connection_string() -> String {

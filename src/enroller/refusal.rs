@@ -1,7 +1,7 @@
 //! What it says about a record that the service refused the call it was in.
 
 use crate::dps::Complaint;
-use crate::provision::batch::Outcome;
+use crate::provision::batch::ItemResult;
 use crate::provision::fault::Fault;
 
 /// Whether a refusal can be about what was sent; any other is about the URL, the version or the method, and would
@@ -16,10 +16,10 @@ pub(super) fn is_unanswered(fault: &Fault) -> bool {
 }
 
 /// What it means when the service refuses a call with one record as a whole.
-pub(super) fn refused_alone(complaint: &Complaint) -> Outcome {
+pub(super) fn refused_alone(complaint: &Complaint) -> ItemResult {
     match complaint.status {
-        Some(409) => Outcome::Exists,
-        _ => Outcome::Refused(complaint.clone()),
+        Some(409) => ItemResult::Exists,
+        _ => ItemResult::Refused(complaint.clone()),
     }
 }
 
@@ -35,7 +35,7 @@ mod tests {
             message: String::new(),
             tracking_id: String::new(),
         };
-        assert_eq!(refused_alone(&said(409)), Outcome::Exists);
-        assert_eq!(refused_alone(&said(400)), Outcome::Refused(said(400)));
+        assert_eq!(refused_alone(&said(409)), ItemResult::Exists);
+        assert_eq!(refused_alone(&said(400)), ItemResult::Refused(said(400)));
     }
 }

@@ -20,19 +20,19 @@ use tokio::sync::oneshot;
 const QUEUE: usize = 64;
 
 /// A module is initialized once in a process, so each has one signer thread, kept for the life of the process.
-static SIGNERS: Mutex<BTreeMap<PathBuf, Arc<Signer>>> = Mutex::new(BTreeMap::new());
+static SIGNERS: Mutex<BTreeMap<PathBuf, Arc<ModuleThread>>> = Mutex::new(BTreeMap::new());
 
 type Task = Box<dyn FnOnce(&mut Module) + Send>;
 
 /// The way to the thread that owns a module.
-pub(super) struct Signer {
+pub(super) struct ModuleThread {
     module: String,
     queue: SyncSender<Task>,
     hung: AtomicBool,
     ids: AtomicU64,
 }
 
-impl Signer {
+impl ModuleThread {
     /// The signer thread of the module at `path`, started if there is none yet.
     pub fn of(path: &Path) -> Result<Arc<Self>, HsmError> {
         let failed = |error: std::io::Error| HsmError::Module {
@@ -367,7 +367,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_hangs_fails_closed_and_its_late_result_is_thrown_away() {
-        let signer = Signer::start(PathBuf::from("/no/such/module.so")).unwrap();
+        let signer = ModuleThread::start(PathBuf::from("/no/such/module.so")).unwrap();
         let (release, released) = sync_channel::<()>(0);
         let (ended, end) = sync_channel::<()>(1);
         let slow = signer.call(Duration::from_millis(20), move |_| {
@@ -386,7 +386,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_nobody_waits_for_any_more_never_begins() {
-        let signer = Signer::start(PathBuf::from("/no/such/module.so")).unwrap();
+        let signer = ModuleThread::start(PathBuf::from("/no/such/module.so")).unwrap();
         let (release, released) = sync_channel::<()>(0);
         let busy: Task = Box::new(move |_| released.recv().unwrap());
         signer.queue.try_send(busy).unwrap();
@@ -410,7 +410,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_module_that_is_not_there_is_named() {
-        let signer = Signer::start(PathBuf::from("/no/such/module.so")).unwrap();
+        let signer = ModuleThread::start(PathBuf::from("/no/such/module.so")).unwrap();
         let result = signer
             .call(Duration::from_secs(5), |module| {
                 module.library().map(|_| ())

@@ -90,7 +90,7 @@ pub fn append(db: &Connection, mut event: Recorded) -> Result<Recorded, Failure>
 }
 
 /// An event as it stands in the file: its place in the chain, and the event itself if it can be decoded.
-pub struct Link {
+pub struct Entry {
     /// The stored place.
     pub seq: i64,
     /// The stored hash of the event before; `None` if it is not a hash.
@@ -103,7 +103,7 @@ pub struct Link {
     pub event: Result<Recorded, Unreadable>,
 }
 
-impl Link {
+impl Entry {
     /// Whether what is stored is what was hashed.
     pub fn is_whole(&self) -> bool {
         self.hash == Some(self.computed)
@@ -126,7 +126,7 @@ impl Link {
 /// How much of the name of an unknown kind is shown, in characters.
 const KIND_MAX: usize = 40;
 
-/// Follows the chain from its beginning, link by link.
+/// Follows the chain from its beginning, entry by entry.
 pub struct Walk {
     /// The place that the next event must have.
     expected: i64,
@@ -143,34 +143,34 @@ impl Walk {
         }
     }
 
-    /// Takes the next link, and says what is wrong with it: each finding with the place of the event that it is about.
-    pub fn step(&mut self, link: &Link) -> Vec<(i64, String)> {
+    /// Takes the next entry, and says what is wrong with it: each finding with the place of the event that it is about.
+    pub fn step(&mut self, entry: &Entry) -> Vec<(i64, String)> {
         let mut found = Vec::new();
-        if link.seq != self.expected {
-            let missing = format!("it is missing; event {} follows", link.seq);
+        if entry.seq != self.expected {
+            let missing = format!("it is missing; event {} follows", entry.seq);
             found.push((self.expected, missing));
         }
-        self.expected = link.seq.saturating_add(1);
-        if !link.is_whole() {
+        self.expected = entry.seq.saturating_add(1);
+        if !entry.is_whole() {
             let what = "its content and its hash do not fit".to_owned();
-            found.push((link.seq, what));
-        } else if !link.prev.is_some_and(|prev| self.previous.contains(&prev)) {
+            found.push((entry.seq, what));
+        } else if !entry.prev.is_some_and(|prev| self.previous.contains(&prev)) {
             let what = "it does not follow from the event before it".to_owned();
-            found.push((link.seq, what));
+            found.push((entry.seq, what));
         }
         // One of the two is what the next event was chained to, whichever of content and hash is damaged here.
-        self.previous = [link.computed, link.hash.unwrap_or(link.computed)];
+        self.previous = [entry.computed, entry.hash.unwrap_or(entry.computed)];
         found
     }
 }
 
 /// Reads one row of [`COLUMNS`], whatever it holds.
-pub fn link(row: &Row<'_>) -> rusqlite::Result<Link> {
+pub fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let columns = (0..=HASHED)
         .map(|index| row.get_ref(index))
         .collect::<rusqlite::Result<Vec<_>>>()?;
     let digest = |index: usize| columns[index].as_blob().ok().and_then(to_digest);
-    Ok(Link {
+    Ok(Entry {
         seq: columns[0].as_i64().unwrap_or(0),
         prev: digest(HASHED - 1),
         hash: digest(HASHED),
@@ -181,9 +181,9 @@ pub fn link(row: &Row<'_>) -> rusqlite::Result<Link> {
 
 /// Reads one row of [`COLUMNS`] as the event that it should be.
 pub fn recorded(row: &Row<'_>) -> Result<Recorded, Failure> {
-    let link = link(row)?;
-    let seq = link.seq;
-    link.recorded().map_err(|failure| failure.of_event(seq))
+    let entry = entry(row)?;
+    let seq = entry.seq;
+    entry.recorded().map_err(|failure| failure.of_event(seq))
 }
 
 fn decode(columns: &[ValueRef<'_>]) -> Result<Recorded, Unreadable> {

@@ -91,12 +91,13 @@ fn replay(db: &Connection, options: &Options) -> Result<(), Failure> {
     let mut rows = statement.query([])?;
     let mut walk = chain::Walk::new();
     while let Some(row) = rows.next()? {
-        let link = chain::link(row)?;
-        let seq = link.seq;
-        if let Some((seq, what)) = walk.step(&link).into_iter().next() {
+        let entry = chain::entry(row)?;
+        let seq = entry.seq;
+        if let Some((seq, what)) = walk.step(&entry).into_iter().next() {
             return Err(Failure::Damaged(what).of_event(seq));
         }
-        link.recorded()
+        entry
+            .recorded()
             .and_then(|event| project::apply(db, &event))
             .map_err(|failure| failure.of_event(seq))?;
         progress.done += 1;

@@ -267,13 +267,13 @@ impl Check {
         let mut rows = statement.query([])?;
         let mut walk = chain::Walk::new();
         while let Some(row) = rows.next()? {
-            let link = chain::link(row)?;
+            let entry = chain::entry(row)?;
             self.report.events += 1;
-            for (seq, what) in walk.step(&link) {
+            for (seq, what) in walk.step(&entry) {
                 self.found(Place::Event(seq), what);
             }
-            let seq = link.seq;
-            let applied = link
+            let seq = entry.seq;
+            let applied = entry
                 .recorded()
                 .and_then(|event| project::apply(fresh, &event));
             match applied {

@@ -76,7 +76,7 @@ pub struct ItemError {
 
 /// What became of one record of a bulk call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ItemResult {
     /// The service says that it went through.
     Accepted,
     /// The service already holds a record with this registration ID.
@@ -171,7 +171,7 @@ pub fn next_try_ms(now_ms: i64, tries: u32) -> i64 {
 /// A partial failure is HTTP 200 with the failures listed, and whether a bulk call is atomic is not documented:
 /// so a record that is not listed counts as accepted only if the list makes sense.
 /// The class of an error is its HTTP status; the detail numbers of 409, 412 and 429 are not documented.
-pub fn read_answer(sent: &[&RegistrationId], answer: &BulkAnswer) -> Vec<Outcome> {
+pub fn read_answer(sent: &[&RegistrationId], answer: &BulkAnswer) -> Vec<ItemResult> {
     let of = |id: &RegistrationId| {
         let named = |error: &&ItemError| error.registration_id.eq_ignore_ascii_case(id.as_str());
         answer.errors.iter().find(named)
@@ -181,14 +181,14 @@ pub fn read_answer(sent: &[&RegistrationId], answer: &BulkAnswer) -> Vec<Outcome
         listed == answer.errors.len() && answer.successful == answer.errors.is_empty();
     sent.iter()
         .map(|id| match of(id) {
-            Some(error) => outcome_of(error),
-            None if makes_sense => Outcome::Accepted,
-            None => Outcome::Unknown,
+            Some(error) => result_of(error),
+            None if makes_sense => ItemResult::Accepted,
+            None => ItemResult::Unknown,
         })
         .collect()
 }
 
-fn outcome_of(error: &ItemError) -> Outcome {
+fn result_of(error: &ItemError) -> ItemResult {
     let status = if error.code >= 1000 {
         error.code / 1000
     } else {
@@ -201,10 +201,10 @@ fn outcome_of(error: &ItemError) -> Outcome {
         tracking_id: String::new(),
     };
     match status {
-        409 => Outcome::Exists,
-        429 | 500..=599 => Outcome::Deferred(why()),
-        400..=499 => Outcome::Refused(why()),
-        _ => Outcome::Unknown,
+        409 => ItemResult::Exists,
+        429 | 500..=599 => ItemResult::Deferred(why()),
+        400..=499 => ItemResult::Refused(why()),
+        _ => ItemResult::Unknown,
     }
 }
 
@@ -617,7 +617,7 @@ mod tests {
             let outcomes = read_answer(&sent, &answer);
             prop_assert_eq!(outcomes.len(), sent.len());
             for (n, _) in errors.iter().filter(|(n, _)| *n < 10) {
-                prop_assert_ne!(&outcomes[*n as usize], &Outcome::Accepted);
+                prop_assert_ne!(&outcomes[*n as usize], &ItemResult::Accepted);
             }
         }
     }
@@ -651,20 +651,20 @@ mod tests {
         assert_eq!(
             read_answer(&sent, &answer),
             [
-                Outcome::Accepted,
-                Outcome::Exists,
-                Outcome::Refused(said(400_004)),
-                Outcome::Deferred(said(429)),
-                Outcome::Unknown,
+                ItemResult::Accepted,
+                ItemResult::Exists,
+                ItemResult::Refused(said(400_004)),
+                ItemResult::Deferred(said(429)),
+                ItemResult::Unknown,
             ]
         );
         answer.errors.push(error("someone-else", 400_000));
-        assert_eq!(read_answer(&sent, &answer)[0], Outcome::Unknown);
+        assert_eq!(read_answer(&sent, &answer)[0], ItemResult::Unknown);
         let silent = BulkAnswer {
             successful: false,
             errors: vec![],
         };
-        assert_eq!(read_answer(&sent, &silent)[0], Outcome::Unknown);
+        assert_eq!(read_answer(&sent, &silent)[0], ItemResult::Unknown);
     }
 
     #[test]

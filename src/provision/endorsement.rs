@@ -4,8 +4,8 @@
 //! was accepted.
 
 pub mod certificate;
+mod chained;
 pub mod credential;
-mod link;
 mod roots;
 pub mod template;
 

@@ -6,7 +6,7 @@ mod bay;
 mod report;
 
 pub use super::health::LinkHealth;
-pub use bay::{Bay, BayState, Outcome, RECENT_EVENTS, Step, TEXT_MAX};
+pub use bay::{BayState, FloorBay, Outcome, RECENT_EVENTS, Step, TEXT_MAX};
 pub use report::{Activity, Command, Outbox, Report};
 
 use super::device::DeviceId;
@@ -42,7 +42,7 @@ pub struct Floor {
     /// The shift last heard of.
     pub shift: Option<Shift>,
     /// The bays, in the order of their places, then in that in which they were first heard of.
-    pub bays: Vec<Bay>,
+    pub bays: Vec<FloorBay>,
     /// The units of the shift.
     pub counts: Counts,
     /// The outboxes, by DPS instance.
@@ -164,7 +164,7 @@ impl Floor {
     }
 
     /// The bay of that name.
-    pub fn bay(&self, name: &str) -> Option<&Bay> {
+    pub fn bay(&self, name: &str) -> Option<&FloorBay> {
         self.bays.iter().find(|bay| bay.name == name)
     }
 
@@ -213,13 +213,13 @@ impl Floor {
         }
     }
 
-    fn with_bay(&mut self, name: &str, at_ms: i64, change: impl FnOnce(&mut Bay)) {
+    fn with_bay(&mut self, name: &str, at_ms: i64, change: impl FnOnce(&mut FloorBay)) {
         let name = harmless(name, TEXT_MAX);
         if let Some(bay) = self.bays.iter_mut().find(|bay| bay.name == name) {
             return change(bay);
         }
         if self.bays.len() < BAYS_MAX {
-            let mut bay = Bay::new(name, at_ms);
+            let mut bay = FloorBay::new(name, at_ms);
             change(&mut bay);
             self.bays.push(bay);
         }

@@ -30,7 +30,7 @@ pub(super) struct Collector {
 }
 
 /// A bay and what it did lately.
-struct Bay {
+struct RecentBay {
     name: Arc<str>,
     ring: Mutex<Ring>,
 }
@@ -47,7 +47,7 @@ impl Collector {
     }
 
     /// Takes a record in.
-    fn put(&self, kind: &'static str, bay: Option<&Bay>, fields: Fields) {
+    fn put(&self, kind: &'static str, bay: Option<&RecentBay>, fields: Fields) {
         let name = bay.map(|bay| Arc::clone(&bay.name));
         let failed = fields.get("fault").is_some();
         let attempt = fields.get("attempt").unwrap_or_default().to_owned();
@@ -90,7 +90,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Collector {
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         match span.metadata().target() {
-            BAY => span.extensions_mut().insert(Arc::new(Bay {
+            BAY => span.extensions_mut().insert(Arc::new(RecentBay {
                 name: fields.get("name").unwrap_or_default().into(),
                 ring: Mutex::default(),
             })),
@@ -129,6 +129,6 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Collector {
 }
 
 /// The bay that these spans are in, the innermost first.
-fn bay_of<'a, S: LookupSpan<'a>>(spans: Option<Scope<'a, S>>) -> Option<Arc<Bay>> {
-    spans?.find_map(|span| span.extensions().get::<Arc<Bay>>().map(Arc::clone))
+fn bay_of<'a, S: LookupSpan<'a>>(spans: Option<Scope<'a, S>>) -> Option<Arc<RecentBay>> {
+    spans?.find_map(|span| span.extensions().get::<Arc<RecentBay>>().map(Arc::clone))
 }

@@ -1,6 +1,6 @@
 //! What the screen knows: the latest floor, the time, and what the person at it has typed and chosen.
 
-use crate::provision::floor::{Bay, BayState, Floor, Note, Outcome};
+use crate::provision::floor::{BayState, Floor, FloorBay, Note, Outcome};
 use std::sync::Arc;
 
 /// The state of the screen.
@@ -89,19 +89,19 @@ impl Model {
     }
 
     /// The result to acknowledge next, with its bay.
-    pub fn focused(&self) -> Option<(&Bay, &Outcome)> {
+    pub fn focused(&self) -> Option<(&FloorBay, &Outcome)> {
         let bay = self.floor.bay(self.focus.as_deref()?)?;
         Some((bay, bay.unacknowledged.as_ref()?))
     }
 
     /// All results that wait for a person.
-    pub fn unacknowledged(&self) -> impl Iterator<Item = (&Bay, &Outcome)> {
+    pub fn unacknowledged(&self) -> impl Iterator<Item = (&FloorBay, &Outcome)> {
         let bays = self.floor.bays.iter();
         bays.filter_map(|bay| Some((bay, bay.unacknowledged.as_ref()?)))
     }
 
     /// The result that a banner shows: the one to acknowledge, else the newest of the units still in their bays.
-    pub fn banner(&self) -> Option<(&Bay, &Outcome)> {
+    pub fn banner(&self) -> Option<(&FloorBay, &Outcome)> {
         let in_bays = self.floor.bays.iter().filter_map(|bay| match &bay.state {
             BayState::Finished(outcome) => Some((bay, outcome)),
             _ => None,

@@ -1,6 +1,6 @@
 //! What a state looks like: a word, a shape and a colour, always together.
 
-use crate::provision::floor::{Bay, BayState};
+use crate::provision::floor::{BayState, FloorBay};
 use crate::provision::verdict::Verdict;
 use ratatui::style::{Color, Modifier, Style};
 
@@ -74,7 +74,7 @@ pub fn verdict_shape(verdict: Verdict) -> &'static str {
 }
 
 /// The tone of a bay.
-pub fn bay_tone(bay: &Bay) -> Tone {
+pub fn bay_tone(bay: &FloorBay) -> Tone {
     match &bay.state {
         BayState::Waiting { .. } | BayState::Working if bay.weak => Tone::Attention,
         BayState::Waiting { .. } | BayState::Working => Tone::Quiet,
@@ -84,7 +84,7 @@ pub fn bay_tone(bay: &Bay) -> Tone {
 }
 
 /// The shape of a bay, and `!` where a result waits to be acknowledged: two columns.
-pub fn bay_mark(bay: &Bay) -> String {
+pub fn bay_mark(bay: &FloorBay) -> String {
     let owed = if bay.unacknowledged.is_some() {
         '!'
     } else {
@@ -93,7 +93,7 @@ pub fn bay_mark(bay: &Bay) -> String {
     format!("{}{owed}", bay_shape(bay))
 }
 
-fn bay_shape(bay: &Bay) -> &'static str {
+fn bay_shape(bay: &FloorBay) -> &'static str {
     match &bay.state {
         BayState::Waiting { .. } | BayState::Working if bay.weak => "△",
         BayState::Waiting { .. } => "○",

@@ -7,7 +7,7 @@ mod panels;
 
 use super::model::{Binding, Model, Panel};
 use super::theme::{self, Tone};
-use crate::provision::floor::{Bay, BayState};
+use crate::provision::floor::{BayState, FloorBay};
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -109,7 +109,7 @@ fn draw_header(model: &Model, area: Rect, buf: &mut Buffer) {
 /// What must be done, in blue; then the field, with what it binds to.
 fn draw_scan(model: &Model, area: Rect, buf: &mut Buffer) {
     let act = if model.quitting {
-        let working = |bay: &&Bay| bay.state == BayState::Working;
+        let working = |bay: &&FloorBay| bay.state == BayState::Working;
         let count = model.floor.bays.iter().filter(working).count();
         format!("STOP THE STATION? F10 again: yes.  Esc: no.  ({count} bays are working)")
     } else if let Some((bay, outcome)) = model.focused() {

@@ -3,7 +3,7 @@
 use super::codes::books::{Books, End};
 use super::plant::{self, Plant, STEP_DEADLINE};
 use super::scenarios::line::{MODEL, in_a_process_with_an_hsm, options};
-use dps_station::bay::{Bay, Line, LineProduct, Signer};
+use dps_station::bay::{Bay, CaKey, Line, LineProduct};
 use dps_station::fixtures::pty::Pty;
 use dps_station::ledger::{OutboxState, ReservationState, verify};
 use dps_station::link::{
@@ -233,7 +233,7 @@ async fn attempt(
     kind: Kind,
     mut products: Vec<LineProduct>,
     product: Arc<Product>,
-    signer: Option<Signer>,
+    signer: Option<CaKey>,
 ) -> Stay {
     let dir = TempDir::new().unwrap();
     let port = dir.path().join("bay");

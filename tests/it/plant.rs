@@ -1,6 +1,6 @@
 //! What lines in a test's own process share: a CA in SoftHSM, a product, and the line that makes it.
 
-use dps_station::bay::{Line, LineProduct, Signer};
+use dps_station::bay::{CaKey, Line, LineProduct};
 use dps_station::hsm::{Hsm, HsmOptions};
 use dps_station::ledger::{Ledger, Options};
 use dps_station::link::{Injection, of_product};
@@ -22,7 +22,7 @@ pub const STEP_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A CA, and the product that it signs for.
 pub struct Plant {
-    pub signer: Signer,
+    pub signer: CaKey,
     pub product: Arc<Product>,
     /// What the CA itself was made from.
     pub reserved: [Reservation; 2],
@@ -60,7 +60,7 @@ impl Plant {
         let issuing_der = signer.certificate(issuing.clone(), &ledger).await.unwrap();
         ledger.close().await.unwrap();
         Self {
-            signer: Signer {
+            signer: CaKey {
                 hsm,
                 label: "issuing".to_owned(),
                 issuer: Arc::new(Issuer::parse("ca", &issuing_der).unwrap()),

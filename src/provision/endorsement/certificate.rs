@@ -2,7 +2,7 @@
 //!
 //! Invariant: an [`EkCertificate`] is well-formed and says whose TPM it is for; who signed it is not yet checked.
 
-use super::link::{Link, said};
+use super::chained::{ChainCertificate, said};
 use super::template::EndorsementKey;
 use crate::provision::fault::{EkFlaw, Fault, TpmAttribute, harmless};
 use x509_parser::prelude::*;
@@ -20,7 +20,7 @@ const VERSION: &str = "2.23.133.2.3";
 /// A parsed EK certificate.
 pub struct EkCertificate {
     /// For path building.
-    pub link: Link,
+    pub link: ChainCertificate,
     /// TCG manufacturer attribute, such as `id:49465800`.
     pub manufacturer: String,
     /// TCG model attribute.
@@ -49,7 +49,7 @@ impl EkCertificate {
         let der = nv.get(..length).ok_or_else(|| broken(EkFlaw::CutShort))?;
         let (_, certificate) =
             X509Certificate::from_der(der).map_err(|e| broken(EkFlaw::NotDer(said(&e))))?;
-        let link = Link::from_certificate(&certificate).map_err(broken)?;
+        let link = ChainCertificate::from_certificate(&certificate).map_err(broken)?;
         let [manufacturer, model, version] = attributes(&certificate)?;
         Ok(Self {
             link,

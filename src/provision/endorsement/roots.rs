@@ -3,7 +3,7 @@
 //! Invariant: a path that is found was checked link by link: names, signature, validity, the right to issue.
 
 use super::certificate::sequence_length;
-use super::link::{Link, said};
+use super::chained::{ChainCertificate, said};
 use crate::provision::bytes::Digest;
 use crate::provision::fault::{EkFlaw, Fault, harmless};
 use std::collections::BTreeSet;
@@ -30,8 +30,8 @@ pub struct RootFile {
 
 /// The TPM makers that are trusted: anchors (a name and a key, self-signed or not) and the intermediates below them.
 pub struct VendorRoots {
-    anchors: Vec<Link>,
-    intermediates: Vec<Link>,
+    anchors: Vec<ChainCertificate>,
+    intermediates: Vec<ChainCertificate>,
     refused: Vec<RefusedRoot>,
     releases: Vec<Release>,
     digest: Digest,
@@ -149,8 +149,8 @@ impl VendorRoots {
     /// trusted for; gives the anchor's name, else the most telling reason.
     pub(super) fn anchor_of<'a>(
         &'a self,
-        leaf: &Link,
-        carried: &'a [Link],
+        leaf: &ChainCertificate,
+        carried: &'a [ChainCertificate],
         now: i64,
     ) -> Result<&'a str, Fault> {
         let mut search = Search {
@@ -197,7 +197,7 @@ impl VendorRoots {
 /// One search for a path, with its bounds and the most telling reason so far.
 struct Search<'a> {
     roots: &'a VendorRoots,
-    carried: &'a [Link],
+    carried: &'a [ChainCertificate],
     now: i64,
     signatures_left: u32,
     reason: Option<Fault>,
@@ -205,7 +205,7 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     /// Goes from `child` upwards; `below` intermediates were passed.
-    fn climb(&mut self, child: &Link, below: u32) -> Option<&'a Link> {
+    fn climb(&mut self, child: &ChainCertificate, below: u32) -> Option<&'a ChainCertificate> {
         let roots = self.roots;
         for anchor in &roots.anchors {
             if self.issued(anchor, child) {
@@ -232,7 +232,7 @@ impl<'a> Search<'a> {
         None
     }
 
-    fn issued(&mut self, issuer: &Link, child: &Link) -> bool {
+    fn issued(&mut self, issuer: &ChainCertificate, child: &ChainCertificate) -> bool {
         if issuer.subject != child.issuer || self.signatures_left == 0 {
             return false;
         }
@@ -255,7 +255,7 @@ impl<'a> Search<'a> {
 
 /// The intermediates that a TPM carries: DER certificates one after the other, with padding between. What is none is
 /// passed over: it could only have helped.
-pub(super) fn carried(chain: &[u8]) -> Vec<Link> {
+pub(super) fn carried(chain: &[u8]) -> Vec<ChainCertificate> {
     let mut links = Vec::new();
     let mut rest = chain;
     while links.len() < CARRIED_MAX {
@@ -275,8 +275,8 @@ pub(super) fn carried(chain: &[u8]) -> Vec<Link> {
 const PEM_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const PEM_END: &str = "-----END CERTIFICATE-----";
 
-fn usable(role: Role, der: &[u8]) -> Result<Link, EkFlaw> {
-    let link = Link::parse(der)?;
+fn usable(role: Role, der: &[u8]) -> Result<ChainCertificate, EkFlaw> {
+    let link = ChainCertificate::parse(der)?;
     if !link.has_known_key() {
         return Err(EkFlaw::OtherKey);
     }

@@ -17,7 +17,7 @@ pub const TEXT_MAX: usize = 256;
 
 /// One bay.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bay {
+pub struct FloorBay {
     /// Its name, as on its label.
     pub name: String,
     /// Its port's path.
@@ -52,7 +52,7 @@ pub enum BayState {
         /// Whether a label has to be scanned for it.
         for_scan: bool,
     },
-    /// A unit is being provisioned; see [`Bay::step`].
+    /// A unit is being provisioned; see [`FloorBay::step`].
     Working,
     /// The attempt ended; the unit is still there.
     Finished(Outcome),
@@ -98,7 +98,7 @@ pub enum Step {
     Seal,
 }
 
-impl Bay {
+impl FloorBay {
     /// The word for what the bay shows: a verdict, a step, `Waiting` or `OUT OF SERVICE`.
     pub fn word(&self) -> &'static str {
         match &self.state {

@@ -1,7 +1,7 @@
 //! What needs a person now: a FAIL with its meaning and next step, a silent station, or a note to read once.
 
 use super::{line, paragraph, seconds};
-use crate::provision::floor::{Bay, Note, Outcome};
+use crate::provision::floor::{FloorBay, Note, Outcome};
 use crate::ui::model::Model;
 use crate::ui::theme::{self, Tone};
 use crate::words;
@@ -21,7 +21,7 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     }
 }
 
-fn draw_outcome(model: &Model, bay: &Bay, outcome: &Outcome, area: Rect, buf: &mut Buffer) {
+fn draw_outcome(model: &Model, bay: &FloorBay, outcome: &Outcome, area: Rect, buf: &mut Buffer) {
     let tone = theme::verdict_tone(outcome.verdict);
     let others = model.unacknowledged().count() - 1;
     let more = match others {

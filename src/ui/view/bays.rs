@@ -2,7 +2,7 @@
 
 use super::letters::{LETTER_ROWS, draw_word};
 use super::{line, seconds, short_tail};
-use crate::provision::floor::{Bay, BayState, Step};
+use crate::provision::floor::{BayState, FloorBay, Step};
 use crate::ui::model::Model;
 use crate::ui::theme::{self, Tone};
 use crate::words;
@@ -41,7 +41,7 @@ fn draw_blocks(model: &Model, area: Rect, buf: &mut Buffer) {
 }
 
 /// A title bar, the word in block letters or what the unit is doing, and one line of what to do.
-fn draw_block(model: &Model, bay: &Bay, area: Rect, buf: &mut Buffer) {
+fn draw_block(model: &Model, bay: &FloorBay, area: Rect, buf: &mut Buffer) {
     let tone = theme::bay_tone(bay);
     buf.set_style(Rect { height: 1, ..area }, tone.bar());
     let name = short_tail(&bay.name, 10);
@@ -100,14 +100,14 @@ fn draw_block(model: &Model, bay: &Bay, area: Rect, buf: &mut Buffer) {
     }
 }
 
-fn draw_weak(bay: &Bay, body: Rect, buf: &mut Buffer) {
+fn draw_weak(bay: &FloorBay, body: Rect, buf: &mut Buffer) {
     if bay.weak {
         let text = " weak link: check cable and plug";
         line(text, Tone::Attention.text(), body, 0, buf);
     }
 }
 
-fn draw_scanned(bay: &Bay, area: Rect, row: u16, buf: &mut Buffer) {
+fn draw_scanned(bay: &FloorBay, area: Rect, row: u16, buf: &mut Buffer) {
     if let Some(text) = &bay.scanned {
         let text = format!(" scanned {text}");
         line(&text, theme::dim(), area, row, buf);
@@ -115,7 +115,7 @@ fn draw_scanned(bay: &Bay, area: Rect, row: u16, buf: &mut Buffer) {
 }
 
 /// Such as ` ■■■■□□□□□ 5/9 Write`.
-fn ladder(bay: &Bay) -> String {
+fn ladder(bay: &FloorBay) -> String {
     let number = bay.step.map_or(0, Step::number);
     let total = Step::ALL.len();
     let done = "■".repeat(number);
@@ -154,7 +154,7 @@ fn draw_tiles(model: &Model, area: Rect, buf: &mut Buffer) {
     draw_banner(model, &page, banner, buf);
 }
 
-fn draw_tile(bay: &Bay, area: Rect, buf: &mut Buffer) {
+fn draw_tile(bay: &FloorBay, area: Rect, buf: &mut Buffer) {
     let style = theme::bay_tone(bay).text();
     let title = format!("{}{}", theme::bay_mark(bay), short_tail(&bay.name, 7));
     line(&title, style, area, 0, buf);

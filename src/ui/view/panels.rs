@@ -3,7 +3,7 @@
 use super::attention::note_lines;
 use super::{clock, line, seconds};
 use crate::provision::fault::Fault;
-use crate::provision::floor::{Bay, BayState, Outbox, Outcome, Shift, Step};
+use crate::provision::floor::{BayState, FloorBay, Outbox, Outcome, Shift, Step};
 use crate::provision::verdict::Verdict;
 use crate::ui::model::Model;
 use crate::ui::theme::{self, Tone};
@@ -97,7 +97,7 @@ pub fn draw_detail(model: &Model, area: Rect, buf: &mut Buffer) {
     }
 }
 
-fn draw_outcome(bay: &Bay, page: &mut Page, buf: &mut Buffer) {
+fn draw_outcome(bay: &FloorBay, page: &mut Page, buf: &mut Buffer) {
     let shown: Option<&Outcome> = match &bay.state {
         BayState::Finished(outcome) => Some(outcome),
         _ => bay.unacknowledged.as_ref(),
@@ -113,7 +113,7 @@ fn draw_outcome(bay: &Bay, page: &mut Page, buf: &mut Buffer) {
     }
 }
 
-fn steps(bay: &Bay, steps: &[Step]) -> String {
+fn steps(bay: &FloorBay, steps: &[Step]) -> String {
     let mark = |step: &Step| match bay.step {
         Some(at) if *step < at => "●",
         Some(at) if *step == at => "◐",
@@ -124,7 +124,7 @@ fn steps(bay: &Bay, steps: &[Step]) -> String {
     words.join("  ")
 }
 
-fn link(bay: &Bay) -> String {
+fn link(bay: &FloorBay) -> String {
     let health = &bay.health;
     format!(
         "link          {} retries, {} CRC errors, {} dropped lines, {} bytes, {} ms",

@@ -1,6 +1,6 @@
 //! One certificate of a chain, with what path building needs of it, and the check of one signature.
 //!
-//! Invariant: a [`Link`] was parsed whole; nothing in it is trusted until a signature over it was checked.
+//! Invariant: a [`ChainCertificate`] was parsed whole; nothing in it is trusted until a signature over it was checked.
 
 use crate::provision::fault::{EkFlaw, Fault, harmless};
 use aws_lc_rs::signature::{self, VerificationAlgorithm};
@@ -12,7 +12,7 @@ use x509_parser::prelude::*;
 const NAME_MAX: usize = 200;
 
 /// A certificate of a chain: the EK certificate, an intermediate or an anchor.
-pub struct Link {
+pub struct ChainCertificate {
     /// The subject, made harmless, for people.
     pub name: String,
     /// The issuer, made harmless, for people.
@@ -63,7 +63,7 @@ enum Scheme {
     RsaSha512,
 }
 
-impl Link {
+impl ChainCertificate {
     /// Parses one DER certificate; the error says where it breaks.
     pub fn parse(der: &[u8]) -> Result<Self, EkFlaw> {
         let (rest, certificate) =
@@ -128,7 +128,7 @@ impl Link {
     }
 
     /// Whether the key of `issuer` signed this certificate.
-    pub fn is_signed_by(&self, issuer: &Link) -> bool {
+    pub fn is_signed_by(&self, issuer: &ChainCertificate) -> bool {
         let (Some(scheme), Some(key)) = (self.signed_with, issuer.key) else {
             return false;
         };
@@ -141,9 +141,9 @@ impl Link {
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for ChainCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Link({})", self.name)
+        write!(f, "ChainCertificate({})", self.name)
     }
 }
 
