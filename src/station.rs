@@ -272,7 +272,7 @@ impl Opened {
     }
 }
 
-/// Whether a report is a reason to say anew how the shift and the outboxes stand. What says only that is none.
+/// Whether a report is a reason to report the shift and the outboxes again; those reports themselves are not.
 fn moves(report: &Report) -> bool {
     match report {
         Report::Event { .. } => true,

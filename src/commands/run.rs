@@ -261,8 +261,8 @@ impl Stops {
     }
 }
 
-/// Takes commands as JSON lines from stdin; what is none is named on stderr and passed over. For a thread that nobody
-/// waits for: no read from stdin can be cancelled.
+/// Reads commands as JSON lines from stdin. A bad line is reported on stderr and skipped. It runs on a detached thread,
+/// since a read from stdin cannot be cancelled.
 fn obey_stdin(commands: &mpsc::Sender<Command>) {
     /// The longest line that can be a command, in bytes.
     const LINE_MAX: u64 = 4096;

@@ -143,7 +143,7 @@ pub enum Nonsense {
     GroupVersion(u64),
     /// It has neither a device ID nor a unique ID of its microcontroller.
     Nameless,
-    /// Its device ID is none.
+    /// Its device ID is not a valid one.
     DeviceId(NameError),
     /// The value has as many bytes as the device ever gives, and may go on.
     CutOff(usize),

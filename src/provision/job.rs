@@ -37,7 +37,7 @@ pub struct Job {
 enum Stage {
     Identified,
     Accepted,
-    /// Or there is none to know: the firmware is stock.
+    /// Its key is known, or its firmware is stock and has none.
     KeyKnown {
         /// Whether a certificate for the key is on record, or none is needed.
         certified: bool,
@@ -66,7 +66,7 @@ struct Known {
     registration_id: Option<RegistrationId>,
     /// A reservation whose outcome is not on record.
     open: Option<Reservation>,
-    /// What was read back and proved last, and nothing else has happened since but the seal.
+    /// What was read back and proved last, unless anything but the seal has happened since.
     proved: Option<Holding>,
     passed: bool,
     /// Something was reserved, signed or written under the device's ID.

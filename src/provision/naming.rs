@@ -52,7 +52,7 @@ pub enum Scan {
 #[serde(try_from = "String", into = "String")]
 pub struct IdFormat(String);
 
-/// Why a text is no format, or a way to name devices is none.
+/// Why a text is not a valid format, or not a valid way to name devices.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NamingError {
     /// Too long, or what it describes are not device IDs.

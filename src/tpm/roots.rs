@@ -5,7 +5,7 @@ use crate::provision::endorsement::{RootFile, VendorRoots};
 use std::io::Read;
 use std::path::Path;
 
-/// Endings of files that are read in a folder; everything else there is passed over.
+/// Endings of the files that are read in a folder; all others are skipped.
 const ENDINGS: [&str; 4] = ["pem", "crt", "cer", "der"];
 
 /// Largest file read, in bytes.

@@ -65,7 +65,7 @@ fn payload(line_length: usize) -> usize {
 ///
 /// A marker counts wherever it stands in a line, because a prompt, colour codes or half a log line may stand before
 /// it. A damaged line is dropped together with the packet that it belonged to; text between the lines of a packet is
-/// passed over; a new start discards an unfinished packet. Memory is bounded by [`MAX_PACKET`], whatever arrives.
+/// skipped; a new start discards an unfinished packet. Memory is bounded by [`MAX_PACKET`], whatever arrives.
 #[derive(Debug, Default)]
 pub struct Decoder {
     line: Line,

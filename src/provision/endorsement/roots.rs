@@ -253,8 +253,8 @@ impl<'a> Search<'a> {
     }
 }
 
-/// The intermediates that a TPM carries: DER certificates one after the other, with padding between. What is none is
-/// passed over: it could only have helped.
+/// The intermediates that a TPM carries: DER certificates one after the other, with padding between. What cannot be
+/// parsed is skipped: it could only have helped.
 pub(super) fn carried(chain: &[u8]) -> Vec<ChainCertificate> {
     let mut links = Vec::new();
     let mut rest = chain;
