@@ -26,7 +26,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use update::{Msg, update};
 
 /// Most drawings a second.
-pub const FRAMES_PER_SECOND: u32 = 15;
+const FRAMES_PER_SECOND: u32 = 15;
 
 /// Frames after which the screen is drawn even if nothing happened: the clock.
 const FRAMES_PER_CLOCK: u32 = FRAMES_PER_SECOND / 2;

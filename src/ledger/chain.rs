@@ -105,7 +105,7 @@ pub struct Entry {
 
 impl Entry {
     /// Whether what is stored is what was hashed.
-    pub fn is_whole(&self) -> bool {
+    fn is_whole(&self) -> bool {
         self.hash == Some(self.computed)
     }
 

@@ -16,13 +16,13 @@ use super::verdict::Verdict;
 use std::collections::BTreeMap;
 
 /// Most bays on one floor; reports of more are not shown.
-pub const BAYS_MAX: usize = 256;
+const BAYS_MAX: usize = 256;
 
 /// Most DPS instances on one floor.
-pub const OUTBOXES_MAX: usize = 16;
+const OUTBOXES_MAX: usize = 16;
 
 /// Most units that one shift can count; more are not counted.
-pub const UNITS_MAX: usize = 200_000;
+const UNITS_MAX: usize = 200_000;
 
 /// Most lines of a note.
 pub const NOTE_LINES: usize = 8;
@@ -159,7 +159,7 @@ impl Floor {
     }
 
     /// How long the station has been silent, in milliseconds.
-    pub fn silent_ms(&self, now_ms: i64) -> i64 {
+    fn silent_ms(&self, now_ms: i64) -> i64 {
         now_ms.saturating_sub(self.last_report_ms).max(0)
     }
 

@@ -7,20 +7,20 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::ops::RangeInclusive;
 
 /// How long a pattern may be, in bytes: long enough for a sequence, short enough to be kept whole.
-pub const BYTES: RangeInclusive<u32> = 64..=1_048_576;
+const BYTES: RangeInclusive<u32> = 64..=1_048_576;
 /// Rates that can be tested, in bits per second.
 pub const RATE: RangeInclusive<u32> = 300..=4_000_000;
 /// Most rates of one test.
-pub const RATES_MAX: usize = 16;
+const RATES_MAX: usize = 16;
 
 /// What is demanded of a port: `[loopback]` in `station.toml`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Bits per second to test at, each within [`RATE`], at most [`RATES_MAX`]; empty for the bay's own.
+    /// Bits per second to test at, each within [`RATE`], at most 16; empty for the bay's own.
     #[serde(deserialize_with = "rates")]
     pub rates: Vec<u32>,
-    /// Length of the pattern at each rate, within [`BYTES`].
+    /// Length of the pattern at each rate, within 64 to 1,048,576 bytes.
     #[serde(deserialize_with = "bytes")]
     pub bytes: u32,
     /// Most bits that may come back wrong, at each rate.

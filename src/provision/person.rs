@@ -8,7 +8,7 @@ use super::fault::harmless;
 pub const NAME_MAX: usize = 64;
 
 /// The longest reason, in characters.
-pub const REASON_MAX: usize = 200;
+const REASON_MAX: usize = 200;
 
 /// A person who acts, as the ledger records it.
 #[derive(Clone, Debug, PartialEq, Eq)]

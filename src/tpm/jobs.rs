@@ -34,20 +34,20 @@ use tss_esapi::{Context, Error};
 pub const EK_HANDLE: u32 = 0x8101_0001;
 
 /// Where a persistent storage root key lies; Microsoft's clients make theirs here.
-pub const SRK_HANDLE: u32 = 0x8100_0001;
+const SRK_HANDLE: u32 = 0x8100_0001;
 
 /// The NV index of the RSA-2048 EK certificate (TCG EK Credential Profile, section 2.2.1.4).
 pub const EK_CERTIFICATE_INDEX: u32 = 0x01c0_0002;
 
 /// The NV indices of a maker's intermediate certificates (TCG EK Credential Profile, section 2.2.1.5.2).
-pub const CHAIN_INDICES: std::ops::RangeInclusive<u32> = 0x01c0_0100..=0x01c0_01ff;
+const CHAIN_INDICES: std::ops::RangeInclusive<u32> = 0x01c0_0100..=0x01c0_01ff;
 
 /// Most of these indices read, and most bytes in all.
 const CHAIN_INDICES_MAX: u32 = 16;
 const CHAIN_MAX: usize = 16 << 10;
 
 /// Longest text signed, in bytes: one `TPM2B_MAX_BUFFER`.
-pub const SIGNED_MAX: usize = 1024;
+const SIGNED_MAX: usize = 1024;
 
 /// Smallest and largest piece of NV memory read at once, in bytes; the TPM says what it takes within that.
 const NV_PIECE: std::ops::RangeInclusive<u16> = 64..=1024;
@@ -57,7 +57,7 @@ const NV_PIECE: std::ops::RangeInclusive<u16> = 64..=1024;
 pub struct Extracted {
     /// The endorsement key.
     pub endorsement_key: EndorsementKey,
-    /// The storage root key: the one persistent at [`SRK_HANDLE`], else the one that Microsoft's client will make
+    /// The storage root key: the one persistent at 0x81000001, else the one that Microsoft's client will make
     /// there, which is the same every time.
     pub storage_root_key: StorageKey,
     /// The EK certificate's NV index, up to the end of the certificate; absent where there is no such index.
@@ -138,7 +138,7 @@ pub fn activate(
 }
 
 /// Does what a device does on its first boot with DPS's nonce challenge, but persists nothing: opens the
-/// credential, imports the HMAC key, signs `text` (at most [`SIGNED_MAX`] bytes) and forgets the key.
+/// credential, imports the HMAC key, signs `text` (at most 1024 bytes) and forgets the key.
 pub fn rehearse(
     tpm: &mut Context,
     endorsement_key: &EndorsementKey,

@@ -7,7 +7,7 @@ use crate::provision::floor::{Command, Floor};
 use std::sync::Arc;
 
 /// Longest text that the scan field takes, in characters; the longest GS1 DataMatrix code on a label is shorter.
-pub const ENTRY_MAX: usize = 256;
+const ENTRY_MAX: usize = 256;
 
 /// An Enter in an empty field this soon after a character, in milliseconds, is a scanner's second one.
 pub const SCANNER_ECHO_MS: i64 = 300;
@@ -19,7 +19,7 @@ pub const CLOSE_WORD: &str = "CLOSE";
 pub const UPLOAD_WORD: &str = "UPLOAD";
 
 /// The word that tests the port of the bay in the open detail, typed into the scan field.
-pub const LOOPBACK_WORD: &str = "LOOPBACK";
+const LOOPBACK_WORD: &str = "LOOPBACK";
 
 /// What happens to a screen.
 #[derive(Clone, Debug)]

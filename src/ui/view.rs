@@ -16,7 +16,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Widget, Wrap};
 
 /// The smallest terminal that the screen is made for, in columns and rows.
-pub const MINIMUM: (u16, u16) = (80, 24);
+const MINIMUM: (u16, u16) = (80, 24);
 
 /// Rows for what needs a person, at the minimum size.
 const ATTENTION_ROWS: u16 = 5;

@@ -3,7 +3,7 @@
 mod paths;
 
 use paths::{Module, module_of, paths};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -194,17 +194,57 @@ fn no_files_need_one_another_in_a_circle() {
         (own.clone(), needed)
     };
     let mut waiting: BTreeMap<Module, Vec<Module>> = sources.iter().map(needs).collect();
-    // Whoever needs nobody that is still here goes; who stays needs a circle.
+    // Who needs nobody that is still here goes, and so does whom nobody here needs; circles stay, and what joins them.
     loop {
         let here: Vec<_> = waiting.keys().cloned().collect();
-        let before = here.len();
-        waiting.retain(|_, needed| needed.iter().any(|file| here.contains(file)));
-        if waiting.len() == before {
+        let needed: Vec<_> = waiting.values().flatten().cloned().collect();
+        waiting.retain(|file, needs| {
+            needed.contains(file) && needs.iter().any(|file| here.contains(file))
+        });
+        if waiting.len() == here.len() {
             break;
         }
     }
     let names: Vec<_> = waiting.keys().map(|file| file.join("::")).collect();
-    assert!(names.is_empty(), "in a circle, or needing one: {names:?}");
+    assert!(names.is_empty(), "in a circle, or between two: {names:?}");
+}
+
+#[test]
+fn no_function_or_constant_is_public_that_no_other_file_names() {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let sources = sources(&["src", "fixtures", "tests"]);
+    let names: Vec<BTreeSet<&str>> = sources
+        .iter()
+        .map(|source| source.text.split(|c| !is_name(c)).collect())
+        .collect();
+    let mut wrong = Vec::new();
+    for (number, source) in sources.iter().enumerate() {
+        if !source.path.starts_with("src") {
+            continue;
+        }
+        for line in source.text.lines() {
+            let Some(rest) = line.trim_start().strip_prefix("pub ") else {
+                continue;
+            };
+            let rest = rest.trim_start_matches("async ");
+            let after = ["const fn ", "fn ", "const ", "static "]
+                .iter()
+                .find_map(|word| rest.strip_prefix(word));
+            let name = after.and_then(|rest| rest.split(|c| !is_name(c)).next());
+            let others = names
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != number);
+            if let Some(name) = name
+                && !others
+                    .map(|(_, names)| names)
+                    .any(|names| names.contains(name))
+            {
+                wrong.push(format!("{}: {name}", source.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// What a room that thinks may not name: a clock, randomness, files, sockets, other processes, the terminal.

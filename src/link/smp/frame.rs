@@ -9,7 +9,7 @@ use data_encoding::BASE64;
 /// The longest line of the standard, in bytes, with marker and newline.
 pub const LINE_LENGTH: usize = 127;
 /// The shortest line that can carry anything: marker, one base64 quantum, newline.
-pub const SHORTEST_LINE: usize = 7;
+const SHORTEST_LINE: usize = 7;
 /// The longest packet that is read or written, in bytes, header included.
 pub const MAX_PACKET: usize = 4096;
 
@@ -32,7 +32,7 @@ pub struct PacketLength(pub usize);
 
 /// Cuts a packet into lines of at most `line_length` bytes (marker and newline included), ready to be sent in order.
 ///
-/// A `line_length` below [`SHORTEST_LINE`] counts as that.
+/// A `line_length` below 7, which carries one group of base64, counts as 7.
 pub fn encode(packet: &[u8], line_length: usize) -> Result<Vec<Vec<u8>>, PacketLength> {
     if !(HEADER_LENGTH..=MAX_PACKET).contains(&packet.len()) {
         return Err(PacketLength(packet.len()));

@@ -11,7 +11,7 @@ use aws_lc_rs::cipher::{AES_128, EncryptingKey, EncryptionContext, UnboundCipher
 use aws_lc_rs::{hmac, iv::FixedLength, rsa};
 
 /// Octets of the key that the credential of a challenge carries.
-pub const INNER_OCTETS: usize = 16;
+const INNER_OCTETS: usize = 16;
 
 /// A credential that only the TPM with the endorsement key, holding the named object, can open.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 /// Most bays that are shown in block letters.
-pub const BLOCK_BAYS: usize = 6;
+const BLOCK_BAYS: usize = 6;
 
 const TILE_WIDTH: u16 = 10;
 const TILE_HEIGHT: u16 = 2;
