@@ -44,7 +44,7 @@ pub use read::{
     UnitRow,
 };
 pub use reserved::Reserved;
-pub use store::{APPLICATION_ID, Migration, Options, Pragmas};
+pub use store::{APPLICATION_ID, Migration, Options, Pragmas, station_lock, station_lock_path};
 pub use verify::{Damage, Place, Report, verify};
 
 use crate::provision::bytes::{Blob, Digest};

@@ -4,7 +4,7 @@ use super::printer::Printer;
 use super::{Context, Exit, Failure, parts, shift};
 use crate::bay::Bay;
 use crate::config::Config;
-use crate::ledger::Ledger;
+use crate::ledger::{self, Ledger};
 use crate::provision::floor::{Command, Floor, Report};
 use crate::station::{self, COMMANDS_MAX, REPORTS_MAX, Station, Uploader, WATCHED_MAX, Watchers};
 use crate::trace::{self, Trace};
@@ -122,17 +122,18 @@ pub(super) fn ended(
 
 /// Makes sure that this is the ledger's only station: recovery ends the attempts of a station that is no more.
 pub(super) fn lock(config: &Config) -> Result<File, Failure> {
-    let mut path = config.path(&config.station.ledger).into_os_string();
-    path.push("-station");
-    let refused = |why: String| Failure::station(format!("{}: {why}", path.display()));
-    let file = File::create(&path).map_err(|e| {
-        refused(format!(
-            "cannot be made ({e}): give the right to its folder"
-        ))
-    })?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| refused("another station runs on this ledger: stop it first".to_owned()))?;
-    Ok(file)
+    let path = config.path(&config.station.ledger);
+    let refused = |why: String| {
+        let lock = ledger::station_lock_path(&path);
+        Failure::station(format!("{}: {why}", lock.display()))
+    };
+    ledger::station_lock(&path)
+        .map_err(|e| {
+            refused(format!(
+                "cannot be made ({e}): give the right to its folder"
+            ))
+        })?
+        .ok_or_else(|| refused("another station runs on this ledger: stop it first".to_owned()))
 }
 
 /// Refuses to run without an open shift, unless the configuration opens one by itself.

@@ -7,6 +7,8 @@ use super::failure::Failure;
 use super::store::{self, Migration, Options, VERSION};
 use super::{LedgerError, chain, project, sql};
 use rusqlite::{Connection, TransactionBehavior};
+use std::fs::File;
+use std::path::Path;
 
 /// How often progress is told, in milliseconds; the beginning and the end are always told.
 const TOLD_EVERY_MS: i64 = 1_000;
@@ -32,9 +34,15 @@ pub fn open_writer(options: &Options) -> Result<Connection, LedgerError> {
 /// Makes the tables of a blank file, or those of an older version anew; leaves alone what is of this version.
 fn to_this_version(db: &mut Connection, options: &Options) -> Result<(), LedgerError> {
     let path = &options.path;
-    if store::known_version(db, path)? == VERSION {
+    let found = store::known_version(db, path)?;
+    if found == VERSION {
         return Ok(());
     }
+    // A program of the older version may have a station run on it, and would write on as it knows the tables.
+    let _alone = match found {
+        0 => None,
+        _ => Some(alone(path)?),
+    };
     let at = |e: rusqlite::Error| Failure::from(e).at(path);
     let usual = db.pragma_query_value(None, "cache_size", |row| row.get::<_, i64>(0));
     let usual = usual.map_err(at)?;
@@ -51,6 +59,19 @@ fn to_this_version(db: &mut Connection, options: &Options) -> Result<(), LedgerE
     }
     transaction.commit().map_err(at)?;
     db.pragma_update(None, "cache_size", usual).map_err(at)
+}
+
+fn alone(path: &Path) -> Result<File, LedgerError> {
+    match store::station_lock(path) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(LedgerError::Busy {
+            path: path.to_path_buf(),
+        }),
+        Err(error) => Err(LedgerError::Storage {
+            path: path.to_path_buf(),
+            reason: error.to_string(),
+        }),
+    }
 }
 
 fn rebuild(db: &Connection, options: &Options) -> Result<(), Failure> {

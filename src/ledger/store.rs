@@ -4,7 +4,9 @@ use super::LedgerError;
 use super::failure::Failure;
 use crate::provision::fault::harmless;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rustix::fs::FlockOperation;
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -117,6 +119,24 @@ pub fn open_in_memory() -> rusqlite::Result<Connection> {
     db.pragma_update(None, "foreign_keys", true)?;
     make(&db)?;
     Ok(db)
+}
+
+/// Claims the ledger at `path` for one station, until the file given back is dropped; none where another process has it.
+/// The lock is on a file beside the ledger: SQLite's own locks come and go with each transaction.
+///
+/// # Errors
+/// That file cannot be made.
+pub fn station_lock(path: &Path) -> std::io::Result<Option<File>> {
+    let file = File::create(station_lock_path(path))?;
+    let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    Ok(locked.is_ok().then_some(file))
+}
+
+/// The file whose lock says that a station runs on the ledger at `path`.
+pub fn station_lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-station");
+    name.into()
 }
 
 /// Reads the settings of `db`.
@@ -239,7 +259,7 @@ pub fn sync_folder(path: &Path) -> std::io::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    std::fs::File::open(folder)?.sync_all()
+    File::open(folder)?.sync_all()
 }
 
 fn open_read_only(path: &Path, query: &str) -> rusqlite::Result<Connection> {

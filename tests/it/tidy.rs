@@ -247,6 +247,51 @@ fn no_function_or_constant_is_public_that_no_other_file_names() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The field's words: each may name one type in all of the sources, or none.
+const ONE_THING: &[&str] = &[
+    "Bay",
+    "DeviceId",
+    "Driver",
+    "Enrollment",
+    "Event",
+    "Fault",
+    "Identity",
+    "KeyKind",
+    "Ledger",
+    "Link",
+    "Outcome",
+    "Person",
+    "Product",
+    "Refusal",
+    "Reserved",
+    "Signer",
+    "Station",
+    "Verdict",
+];
+
+#[test]
+fn one_word_names_one_thing() {
+    let mut wrong = Vec::new();
+    let sources = sources(&["src"]);
+    for word in ONE_THING {
+        let declared = |source: &&Source| {
+            source.text.lines().any(|line| {
+                let mut words = line.trim_start().split(|c: char| !c.is_alphanumeric());
+                let is_type = |word: &str| ["struct", "enum", "trait", "type"].contains(&word);
+                words
+                    .find(|part| !part.is_empty() && !["pub", "super", "crate"].contains(part))
+                    .is_some_and(is_type)
+                    && words.next() == Some(*word)
+            })
+        };
+        let places: Vec<_> = sources.iter().filter(declared).map(|s| &s.path).collect();
+        if places.len() > 1 {
+            wrong.push(format!("{word}: {places:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// What a room that thinks may not name: a clock, randomness, files, sockets, other processes, the terminal.
 const WORLD: &[&str] = &[
     "Instant::",

@@ -107,9 +107,9 @@ fn plain_flaw(flaw: &Flaw) -> &'static str {
     match flaw {
         Flaw::NotDer => "it is not in DER",
         Flaw::Version => "it has another version than the one that is taken",
-        Flaw::NotOneName => "it has not exactly one name",
+        Flaw::NotOneName => "it does not have exactly one name",
         Flaw::NotReservedBytes => "it is not the reserved bytes",
-        Flaw::NotReservedSerial => "it has not the reserved serial number",
+        Flaw::NotReservedSerial => "its serial number is not the reserved serial number",
         Flaw::TwoAlgorithms => "it names two signature algorithms",
         Flaw::BadSignature => "its signature does not verify under the key that should have signed",
         Flaw::AnotherKey => "it holds another key than it should",

@@ -181,14 +181,14 @@ fn no_answer(why: &NoAnswer) -> String {
 fn malformed(why: &Malformed) -> String {
     let fixed = match why {
         Malformed::Complaint(words) => return complaint(words),
-        Malformed::NotJson(said) => return format!("no JSON: {said}"),
+        Malformed::NotJson(said) => return format!("not JSON: {said}"),
         Malformed::Endless => "an endless answer",
         Malformed::EndlessQuery => "a query without end",
         Malformed::NoEtag => "a record without an etag",
         Malformed::OddEtag => "an etag that fits no header",
-        Malformed::BulkAnswer => "a bulk answer without its result, or whose errors are no list",
-        Malformed::NotAList => "a query answer that is no list",
-        Malformed::Enrollment => "an enrollment that is no object, or without a registrationId",
+        Malformed::BulkAnswer => "a bulk answer without its result, or whose errors are not a list",
+        Malformed::NotAList => "a query answer that is not a list",
+        Malformed::Enrollment => "an enrollment that is not an object, or without a registrationId",
         Malformed::ProvisioningStatus => "an enrollment with an unknown provisioningStatus",
     };
     fixed.to_owned()
@@ -196,12 +196,12 @@ fn malformed(why: &Malformed) -> String {
 
 fn setting(setting: &DpsSetting) -> String {
     match setting {
-        DpsSetting::NotAUrl(said) => format!("service_url is no URL ({said})"),
+        DpsSetting::NotAUrl(said) => format!("service_url is not a URL ({said})"),
         DpsSetting::NotHttps => {
             "service_url must be an https URL without user, query or fragment".to_owned()
         }
         DpsSetting::UnknownPart => {
-            "credential has a part that is none of HostName, SharedAccessKeyName, SharedAccessKey"
+            "credential has a part that is not one of HostName, SharedAccessKeyName, SharedAccessKey"
                 .to_owned()
         }
         DpsSetting::NoPart(part) => format!("credential has no {part}"),

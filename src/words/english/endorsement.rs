@@ -66,11 +66,11 @@ pub fn flaw(flaw: &EkFlaw) -> String {
     match flaw {
         EkFlaw::Beginning => "does not begin like a certificate".to_owned(),
         EkFlaw::CutShort => "is cut short".to_owned(),
-        EkFlaw::NotDer(said) => format!("is no DER certificate ({said})"),
+        EkFlaw::NotDer(said) => format!("is not a DER certificate ({said})"),
         EkFlaw::Trailing(bytes) => format!("has {bytes} bytes after the certificate"),
         EkFlaw::TwoAlgorithms => "names two different signature algorithms".to_owned(),
-        EkFlaw::NotStrict(said) => format!("is no strict DER ({said})"),
-        EkFlaw::SignatureBits => "has a signature that is no string of octets".to_owned(),
+        EkFlaw::NotStrict(said) => format!("is not strict DER ({said})"),
+        EkFlaw::SignatureBits => "has a signature that is not a string of octets".to_owned(),
         EkFlaw::Extension(said) => format!("has a broken extension ({said})"),
         EkFlaw::NotNamed(attribute) => {
             let attribute = match attribute {
@@ -82,7 +82,7 @@ pub fn flaw(flaw: &EkFlaw) -> String {
         }
         EkFlaw::UnknownCritical(oid) => format!("has the unknown critical extension {oid}"),
         EkFlaw::IsCa => "is the certificate of a CA".to_owned(),
-        EkFlaw::OtherKey => "has a key that is none of P-256, P-384, P-521 and RSA".to_owned(),
+        EkFlaw::OtherKey => "has a key that is not one of P-256, P-384, P-521 and RSA".to_owned(),
         EkFlaw::OtherSignature => {
             "is not signed by ECDSA or RSA with SHA-256, SHA-384 or SHA-512".to_owned()
         }

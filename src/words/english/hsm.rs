@@ -117,7 +117,7 @@ fn pin(advice: PinAdvice) -> &'static str {
 
 fn key_flaw(flaw: KeyFlaw) -> &'static str {
     match flaw {
-        KeyFlaw::NotElliptic => "it is no elliptic curve key",
+        KeyFlaw::NotElliptic => "it is not an elliptic curve key",
         KeyFlaw::Readable => "it can be read: CKA_SENSITIVE is not true",
         KeyFlaw::Extractable => "it can leave the token: CKA_EXTRACTABLE is not false",
         KeyFlaw::MayNotSign => "it may not sign: CKA_SIGN is not true",

@@ -178,7 +178,7 @@ fn grounds(grounds: Grounds) -> String {
         Grounds::StorageFailed => "its flash failed",
         Grounds::UnknownSetting => "it does not know the settings key, or not such a value",
         Grounds::UnknownCommand => "its firmware does not know the command",
-        Grounds::Unnumbered => "of an error that it gave no number of",
+        Grounds::Unnumbered => "of an error without a number",
         Grounds::Numbered { code, group: None } => return format!("of error {code}"),
         Grounds::Numbered {
             code,

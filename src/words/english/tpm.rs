@@ -47,7 +47,7 @@ fn garble(how: &TpmGarble) -> String {
         }
         TpmGarble::Response { command, flaw } => {
             format!(
-                "the answer to {command} is no TPM response: {}",
+                "the answer to {command} is not a TPM response: {}",
                 response(*flaw)
             )
         }
@@ -60,7 +60,7 @@ fn response(flaw: ResponseFlaw) -> String {
         ResponseFlaw::Size(bytes) => format!("it has {bytes} bytes, and says another number"),
         ResponseFlaw::LongError(rc) => format!("it has code {rc:#x} and goes on after it"),
         ResponseFlaw::Handles => "its list of handles is broken".to_owned(),
-        ResponseFlaw::Hmac => "its HMAC has not 32 bytes".to_owned(),
+        ResponseFlaw::Hmac => "its HMAC is not 32 bytes long".to_owned(),
         ResponseFlaw::Piece { asked, found } => {
             format!("it has {found} bytes where {asked} were asked for")
         }

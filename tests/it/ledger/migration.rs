@@ -1,6 +1,7 @@
 //! What happens when a ledger of an older version is opened: progress, refusals, kills, and how long it takes.
 
 use super::*;
+use dps_station::ledger::station_lock;
 use dps_station::words;
 use rusqlite::Connection;
 use std::sync::Mutex;
@@ -82,6 +83,19 @@ async fn a_kill_at_any_moment_leaves_the_old_ledger() {
         Ledger::open(options).unwrap().close().await.unwrap();
         assert_eq!(clean(&copy), events);
     }
+}
+
+#[tokio::test]
+async fn an_old_ledger_on_which_a_station_runs_is_left_alone_until_that_ends() {
+    let (_folder, path, options) = old();
+    let running = station_lock(&path).unwrap().unwrap();
+    let refused = Ledger::open(options.clone()).err().unwrap();
+    assert!(matches!(refused, LedgerError::Busy { .. }), "{refused:?}");
+    assert_eq!(version(&path), 1);
+    drop(running);
+    let ledger = Ledger::open(options).unwrap();
+    assert!(station_lock(&path).unwrap().is_some(), "it is given back");
+    ledger.close().await.unwrap();
 }
 
 #[tokio::test]
