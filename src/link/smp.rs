@@ -94,6 +94,21 @@ pub struct Header {
     pub command: u8,
 }
 
+/// A header as it stands in a packet, whatever it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawHeader {
+    /// Version and operation.
+    pub first: u8,
+    /// Length of the body, in bytes.
+    pub length: u16,
+    /// Command group.
+    pub group: u16,
+    /// Chosen by the client, repeated in the reply.
+    pub sequence: u8,
+    /// Command within the group.
+    pub command: u8,
+}
+
 /// A header and a body.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Packet {
@@ -149,6 +164,40 @@ impl Header {
     }
 }
 
+impl RawHeader {
+    /// Reads the header of a packet; none where there are fewer bytes than it has.
+    pub fn read(packet: &[u8]) -> Option<Self> {
+        let [
+            first,
+            _flags,
+            length_high,
+            length_low,
+            group_high,
+            group_low,
+            sequence,
+            command,
+        ] = *packet.first_chunk::<HEADER_LENGTH>()?;
+        Some(Self {
+            first,
+            length: u16::from_be_bytes([length_high, length_low]),
+            group: u16::from_be_bytes([group_high, group_low]),
+            sequence,
+            command,
+        })
+    }
+
+    /// The operation; none where it is a reserved one.
+    pub fn op(self) -> Option<Op> {
+        match self.first & 0b111 {
+            0 => Some(Op::Read),
+            1 => Some(Op::ReadReply),
+            2 => Some(Op::Write),
+            3 => Some(Op::WriteReply),
+            _ => None,
+        }
+    }
+}
+
 impl Packet {
     /// The packet as bytes: header, then body.
     pub fn encode(&self) -> Vec<u8> {
@@ -175,40 +224,22 @@ impl Packet {
 
     /// Reads a packet. Reserved bits and flags are ignored; the length must fit exactly.
     pub fn decode(bytes: &[u8]) -> Result<Self, PacketError> {
-        let (head, body) = bytes
-            .split_first_chunk::<HEADER_LENGTH>()
-            .ok_or(PacketError::Length)?;
-        let [
-            first,
-            _flags,
-            length_high,
-            length_low,
-            group_high,
-            group_low,
-            sequence,
-            command,
-        ] = *head;
-        if usize::from(u16::from_be_bytes([length_high, length_low])) != body.len() {
+        let raw = RawHeader::read(bytes).ok_or(PacketError::Length)?;
+        let body = &bytes[HEADER_LENGTH..];
+        if usize::from(raw.length) != body.len() {
             return Err(PacketError::Length);
         }
-        let version = match (first >> 3) & 0b11 {
+        let version = match (raw.first >> 3) & 0b11 {
             0 => Version::One,
             1 => Version::Two,
             _ => return Err(PacketError::Header),
         };
-        let op = match first & 0b111 {
-            0 => Op::Read,
-            1 => Op::ReadReply,
-            2 => Op::Write,
-            3 => Op::WriteReply,
-            _ => return Err(PacketError::Header),
-        };
         let header = Header {
             version,
-            op,
-            group: u16::from_be_bytes([group_high, group_low]),
-            sequence,
-            command,
+            op: raw.op().ok_or(PacketError::Header)?,
+            group: raw.group,
+            sequence: raw.sequence,
+            command: raw.command,
         };
         Ok(Self {
             header,

@@ -1,7 +1,7 @@
 //! What the trace gets of a link: each packet with its direction, but nothing of what is in TPM traffic.
 
 use super::smp::group::{CHAIN, READ_OBJECT, REQUEST, TPM};
-use super::smp::{HEADER_LENGTH, Packet};
+use super::smp::{HEADER_LENGTH, Packet, RawHeader};
 use tracing::info;
 
 /// Says that a request goes out.
@@ -40,19 +40,19 @@ fn tell(direction: &str, packet: &[u8], request: &Packet, user_group: u16) {
 /// Whether a packet may be read by whoever gets the trace. TPM commands and responses may not: what they open, or
 /// prove that they may, is nobody's business. A reply says not which object it is part of; the request for it does.
 fn may_be_shown(packet: &[u8], request: &Packet, user_group: u16) -> bool {
-    let Some([_, _, _, _, high, low, sequence, command]) = packet.first_chunk::<HEADER_LENGTH>()
-    else {
+    let Some(header) = RawHeader::read(packet) else {
         return false;
     };
-    if u16::from_be_bytes([*high, *low]) != user_group {
+    if header.group != user_group {
         return true;
     }
-    match *command {
+    match header.command {
         TPM => false,
         READ_OBJECT => {
             let asked = &request.header;
             let asked_for = request.body.get_uint("obj");
-            (asked.group, asked.command, asked.sequence) == (user_group, READ_OBJECT, *sequence)
+            (asked.group, asked.command, asked.sequence)
+                == (user_group, READ_OBJECT, header.sequence)
                 && matches!(asked_for, Ok(REQUEST | CHAIN))
         }
         _ => true,

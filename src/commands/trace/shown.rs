@@ -1,7 +1,7 @@
 //! One record of a trace as a person reads it. Whatever stands in the file, this neither fails nor lets text through
 //! that could move a cursor.
 
-use crate::link::smp::{self, group};
+use crate::link::smp::{self, Op, RawHeader, group};
 use crate::provision::fault::{Fault, harmless};
 use crate::words;
 use data_encoding::HEXLOWER_PERMISSIVE;
@@ -23,15 +23,6 @@ const TIME: &[BorrowedFormatItem<'_>] =
 
 /// A record: its texts are harmless.
 pub(super) struct Shown(Map<String, Value>);
-
-/// What stands in the header of an SMP packet.
-struct Header {
-    op: &'static str,
-    group: u16,
-    command: u8,
-    sequence: u8,
-    length: u16,
-}
 
 impl Shown {
     /// Reads a line; nothing where it is no record.
@@ -66,12 +57,12 @@ impl Shown {
         let mut object = self.0.clone();
         if let Some(header) = self.header() {
             let decoded = json!({
-                "op": header.op,
+                "op": op_name(header),
                 "group": header.group,
                 "command": header.command,
                 "sequence": header.sequence,
                 "length": header.length,
-                "name": header.name(),
+                "name": command_name(header),
             });
             object.insert("header".to_owned(), decoded);
         }
@@ -139,8 +130,8 @@ impl Shown {
         }
         format!(
             "{arrow}     {:<11} {} #{}, {} bytes {content}",
-            header.op,
-            header.name(),
+            op_name(header),
+            command_name(header),
             header.sequence,
             header.length
         )
@@ -229,61 +220,46 @@ impl Shown {
         self.0.get(name).and_then(Value::as_u64).unwrap_or_default()
     }
 
-    fn header(&self) -> Option<Header> {
+    fn header(&self) -> Option<RawHeader> {
         if self.str("kind") != "wire" {
             return None;
         }
         let hex = self.str("bytes").as_bytes().get(..2 * smp::HEADER_LENGTH)?;
-        let bytes = HEXLOWER_PERMISSIVE.decode(hex).ok()?;
-        let [
-            first,
-            _,
-            length_high,
-            length_low,
-            high,
-            low,
-            sequence,
-            command,
-        ] = *bytes.first_chunk::<{ smp::HEADER_LENGTH }>()?;
-        Some(Header {
-            op: match first & 0b111 {
-                0 => "read",
-                1 => "read reply",
-                2 => "write",
-                3 => "write reply",
-                _ => "reserved",
-            },
-            length: u16::from_be_bytes([length_high, length_low]),
-            group: u16::from_be_bytes([high, low]),
-            sequence,
-            command,
-        })
+        RawHeader::read(&HEXLOWER_PERMISSIVE.decode(hex).ok()?)
     }
 }
 
-impl Header {
-    /// The command's name, or its numbers. The number of the provisioning group is the product's to choose, among those
-    /// that SMP leaves to users.
-    fn name(&self) -> String {
-        let name = match (self.group, self.command) {
-            (smp::OS_GROUP, smp::ECHO) => "os echo",
-            (smp::OS_GROUP, smp::RESET) => "os reset",
-            (smp::OS_GROUP, smp::PARAMETERS) => "os parameters",
-            (smp::SETTINGS_GROUP, smp::SETTING) => "settings value",
-            (smp::SETTINGS_GROUP, smp::SETTING_DELETE) => "settings delete",
-            (smp::SETTINGS_GROUP, smp::SETTINGS_COMMIT) => "settings commit",
-            (smp::SETTINGS_GROUP, smp::SETTINGS_SAVE) => "settings save",
-            (group::GROUP.., group::IDENTIFY) => "identify",
-            (group::GROUP.., group::MAKE_KEY) => "make key",
-            (group::GROUP.., group::READ_OBJECT) => "read object",
-            (group::GROUP.., group::WRITE_OBJECT) => "write object",
-            (group::GROUP.., group::SIGN) => "sign",
-            (group::GROUP.., group::TPM) => "TPM",
-            (group::GROUP.., group::SEAL) => "seal",
-            _ => return format!("group {} command {}", self.group, self.command),
-        };
-        name.to_owned()
+fn op_name(header: RawHeader) -> &'static str {
+    match header.op() {
+        Some(Op::Read) => "read",
+        Some(Op::ReadReply) => "read reply",
+        Some(Op::Write) => "write",
+        Some(Op::WriteReply) => "write reply",
+        None => "reserved",
     }
+}
+
+/// The command's name, or its numbers. The number of the provisioning group is the product's to choose, among those
+/// that SMP leaves to users.
+fn command_name(header: RawHeader) -> String {
+    let name = match (header.group, header.command) {
+        (smp::OS_GROUP, smp::ECHO) => "os echo",
+        (smp::OS_GROUP, smp::RESET) => "os reset",
+        (smp::OS_GROUP, smp::PARAMETERS) => "os parameters",
+        (smp::SETTINGS_GROUP, smp::SETTING) => "settings value",
+        (smp::SETTINGS_GROUP, smp::SETTING_DELETE) => "settings delete",
+        (smp::SETTINGS_GROUP, smp::SETTINGS_COMMIT) => "settings commit",
+        (smp::SETTINGS_GROUP, smp::SETTINGS_SAVE) => "settings save",
+        (group::GROUP.., group::IDENTIFY) => "identify",
+        (group::GROUP.., group::MAKE_KEY) => "make key",
+        (group::GROUP.., group::READ_OBJECT) => "read object",
+        (group::GROUP.., group::WRITE_OBJECT) => "write object",
+        (group::GROUP.., group::SIGN) => "sign",
+        (group::GROUP.., group::TPM) => "TPM",
+        (group::GROUP.., group::SEAL) => "seal",
+        _ => return format!("group {} command {}", header.group, header.command),
+    };
+    name.to_owned()
 }
 
 fn time_of(at_us: i64) -> Option<OffsetDateTime> {
