@@ -13,7 +13,7 @@ pub use error::{Complaint, DpsError};
 use crate::provision::batch::{BATCH_LIMIT, BulkAnswer, Held, Status};
 use crate::provision::device::RegistrationId;
 use crate::provision::event::Enrollment;
-use crate::provision::fault::{ClockSkew, DpsSetting, Fault, Malformed, NoAnswer, harmless};
+use crate::provision::fault::{ClockSkew, DpsSetting, Fault, Malformed, NoAnswer, said};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
 use reqwest::{Certificate, Client, Method, Request, RequestBuilder, StatusCode, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
@@ -41,8 +41,6 @@ const CA_FILE_LIMIT: u64 = 1 << 20;
 const PAGE_ITEMS: u32 = 100;
 /// Clock difference to the service that is worth a warning, in milliseconds.
 const SKEW_LIMIT_MS: i64 = 120_000;
-/// Longest text of a library or the system that is kept, in characters.
-const SAID_MAX: usize = 200;
 
 const CONTINUATION: &str = "x-ms-continuation";
 const MAX_ITEM_COUNT: &str = "x-ms-max-item-count";
@@ -386,12 +384,7 @@ fn cause(error: &reqwest::Error) -> String {
     // The TLS library adds where its manual explains that the other side just hung up.
     let text = inner.to_string();
     let text = text.split(": https://docs.rs/").next().unwrap_or_default();
-    harmless(text, SAID_MAX)
-}
-
-/// What a library or the system said, bounded.
-fn said(error: &impl ToString) -> String {
-    harmless(&error.to_string(), SAID_MAX)
+    said(&text)
 }
 
 /// What options that cannot work mean for a person: there is no instance yet to ask.

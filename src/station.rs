@@ -12,7 +12,7 @@ pub use upload::Uploader;
 
 use crate::bay::{Bay, Line, Scans, StationFault};
 use crate::provision::event::Event;
-use crate::provision::fault::{Fault, harmless};
+use crate::provision::fault::{Fault, said};
 use crate::provision::floor::{Command, Floor, Report};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,8 +30,6 @@ pub const WATCHED_MAX: usize = 16_384;
 pub const COMMANDS_MAX: usize = 16;
 /// How often the floor is shown anew where something changed.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
-/// Longest text of a panic that is kept, in characters.
-const SAID_MAX: usize = 200;
 /// Events read at a time.
 const PAGE: u32 = 500;
 /// How often the station says that it lives, or how the shift stands where something moved.
@@ -287,6 +285,5 @@ fn no_bay(last: &Fault) -> StationFault {
 }
 
 fn lost_bay(panic: &tokio::task::JoinError) -> StationFault {
-    let said = harmless(&panic.to_string(), SAID_MAX);
-    StationFault(Fault::BayLost { said })
+    StationFault(Fault::BayLost { said: said(panic) })
 }

@@ -4,16 +4,12 @@ use crate::link::LinkError;
 use crate::link::loopback::LoopbackError;
 use crate::provision::device::{DeviceId, Identification};
 use crate::provision::fault::{
-    BridgeTrouble, Doing, Fault, Gone, LabelTrouble, Stall, Stranger, TpmGarble, TpmTrouble,
-    harmless,
+    BridgeTrouble, Doing, Fault, Gone, LabelTrouble, Stall, Stranger, TpmGarble, TpmTrouble, said,
 };
 use crate::provision::job::Effect;
 use crate::provision::product::UsbId;
 use crate::tpm::TpmError;
 use std::time::Duration;
-
-/// Longest text of the system or a library that is kept, in characters.
-const SAID_MAX: usize = 200;
 
 /// Whose matter a fault of the link is.
 pub(super) fn link_fault(bay: &str, error: &LinkError) -> Fault {
@@ -234,8 +230,4 @@ fn trouble(error: &TpmError) -> Result<TpmTrouble, BridgeTrouble> {
 
 fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn said(error: &impl ToString) -> String {
-    harmless(&error.to_string(), SAID_MAX)
 }

@@ -27,7 +27,7 @@ pub use endorsement::{EkFlaw, Encoding, TemplateFault, TpmAttribute};
 pub use hsm::{HsmError, KeyFlaw, PinAdvice};
 pub use ledger::LedgerTrouble;
 pub use link::{Doing, Gone, Stranger};
-pub use text::harmless;
+pub use text::{harmless, said};
 pub use told::{Told, Unsigned};
 pub use tpm::{BridgeTrouble, NoChallenge, ResponseFlaw, Stall, TpmGarble, TpmTask, TpmTrouble};
 

@@ -17,6 +17,14 @@ pub fn harmless(text: &str, max: usize) -> String {
         .collect()
 }
 
+/// The longest that the system or a library is quoted, in characters.
+const SAID_MAX: usize = 200;
+
+/// What the system or a library said, made harmless and bounded.
+pub fn said(error: &impl ToString) -> String {
+    harmless(&error.to_string(), SAID_MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
