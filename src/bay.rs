@@ -316,7 +316,7 @@ impl Bay {
     ) -> Result<Verdict, StationFault> {
         loop {
             let event = match job.next() {
-                Next::Done(disposition) => return Ok(disposition),
+                Next::Done(verdict) => return Ok(verdict),
                 Next::Record(event) => event,
                 Next::Do(effect) => {
                     let step = traced::step(&effect);
@@ -377,12 +377,13 @@ impl Bay {
             let recorded = ledger.append(claim, digest, &measured).await?;
             self.report_event(recorded).await;
         }
-        let (recorded, reserved) = match event.clone() {
+        let (recorded, reserved) = match event {
             Event::SerialReserved { reservation } => {
+                let reservation = reservation.clone();
                 let (recorded, right) = ledger.reserve_for(claim, digest, reservation).await?;
                 (recorded, Some(right))
             }
-            event => (ledger.append(claim, digest, &event).await?, None),
+            event => (ledger.append(claim, digest, event).await?, None),
         };
         self.report_event(recorded.clone()).await;
         Ok((recorded, reserved))

@@ -21,7 +21,7 @@
 //! | `tpm` | a TPM command was answered, or given up | `command`; `code`; `sent` and `received`: bytes; `rc`; `took_us`; `error` |
 //! | `hsm` | a call to the HSM returned, or was given up | `call`; `token`; `took_us`; `error` |
 //! | `dps` | a call to DPS was answered, or failed | `dps`; `method`; `path`; `status`; `took_us`; `error` |
-//! | `verdict` | an attempt ended | `attempt`; `event`; where it ended with a fault `fault`, its code, and `what` |
+//! | `verdict` | an attempt ended | `attempt`; `event`; where it ended with a fault `fault`, its code, and `told`, the fault as JSON |
 //! | `dropped` | so many records are missing here | `count` |
 //!
 //! # What no file holds
