@@ -131,7 +131,7 @@ async fn waiting(ledger: &Ledger, dps: &Dps) -> Result<Vec<Row>, Fault> {
             state: Some(state),
             ..OutboxFilter::default()
         };
-        let found = ledger.outbox(filter).await.map_err(|error| error.fault())?;
+        let found = ledger.outbox(filter).await?;
         rows.extend(found.into_iter().map(|row: OutboxRow| Row {
             enrollment: row.enrollment,
             wanted,
@@ -475,8 +475,8 @@ impl<'a> Run<'a> {
     }
 
     async fn record(&self, event: Event) -> Result<(), Fault> {
-        let recorded = self.ledger.record(&event).await;
-        recorded.map(|_| ()).map_err(|error| error.fault())
+        self.ledger.record(&event).await?;
+        Ok(())
     }
 }
 

@@ -60,8 +60,7 @@ impl SigningKey<'_> {
         ledger: &Ledger,
         check: impl FnOnce(&Reservation, Vec<u8>) -> Result<Vec<u8>, Fault>,
     ) -> Result<Vec<u8>, Fault> {
-        let reserved = ledger.reserve(draft.clone()).await;
-        let reserved = reserved.map_err(|error| error.fault())?;
+        let reserved = ledger.reserve(draft.clone()).await?;
         let signed = self.hsm.sign(self.label, reserved).await;
         let outcome = signed
             .map_err(Fault::Hsm)
@@ -77,24 +76,21 @@ impl SigningKey<'_> {
                 reason: Unsigned::Fault(Box::new(fault.clone())),
             },
         };
-        let recorded = ledger.record(&event).await;
-        recorded.map_err(|error| error.fault())?;
+        ledger.record(&event).await?;
         outcome
     }
 }
 
 /// Gives up what an earlier process reserved for this CA itself and did not finish.
 pub async fn abandon_open(ledger: &Ledger, ca: &str) -> Result<(), Fault> {
-    let rows = ledger.reservations().await.map_err(|error| error.fault())?;
-    for row in rows {
+    for row in ledger.reservations().await? {
         let own = row.ca == ca && row.purpose != Purpose::Leaf;
         if own && row.state == ReservationState::Reserved {
             let given_up = Event::SerialAbandoned {
                 serial: row.serial,
                 reason: Unsigned::StationStopped,
             };
-            let recorded = ledger.record(&given_up).await;
-            recorded.map_err(|error| error.fault())?;
+            ledger.record(&given_up).await?;
         }
     }
     Ok(())

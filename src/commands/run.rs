@@ -45,9 +45,7 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<Exit, Failur
 
 /// Has everything traced from now on: to `file` if one is named, and to a file of its own where an attempt fails.
 pub(super) fn start_trace(config: &Config, file: Option<PathBuf>) -> Result<Trace, Failure> {
-    let mut folder = config.path(&config.station.ledger).into_os_string();
-    folder.push("-traces");
-    let folder = folder.into();
+    let folder = ledger::beside(&config.path(&config.station.ledger), "-traces");
     Ok(trace::start(trace::Options { file, folder })?)
 }
 

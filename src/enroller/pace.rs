@@ -26,19 +26,17 @@ pub(super) async fn charge(
 ) -> Result<(), Fault> {
     for _ in 0..LOOKS_LIMIT {
         let since_ms = dps.now_ms() - WINDOW_MS;
-        let used = ledger.operations_charged_since(dps.name(), since_ms).await;
-        let used = used.map_err(|error| error.fault())?;
+        let used = ledger
+            .operations_charged_since(dps.name(), since_ms)
+            .await?;
         if used.saturating_add(operations) <= share {
             let event = Event::Charged {
                 dps: dps.name().to_owned(),
                 operations,
                 sending: sending.iter().map(|id| (*id).clone()).collect(),
             };
-            return ledger
-                .record(&event)
-                .await
-                .map(|_| ())
-                .map_err(|error| error.fault());
+            ledger.record(&event).await?;
+            return Ok(());
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }

@@ -73,7 +73,7 @@ async fn known(ledger: &Ledger, dps: &Dps) -> Result<BTreeMap<String, Settled>, 
         dps: Some(dps.name().to_owned()),
         ..OutboxFilter::default()
     };
-    let rows = ledger.outbox(filter).await.map_err(|error| error.fault())?;
+    let rows = ledger.outbox(filter).await?;
     let settled = |state, enrollment| match state {
         OutboxState::Enrolled => Some((enrollment, Status::Enabled)),
         OutboxState::Disabled => Some((enrollment, Status::Disabled)),

@@ -134,9 +134,7 @@ pub fn station_lock(path: &Path) -> std::io::Result<Option<File>> {
 
 /// The file whose lock says that a station runs on the ledger at `path`.
 pub fn station_lock_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-station");
-    name.into()
+    beside(path, "-station")
 }
 
 /// Reads the settings of `db`.
@@ -154,8 +152,13 @@ pub fn pragmas(db: &Connection) -> rusqlite::Result<Pragmas> {
 
 /// The log file that SQLite keeps beside the ledger at `path` while it is open.
 pub fn wal_path(path: &Path) -> PathBuf {
+    beside(path, "-wal")
+}
+
+/// The file or folder beside the ledger at `path` whose name is the ledger's with `end` after it.
+pub fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
+    name.push(end);
     name.into()
 }
 
