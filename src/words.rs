@@ -78,6 +78,11 @@ pub fn of_outcome(outcome: &Outcome) -> Words {
     }
 }
 
+/// The lines of a note as a person reads them: those that it has, and the sentence of its fault.
+pub fn note_lines(lines: &[String], fault: Option<&Fault>) -> Vec<String> {
+    lines.iter().cloned().chain(fault.map(sentence)).collect()
+}
+
 /// What the enroller is doing, or did last.
 pub fn activity(activity: &Activity) -> String {
     match activity {

@@ -34,11 +34,8 @@ impl Printer {
                 let object = serde_json::to_value(&*report);
                 let mut object = object.expect("a report is made of strings and numbers");
                 words::tell(&mut object);
-                if let Report::Note {
-                    fault: Some(fault), ..
-                } = &*report
-                {
-                    object["lines"] = serde_json::json!([words::sentence(fault)]);
+                if let Report::Note { lines, fault, .. } = &*report {
+                    object["lines"] = words::note_lines(lines, fault.as_ref()).into();
                 }
                 print_line(&object.to_string())?;
             }

@@ -69,7 +69,7 @@ fn draw_note(note: &Note, area: Rect, buf: &mut Buffer) {
     let title = format!(" {}", note.title);
     line(&title, Tone::Complete.text(), area, 0, buf);
     let rows = area.height.saturating_sub(1);
-    let lines = note_lines(note);
+    let lines = words::note_lines(&note.lines, note.fault.as_ref());
     let all = lines.join(", ");
     let one_per_row = lines.len() <= usize::from(rows);
     let body = Rect {
@@ -84,10 +84,4 @@ fn draw_note(note: &Note, area: Rect, buf: &mut Buffer) {
     } else {
         paragraph("   ", &all, Tone::Quiet.text(), body, buf);
     }
-}
-
-/// The lines of a note, and the sentence of what kept from it.
-pub fn note_lines(note: &Note) -> Vec<String> {
-    let fault = note.fault.as_ref().map(words::sentence);
-    note.lines.iter().cloned().chain(fault).collect()
 }

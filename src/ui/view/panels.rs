@@ -1,6 +1,5 @@
 //! The panels behind the function keys: help, one bay in full, the shift.
 
-use super::attention::note_lines;
 use super::{clock, line, seconds};
 use crate::provision::fault::Fault;
 use crate::provision::floor::{BayState, FloorBay, Outbox, Outcome, Shift, Step};
@@ -152,7 +151,7 @@ pub fn draw_shift(model: &Model, area: Rect, buf: &mut Buffer) {
     }
     if let Some(note) = &model.floor.note {
         page.row(&note.title, Style::new(), buf);
-        for line in &note_lines(note) {
+        for line in &words::note_lines(&note.lines, note.fault.as_ref()) {
             page.row(&format!("              {line}"), Style::new(), buf);
         }
     }
