@@ -235,7 +235,8 @@ fn open_ledger(path: &Path) -> Ledger {
     .unwrap()
 }
 
-fn tested(passed: bool) -> Event {
+/// The event of a test of bay 1.
+pub fn tested(passed: bool) -> Event {
     Event::LoopbackTested {
         bay: Some("1".to_owned()),
         port: "port".to_owned(),

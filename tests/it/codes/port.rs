@@ -2,12 +2,12 @@
 //! any unit, and that the next unit passes as soon as the port is right.
 
 use super::books::Books;
+use crate::loopback::tested;
 use crate::naming::place::{Hall, Place};
 use crate::scenarios::line::{in_a_process_with_an_hsm, options};
 use dps_station::fixtures::pty::Pty;
 use dps_station::ledger::{OutboxState, ReservationState, verify};
 use dps_station::link::port::Port;
-use dps_station::provision::event::Event;
 use dps_station::provision::fault::{Blame, Fault};
 use dps_station::provision::verdict::Verdict;
 use std::os::unix::fs::symlink;
@@ -116,13 +116,4 @@ fn a_port_that_failed_or_could_not_be_tested_says_so() {
             serves(&hall, place).await;
         },
     );
-}
-
-fn tested(passed: bool) -> Event {
-    Event::LoopbackTested {
-        bay: Some("1".to_owned()),
-        port: "port".to_owned(),
-        result: Box::default(),
-        passed,
-    }
 }
