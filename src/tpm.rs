@@ -25,16 +25,18 @@
 //!   has no room for the next.
 
 mod bridge;
+mod busy;
 pub mod jobs;
 pub mod roots;
 mod wire;
 
 use crate::provision::fault::{ResponseFlaw, TemplateFault, TpmTask};
 use bridge::Bridge;
+pub use busy::Limit;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{sleep_until, timeout, timeout_at};
 use tss_esapi::Context;
 use wire::Wire;
 pub use wire::{ALLOWED, CommandRecord, command_name};
@@ -50,8 +52,24 @@ pub enum TpmError {
     Deadline {
         /// The command that was under way.
         command: &'static str,
-        /// The limit for the whole run.
+        /// The limit for all runs of the step.
         limit: Duration,
+    },
+    /// The TPM put a command off until there was no time left.
+    #[error("the TPM put {command} off ({rc:#x}) for {} ms", limit.as_millis())]
+    Busy {
+        /// The command.
+        command: &'static str,
+        /// The response code.
+        rc: u32,
+        /// The limit for all runs of the step.
+        limit: Duration,
+    },
+    /// The TPM takes no authorizations for the time being.
+    #[error("the TPM is locked out: it refused {command}")]
+    LockedOut {
+        /// The command.
+        command: &'static str,
     },
     /// The link to the device failed; its own words.
     #[error("the link failed during {command}: {why}")]
@@ -154,20 +172,33 @@ pub trait Relay: Send {
 /// Runs `job` against the TPM behind `relay`, which carries one command to it and one response back.
 ///
 /// First all transient objects and sessions that an earlier run may have left are flushed: the station is the TPM's
-/// only user. Every command is written to `log`, with no parameters. `limit` is for the whole run; when it passes,
-/// the future of `relay` is dropped in the middle of its command, so the link must drain late bytes before its next
-/// use. However the run ends, its thread has ended and its sockets are closed when this function returns.
+/// only user. Every command is written to `log`, with no parameters. A command that the TPM puts off is sent again
+/// (`tpm/busy.rs`). When `limit` passes, the future of `relay` is dropped in the middle of its command, so the link must
+/// drain late bytes before its next use. However the run ends, its thread has ended and its sockets are closed when
+/// this function returns; and where the TPM still answers, nothing of a run that failed is left in it.
 pub async fn run<T: Send + 'static>(
     relay: &mut impl Relay,
     log: &mut Vec<CommandRecord>,
-    limit: Duration,
+    limit: Limit,
     job: impl FnOnce(&mut Context) -> Result<T, TpmError> + Send + 'static,
 ) -> Result<T, TpmError> {
-    let deadline = Instant::now() + limit;
-    let mut wire = Wire::new(relay, log);
-    let flushed = timeout_at(deadline, wire.flush_everything()).await;
-    flushed.map_err(|_| wire.late(limit))??;
+    let mut wire = Wire::new(relay, log, limit);
+    let flushed = timeout_at(limit.ends, wire.flush_everything()).await;
+    flushed.map_err(|_| wire.late())??;
+    let done = bridged(&mut wire, limit, job).await;
+    if done.as_ref().is_err_and(TpmError::still_answers) {
+        // What cannot be cleared away now is before the next run; the fault is the run's.
+        let _ = timeout_at(limit.ends, wire.flush_everything()).await;
+    }
+    done
+}
 
+/// The job in its thread, and its commands on their way.
+async fn bridged<T: Send + 'static>(
+    wire: &mut Wire<'_, impl Relay>,
+    limit: Limit,
+    job: impl FnOnce(&mut Context) -> Result<T, TpmError> + Send + 'static,
+) -> Result<T, TpmError> {
     let bridge = Bridge::bind().await?;
     let conf = bridge.tcti();
     let mut thread = tokio::task::spawn_blocking(move || {
@@ -180,12 +211,28 @@ pub async fn run<T: Send + 'static>(
     let served = tokio::select! {
         biased;
         ended = &mut thread => return ended.unwrap_or_else(|e| Err(TpmError::Bridge(e.to_string()))),
-        served = bridge.serve(&mut wire) => served,
-        () = sleep_until(deadline) => Err(wire.late(limit)),
+        served = bridge.serve(wire) => served,
+        () = sleep_until(limit.ends) => Err(wire.late()),
     };
     // Here the bridge is gone, with its sockets and listeners, and so the thread's wait has ended.
     let ended = timeout(JOIN_LIMIT, thread).await;
     let ended = ended.map_err(|_| TpmError::Bridge("its thread does not end".to_owned()))?;
     served?; // the real cause; the TSS says only that its connection is gone
     ended.unwrap_or_else(|e| Err(TpmError::Bridge(e.to_string())))
+}
+
+impl TpmError {
+    /// Whether the TPM had answered whatever it was asked when this went wrong.
+    fn still_answers(&self) -> bool {
+        matches!(
+            self,
+            Self::Busy { .. }
+                | Self::LockedOut { .. }
+                | Self::Command { .. }
+                | Self::Template { .. }
+                | Self::Name { .. }
+                | Self::AnotherKey { .. }
+                | Self::NotActivated(_)
+        )
+    }
 }

@@ -182,6 +182,16 @@ pub(super) fn tpm_fault(bay: &str, device: &DeviceId, error: &TpmError) -> Fault
             bay,
             said: said(error),
         },
+        TpmError::Busy { command, rc, limit } => Fault::TpmBusy {
+            bay,
+            command: (*command).to_owned(),
+            rc: *rc,
+            limit_ms: ms(*limit),
+        },
+        TpmError::LockedOut { command } => Fault::TpmLocked {
+            bay,
+            command: (*command).to_owned(),
+        },
         TpmError::Name { handle } => Fault::TpmGarbled {
             bay,
             how: TpmGarble::Name { handle: *handle },

@@ -12,7 +12,7 @@ use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
 use crate::provision::event::EndorsementRecord;
 use crate::provision::fault::{Doing, Fault, NoChallenge};
 use crate::provision::job::Fact;
-use crate::tpm::{self, CommandRecord, Relay, TpmError, jobs};
+use crate::tpm::{self, CommandRecord, Limit, Relay, TpmError, jobs};
 use std::sync::Arc;
 
 /// How long the token of a rehearsal would be valid, in seconds; nobody ever gets it.
@@ -46,7 +46,8 @@ impl Work<'_> {
         let product = Arc::clone(&self.made.product);
         let empty = product.empty_handle;
         let read = move |context: &mut _| jobs::extract(context, empty);
-        let found = self.on_tpm(step, read).await?;
+        let limit = Limit::from_now(self.tpm_limit);
+        let found = self.on_tpm(step, limit, read).await?;
         let at_ms = (self.clock)();
         let wants_chain = endorsement::depends_on_chain(
             &found.endorsement_key,
@@ -56,7 +57,7 @@ impl Work<'_> {
             at_ms / 1000,
         );
         let chain = match wants_chain {
-            true => self.on_tpm(step, jobs::read_chain).await?,
+            true => self.on_tpm(step, limit, jobs::read_chain).await?,
             false => Vec::new(),
         };
         Ok(Fact::Endorsement {
@@ -90,7 +91,8 @@ impl Work<'_> {
         };
         let text = signed.clone();
         let job = move |context: &mut _| jobs::rehearse(context, &ek, &srk, &items, &text);
-        match self.on_tpm(step, job).await {
+        let limit = Limit::from_now(self.tpm_limit);
+        match self.on_tpm(step, limit, job).await {
             Ok(done) => Fact::Rehearsed {
                 challenge: Box::new(challenge),
                 signed,
@@ -105,6 +107,7 @@ impl Work<'_> {
     async fn on_tpm<T: Send + 'static>(
         &mut self,
         step: Doing,
+        limit: Limit,
         job: impl FnOnce(&mut tss_esapi::Context) -> Result<T, TpmError> + Send + 'static,
     ) -> Result<T, Fact> {
         let mut relay = OverDevice {
@@ -112,7 +115,7 @@ impl Work<'_> {
             fault: None,
         };
         let mut log: Vec<CommandRecord> = Vec::new();
-        match tpm::run(&mut relay, &mut log, self.tpm_limit, job).await {
+        match tpm::run(&mut relay, &mut log, limit, job).await {
             Ok(done) => Ok(done),
             Err(error) => Err(match relay.fault {
                 Some(fault) => match tpm_silent(self.bay, &fault) {

@@ -42,9 +42,11 @@ use strum::{IntoStaticStr, VariantNames};
 /// It is stored and reported as `{"code": "device_silent", "args": {…}}`. A variant's name and fields are that form:
 /// they change only together with the version of the events that hold faults.
 ///
-/// Some fields recur: `bay` is a bay's name (empty where a port is no bay's), `port` the path of its port, `device` the unit that the fault is about,
-/// `asked` what it was asked, `product` a product's name; `dps` is the name of a DPS instance, `url` where its service
-/// API is, `complaint` its words, `registration_id` the record that the fault is about.
+/// Some fields recur: `bay` is a bay's name (empty where a port is no bay's), `port` the path of its port, `device` the
+/// unit that the fault is about, `asked` what it was asked, `product` a product's name, `format` what the names of its
+/// devices look like, `command` a TPM's, `limit_ms` a limit in milliseconds; `dps` is the name of a DPS instance, `url`
+/// where its service API is, `complaint` its words, `registration_id` the record that the fault is about. `how`, `why`
+/// and `flaw` say in what way it is so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[serde(tag = "code", content = "args", rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -89,11 +91,7 @@ pub enum Fault {
         asked: Verb,
     },
     /// What is plugged in is none of the line's devices.
-    NotADeviceWeKnow {
-        bay: String,
-        /// Why not.
-        how: Stranger,
-    },
+    NotADeviceWeKnow { bay: String, how: Stranger },
     /// Several units in a row fell silent at the same step: the bay is to blame.
     BaySilent {
         bay: String,
@@ -109,7 +107,6 @@ pub enum Fault {
         bay: String,
         /// The step.
         step: Doing,
-        /// The limit, in milliseconds.
         limit_ms: u64,
     },
 
@@ -127,14 +124,10 @@ pub enum Fault {
     OtherFormat {
         /// Its name on record.
         known: DeviceId,
-        /// What the product's names look like.
         format: IdFormat,
     },
     /// Every number of the format is given out.
-    NoFreeId {
-        /// The format.
-        format: IdFormat,
-    },
+    NoFreeId { format: IdFormat },
     /// The same device is in another bay.
     InTwoBays {
         device: DeviceId,
@@ -183,11 +176,7 @@ pub enum Fault {
 
     // --- what it holds, and whether it is the unit that it was
     /// It does not hold what was written.
-    DoesNotHold {
-        device: DeviceId,
-        /// In what.
-        how: Mismatch,
-    },
+    DoesNotHold { device: DeviceId, how: Mismatch },
     /// It did not start anew when it was reset.
     NoRestart { device: DeviceId },
     /// Another device is where it was.
@@ -203,10 +192,7 @@ pub enum Fault {
 
     // --- its certificate
     /// Its certificate request is no good.
-    RequestInvalid {
-        /// In what.
-        flaw: Flaw,
-    },
+    RequestInvalid { flaw: Flaw },
     /// Its certificate request is not signed by the key in it.
     RequestUnsigned,
     /// Its certificate request names another device, none, or several.
@@ -229,7 +215,6 @@ pub enum Fault {
     PathInvalid {
         /// Which certificate of the path is at fault.
         which: CertificateName,
-        /// In what.
         flaw: Flaw,
     },
     /// The CA cannot issue this.
@@ -239,7 +224,6 @@ pub enum Fault {
         /// Which certificate of the CA's own path is at fault; absent where it is the CA's own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         which: Option<CertificateName>,
-        /// In what.
         flaw: Flaw,
     },
     /// The product's profile asks for something that a certificate cannot say.
@@ -248,17 +232,11 @@ pub enum Fault {
         flaw: Flaw,
     },
     /// What was signed is not what was reserved, or was not signed by the key that should have.
-    SignedWrongly {
-        /// In what.
-        flaw: Flaw,
-    },
+    SignedWrongly { flaw: Flaw },
     /// The product names no CA.
     NoCa { product: String },
     /// The HSM gave no certificate.
-    NotSigned {
-        /// Why.
-        why: Unsigned,
-    },
+    NotSigned { why: Unsigned },
     /// The HSM did not do what it was asked.
     Hsm(HsmError),
 
@@ -320,17 +298,19 @@ pub enum Fault {
         said: String,
     },
     /// Its TPM's answers do not add up.
-    TpmGarbled {
-        bay: String,
-        /// How.
-        how: TpmGarble,
-    },
+    TpmGarbled { bay: String, how: TpmGarble },
     /// Its TPM did not do what it was asked.
-    TpmFailed {
+    TpmFailed { bay: String, how: TpmTrouble },
+    /// Its TPM put a command off until there was no time left.
+    TpmBusy {
         bay: String,
-        /// How.
-        how: TpmTrouble,
+        command: String,
+        /// The response code.
+        rc: u32,
+        limit_ms: u64,
     },
+    /// Its TPM takes no authorizations for the time being: too many were wrong.
+    TpmLocked { bay: String, command: String },
     /// Nothing came back from its TPM.
     TpmStalled {
         bay: String,
@@ -338,17 +318,9 @@ pub enum Fault {
         how: Stall,
     },
     /// The station's own part of talking to a TPM failed.
-    TpmBridge {
-        bay: String,
-        /// How.
-        how: BridgeTrouble,
-    },
+    TpmBridge { bay: String, how: BridgeTrouble },
     /// No challenge can be made for a TPM from what is on record of it.
-    NoChallenge {
-        bay: String,
-        /// Why not.
-        why: NoChallenge,
-    },
+    NoChallenge { bay: String, why: NoChallenge },
 
     // --- the record
     /// The ledger did not do what it was asked.
@@ -462,21 +434,18 @@ pub enum Fault {
     EnrollmentRefused {
         dps: String,
         registration_id: RegistrationId,
-        /// Why.
         why: RecordTrouble,
     },
     /// The record is put off, and known not to be there: it may be sent again.
     EnrollmentDeferred {
         dps: String,
         registration_id: RegistrationId,
-        /// Why.
         why: RecordTrouble,
     },
     /// The record is put off while nobody knows what its last call did: it is read back first.
     EnrollmentUnanswered {
         dps: String,
         registration_id: RegistrationId,
-        /// Why.
         why: RecordTrouble,
     },
 

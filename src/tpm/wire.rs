@@ -1,8 +1,10 @@
 //! Raw TPM commands on their way to the device: what may pass, what is logged, and the flush before each run.
 
-use super::{Relay, TpmError};
+use super::busy::{FIRST_PAUSE, LAST_PAUSE, LOCKOUT, is_put_off};
+use super::{Limit, Relay, TpmError};
 use crate::provision::fault::ResponseFlaw;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// Smallest and largest command and response, in bytes (the header; the PC Client profile's buffer size).
 pub(super) const SIZES: std::ops::RangeInclusive<usize> = 10..=4096;
@@ -42,7 +44,7 @@ const CAP_HANDLES: u32 = 1;
 /// First handles of what a run can leave behind: transient objects, loaded sessions, saved sessions.
 const LEFT_BEHIND: [u32; 3] = [0x8000_0000, 0x0200_0000, 0x0300_0000];
 
-/// One command as it went over the link: no parameters, so nothing in it is secret.
+/// One command as it went over the link, the last time that it did: no parameters, so nothing in it is secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandRecord {
     /// The command code.
@@ -67,6 +69,7 @@ pub fn command_name(code: u32) -> Option<&'static str> {
 pub(super) struct Wire<'a, R> {
     relay: &'a mut R,
     log: &'a mut Vec<CommandRecord>,
+    limit: Limit,
     /// Where this run begins in the log.
     first: usize,
     /// The last public read and its answer. The TSS asks for a key's public area twice, once for itself and once
@@ -75,11 +78,12 @@ pub(super) struct Wire<'a, R> {
 }
 
 impl<'a, R: Relay> Wire<'a, R> {
-    pub(super) fn new(relay: &'a mut R, log: &'a mut Vec<CommandRecord>) -> Self {
+    pub(super) fn new(relay: &'a mut R, log: &'a mut Vec<CommandRecord>, limit: Limit) -> Self {
         let first = log.len();
         Self {
             relay,
             log,
+            limit,
             first,
             remembered: None,
         }
@@ -94,10 +98,10 @@ impl<'a, R: Relay> Wire<'a, R> {
     }
 
     /// The deadline has passed. Tells the trace of a command that was under way.
-    pub(super) fn late(&self, limit: Duration) -> TpmError {
+    pub(super) fn late(&self) -> TpmError {
         let late = TpmError::Deadline {
             command: self.latest(),
-            limit,
+            limit: self.limit.whole,
         };
         let latest = self.log.get(self.first..).and_then(<[_]>::last);
         if let Some(unanswered) = latest.filter(|record| record.took.is_zero()) {
@@ -106,7 +110,7 @@ impl<'a, R: Relay> Wire<'a, R> {
         late
     }
 
-    /// Carries one command to the TPM and its response back.
+    /// Carries one command to the TPM and its response back; one that the TPM puts off is sent again.
     pub(super) async fn transact(&mut self, command: Vec<u8>) -> Result<Vec<u8>, TpmError> {
         let code = word(&command, 6).unwrap_or_default();
         let name = command_name(code).ok_or(TpmError::NotAllowed(code))?;
@@ -119,16 +123,45 @@ impl<'a, R: Relay> Wire<'a, R> {
             return Err(TpmError::TooMany(COMMANDS_MAX));
         }
         let at = self.log.len();
-        self.log.push(CommandRecord {
+        let sent = CommandRecord {
             code,
             sent: command.len(),
             received: 0,
             rc: None,
             took: Duration::ZERO,
-        });
-        let started = Instant::now();
+        };
+        self.log.push(sent);
+        let mut pause = FIRST_PAUSE;
+        let answer = loop {
+            let answer = self.once(at, name, command.clone()).await?;
+            match self.log[at].rc.unwrap_or_default() {
+                LOCKOUT => return Err(TpmError::LockedOut { command: name }),
+                rc if !is_put_off(rc) => break answer,
+                rc if Instant::now() + pause >= self.limit.patience() => {
+                    return Err(TpmError::Busy {
+                        command: name,
+                        rc,
+                        limit: self.limit.whole,
+                    });
+                }
+                _ => sleep(pause).await,
+            }
+            pause = LAST_PAUSE.min(pause * 2);
+            self.log[at] = sent;
+        };
         let repeatable = [READ_PUBLIC, NV_READ_PUBLIC].contains(&code);
-        let asked = repeatable.then(|| command.clone());
+        self.remembered = repeatable.then(|| (command, answer.clone()));
+        Ok(answer)
+    }
+
+    /// Sends a command, notes in its record what came of that, and tells the trace.
+    async fn once(
+        &mut self,
+        at: usize,
+        name: &'static str,
+        command: Vec<u8>,
+    ) -> Result<Vec<u8>, TpmError> {
+        let started = Instant::now();
         let answer = self.relay.transact(command).await;
         self.log[at].took = started.elapsed();
         let answer = answer.map_err(|e| TpmError::Link {
@@ -143,9 +176,7 @@ impl<'a, R: Relay> Wire<'a, R> {
             Ok(answer)
         });
         tell(&self.log[at], checked.as_ref().err());
-        let answer = checked?;
-        self.remembered = asked.map(|asked| (asked, answer.clone()));
-        Ok(answer)
+        checked
     }
 
     /// Flushes every transient object and session in the TPM.
@@ -275,12 +306,16 @@ mod tests {
         }
     }
 
+    fn wire<'a>(relay: &'a mut Yes, log: &'a mut Vec<CommandRecord>) -> Wire<'a, Yes> {
+        Wire::new(relay, log, Limit::from_now(Duration::from_secs(10)))
+    }
+
     #[tokio::test]
     async fn what_is_not_allowed_never_reaches_the_device() {
         let mut relay = Yes(0);
         let mut log = Vec::new();
         let clear = raw(0x126, &[0x4000_000c]);
-        let refused = Wire::new(&mut relay, &mut log).transact(clear).await;
+        let refused = wire(&mut relay, &mut log).transact(clear).await;
         assert!(matches!(refused, Err(TpmError::NotAllowed(0x126))));
         assert_eq!((relay.0, log), (0, Vec::new()));
     }
@@ -289,7 +324,7 @@ mod tests {
     async fn only_a_public_read_that_is_repeated_at_once_is_answered_from_memory() {
         let mut relay = Yes(0);
         let mut log = Vec::new();
-        let mut wire = Wire::new(&mut relay, &mut log);
+        let mut wire = wire(&mut relay, &mut log);
         let read = raw(READ_PUBLIC, &[0x8101_0001]);
         let flush = raw(FLUSH_CONTEXT, &[0x8000_0000]);
         for command in [&read, &read, &read, &flush, &flush, &read] {

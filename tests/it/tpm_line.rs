@@ -1,6 +1,7 @@
 //! TPM devices through the real bay: what each kind of bad one is told, and what each policy makes of it.
 
 mod budget;
+mod busy;
 mod chips;
 pub mod hall;
 mod program;

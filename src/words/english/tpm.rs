@@ -18,6 +18,17 @@ pub fn what(fault: &Fault) -> Option<String> {
         ),
         Fault::TpmGarbled { bay, how } => format!("bay {bay}: {}", garble(how)),
         Fault::TpmFailed { bay, how } => format!("bay {bay}: {}", trouble(how)),
+        Fault::TpmBusy {
+            bay,
+            command,
+            rc,
+            limit_ms,
+        } => format!(
+            "bay {bay}: the TPM put {command} off again and again ({rc:#x}), and {limit_ms} ms were over"
+        ),
+        Fault::TpmLocked { bay, command } => format!(
+            "bay {bay}: the TPM is locked: it was given a wrong password too often, and so refuses {command} (0x921)"
+        ),
         Fault::TpmStalled { bay, how } => format!("bay {bay}: {}", stall(how)),
         Fault::TpmBridge { bay, how } => format!("bay {bay}: {}", bridge(how)),
         Fault::NoChallenge { bay, why } => format!(
@@ -31,6 +42,12 @@ pub fn what(fault: &Fault) -> Option<String> {
 pub fn next(fault: &Fault) -> Option<&'static str> {
     Some(match fault {
         Fault::TpmGarbled { .. } => AGAIN,
+        Fault::TpmBusy { .. } => {
+            "leave the unit without power for a minute, then put the unit in again; set it aside if that does not help"
+        }
+        Fault::TpmLocked { .. } => {
+            "set the unit aside and have its TPM's lockout reset; it also ends by itself if the unit stays powered for some hours"
+        }
         Fault::TpmStalled { .. } => {
             "check plug and power, then put the unit in again; set it aside if that does not help"
         }

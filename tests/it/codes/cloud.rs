@@ -63,6 +63,14 @@ pub const SCENARIOS: &[(&str, &str)] = &[
         "tpm_line::refused::answers_that_are_none_and_commands_that_fail_are_the_units_fault",
     ),
     (
+        "tpm_busy",
+        "tpm_line::busy::a_tpm_that_puts_a_command_off_for_ever_is_busy_when_the_time_is_over",
+    ),
+    (
+        "tpm_locked",
+        "tpm_line::busy::a_tpm_that_is_locked_out_is_not_asked_again",
+    ),
+    (
         "tpm_stalled",
         "tpm_line::a_tpm_that_stalls_while_it_is_proved_costs_its_deadline_and_no_more",
     ),

@@ -11,7 +11,7 @@ use dps_station::provision::endorsement::{EmptyHandle, VendorRoots, judge};
 use dps_station::provision::event::EndorsementVerdict;
 use dps_station::provision::fault::Fault;
 use dps_station::tpm::jobs::{self, Extracted, Rehearsed};
-use dps_station::tpm::{CommandRecord, Relay, TpmError, command_name, roots, run};
+use dps_station::tpm::{CommandRecord, Limit, Relay, TpmError, command_name, roots, run};
 use std::future::pending;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -151,7 +151,7 @@ impl Device {
         job: impl FnOnce(&mut Context) -> Result<T, TpmError> + Send + 'static,
     ) -> Result<T, TpmError> {
         let mut line = Line::new(&mut self.tpm, Wrong::Nothing);
-        run(&mut line, &mut self.log, LIMIT, job).await
+        run(&mut line, &mut self.log, Limit::from_now(LIMIT), job).await
     }
 
     pub async fn run_wrong<T: Send + 'static>(
@@ -161,7 +161,7 @@ impl Device {
         job: impl FnOnce(&mut Context) -> Result<T, TpmError> + Send + 'static,
     ) -> Result<T, TpmError> {
         let mut line = Line::new(&mut self.tpm, wrong);
-        run(&mut line, &mut Vec::new(), limit, job).await
+        run(&mut line, &mut Vec::new(), Limit::from_now(limit), job).await
     }
 
     pub async fn extract(&mut self, empty: EmptyHandle) -> Extracted {

@@ -6,7 +6,7 @@ use super::device::{
 use dps_station::fixtures::tpm::{Defect, SwTpm};
 use dps_station::provision::endorsement::EmptyHandle;
 use dps_station::tpm::jobs::{self, Extracted};
-use dps_station::tpm::{CommandRecord, Relay, TpmError, run};
+use dps_station::tpm::{CommandRecord, Limit, Relay, TpmError, run};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -182,7 +182,7 @@ async fn one_changed_byte_never_gives_a_wrong_key_or_a_genuine_wrong_certificate
         tpm: &mut device.tpm,
         answers: Vec::new(),
     };
-    let truth = run(&mut recorder, &mut Vec::new(), LIMIT, job).await;
+    let truth = run(&mut recorder, &mut Vec::new(), Limit::from_now(LIMIT), job).await;
     let (truth, answers) = (truth.unwrap(), recorder.answers);
     let trusted = trusted();
     let (mut refused, mut bytes) = (0, 0);
@@ -197,7 +197,7 @@ async fn one_changed_byte_never_gives_a_wrong_key_or_a_genuine_wrong_certificate
             left: Some(nth),
             at,
         };
-        let Ok(found) = run(&mut replay, &mut Vec::new(), LIMIT, job).await else {
+        let Ok(found) = run(&mut replay, &mut Vec::new(), Limit::from_now(LIMIT), job).await else {
             refused += 1;
             continue;
         };
