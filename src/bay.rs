@@ -13,7 +13,7 @@ mod scans;
 mod tpm;
 mod traced;
 
-pub(crate) use faults::loopback_fault;
+pub(crate) use faults::{link_fault, loopback_fault};
 pub use scans::Scans;
 
 use crate::hsm::Hsm;
@@ -140,13 +140,16 @@ impl Bay {
     ) -> Result<bool, StationFault> {
         loop {
             let found = match self.arrival(link, memory).await {
-                Arrival::PortGone => return Ok(false),
+                Arrival::PortLost => return Ok(false),
                 Arrival::TestWanted => return Ok(true),
                 Arrival::Device(found) => Ok(found),
                 Arrival::Stranger(fault) => Err(fault),
             };
             let unit = self.attempt(link, found, memory).await?;
             self.report_link(link, memory).await;
+            if std::mem::take(&mut memory.held) {
+                return Ok(false); // the unit has its turn when the port is opened again
+            }
             self.departure(link, unit.as_ref()).await;
             let gone = Report::Removed {
                 at_ms: self.now(),
@@ -213,6 +216,7 @@ impl Bay {
         let made = match self.product_for(&found).await {
             Ok(made) => made,
             Err(fault) => {
+                let fault = self.blame(fault, memory).await;
                 let found = found.identification;
                 if let Some(claim) = self.identify(attempt, &found, Names::default()).await? {
                     let measured = link.health().since(began);
@@ -229,6 +233,7 @@ impl Bay {
         {
             Ok(names) => names,
             Err(fault) => {
+                let fault = self.blame(fault, memory).await;
                 self.end(attempt, fault).await?;
                 return Ok(found);
             }
@@ -241,13 +246,13 @@ impl Bay {
             return Ok(found);
         };
         let mut work = perform::Work {
-            bay: &self.name,
+            bay: self,
             device: made.driver.device(link),
             tpm_limit: Duration::from_millis(self.link.tpm_ms),
             made,
             name: claim.device(),
             clock: self.line.clock,
-            silences: &mut memory.silences,
+            memory,
             began,
             reserved: None,
             last: found,
@@ -258,7 +263,7 @@ impl Bay {
             ended,
             Verdict::Passed | Verdict::Recognised | Verdict::Injected
         ) {
-            work.silences.clear();
+            work.memory.silences.clear();
         }
         Ok(work.last)
     }

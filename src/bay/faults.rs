@@ -4,7 +4,8 @@ use crate::link::LinkError;
 use crate::link::loopback::LoopbackError;
 use crate::provision::device::{DeviceId, Identification};
 use crate::provision::fault::{
-    BridgeTrouble, Doing, Fault, Gone, LabelTrouble, Stall, Stranger, TpmGarble, TpmTrouble, said,
+    AdapterTrouble, BridgeTrouble, Doing, Fault, Gone, LabelTrouble, Stall, Stranger, TpmGarble,
+    TpmTrouble, said,
 };
 use crate::provision::job::Effect;
 use crate::provision::product::UsbId;
@@ -12,11 +13,12 @@ use crate::tpm::TpmError;
 use std::time::Duration;
 
 /// Whose matter a fault of the link is.
-pub(super) fn link_fault(bay: &str, error: &LinkError) -> Fault {
+pub(crate) fn link_fault(bay: &str, error: &LinkError) -> Fault {
     let bay = bay.to_owned();
     match error.clone() {
         LinkError::PortMissing { port } => Fault::PortMissing { bay, port },
-        LinkError::PortBusy { port } => Fault::PortBusy { bay, port },
+        LinkError::PortBusy { port, holder } => Fault::PortBusy { bay, port, holder },
+        LinkError::NotAPort { port } => Fault::NotAPort { bay, port },
         LinkError::PortDenied { port, group } => Fault::PortDenied { bay, port, group },
         LinkError::Gone { port } => Fault::DeviceGone {
             bay,
@@ -60,12 +62,32 @@ pub(super) fn link_fault(bay: &str, error: &LinkError) -> Fault {
     }
 }
 
+/// A unit whose port comes and goes with it did not come back from its restart.
+pub(super) fn no_return(bay: &str, port: &str) -> Fault {
+    Fault::DeviceGone {
+        bay: bay.to_owned(),
+        how: Gone::NoReturn(port.to_owned()),
+    }
+}
+
 /// Why a port could not be tested; the name is empty where it is no bay's.
 pub(crate) fn loopback_fault(bay: &str, error: &LoopbackError) -> Fault {
     match error {
         LoopbackError::NoPlug { port } => Fault::NoPlug { port: port.clone() },
         LoopbackError::Talks { port } => Fault::PortTalks { port: port.clone() },
         LoopbackError::Random { .. } => Fault::NoRandom,
+        LoopbackError::SendsNothing { port } => Fault::AdapterFailed {
+            port: port.clone(),
+            how: AdapterTrouble::SendsNothing,
+        },
+        LoopbackError::Link(LinkError::Gone { port }) => Fault::AdapterFailed {
+            port: port.clone(),
+            how: AdapterTrouble::Gone,
+        },
+        LoopbackError::Link(LinkError::Io { port, source }) => Fault::AdapterFailed {
+            port: port.clone(),
+            how: AdapterTrouble::Io(said(source)),
+        },
         LoopbackError::Link(error) => link_fault(bay, error),
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Memory {
     attempts: VecDeque<LinkHealth>,
     /// Who fell silent.
     pub silences: Silences,
+    /// Whether another program had the port when a unit would have been blamed last.
+    pub held: bool,
 }
 
 /// The units that fell silent in a row, and at which step.
@@ -36,7 +38,14 @@ impl Memory {
             before: LinkHealth::default(),
             attempts: VecDeque::new(),
             silences: Silences::default(),
+            held: false,
         }
+    }
+
+    /// Another program had the port: what fell silent meanwhile says nothing.
+    pub fn port_held(&mut self) {
+        self.held = true;
+        self.silences.clear();
     }
 
     /// Everything counted, whatever the number of times that the port was opened; `now` is the present session's.

@@ -1,9 +1,9 @@
 //! Effects performed: each turns what the job asks for into what was found, within its deadline.
 
-use super::faults::{link_fault, no_ca, step_of, too_slow};
-use super::memory::Silences;
+use super::faults::{link_fault, no_ca, no_return, step_of, too_slow};
+use super::memory::Memory;
 use super::presence::PRESENCE_TIMEOUT;
-use super::{CaKey, LineProduct};
+use super::{Bay, CaKey, LineProduct};
 use crate::ledger::Reserved;
 use crate::link::{Device, LinkError, LinkHealth};
 use crate::provision::bytes::{Blob, Digest};
@@ -18,8 +18,8 @@ use tokio::time::timeout;
 
 /// What an attempt works with.
 pub(super) struct Work<'a> {
-    /// The bay's name.
-    pub bay: &'a str,
+    /// The bay.
+    pub bay: &'a Bay,
     /// The device.
     pub device: Box<dyn Device + 'a>,
     /// The longest that all TPM commands of one step may take.
@@ -30,8 +30,8 @@ pub(super) struct Work<'a> {
     pub name: &'a DeviceId,
     /// Milliseconds since 1970.
     pub clock: fn() -> i64,
-    /// The units that fell silent in this bay.
-    pub silences: &'a mut Silences,
+    /// What the bay remembers.
+    pub memory: &'a mut Memory,
     /// The link's counters when the attempt began.
     pub began: LinkHealth,
     /// The right to a signature, where the event recorded last was a reservation.
@@ -71,7 +71,7 @@ impl Work<'_> {
         match done {
             Ok(Ok(fact)) => fact,
             Ok(Err(error)) => self.link_fact(&error, step),
-            Err(_) => Fact::Fault(too_slow(self.bay, step, limit)),
+            Err(_) => Fact::Fault(too_slow(&self.bay.name, step, limit)),
         }
     }
 
@@ -144,9 +144,22 @@ impl Work<'_> {
     }
 
     /// The event, if it is about the unit that is in the bay: a FAIL must not hit one that was swapped, or that lost
-    /// power, in the middle of its job.
+    /// power, in the middle of its job, nor one at whose port another program is.
     pub async fn of_the_unit_here(&mut self, event: Event) -> Event {
-        if !matches!(event, Event::Failed { .. }) {
+        let unexplained = matches!(
+            &event,
+            Event::Errored {
+                fault: Fault::BaySilent { .. } | Fault::PortBusy { .. }
+            }
+        );
+        if !unexplained && !matches!(event, Event::Failed { .. }) {
+            return event;
+        }
+        if let Some(fault) = self.bay.holder().await {
+            self.memory.port_held();
+            return Event::Errored { fault };
+        }
+        if unexplained {
             return event;
         }
         let now = self.device.look(PRESENCE_TIMEOUT).await;
@@ -171,21 +184,29 @@ impl Work<'_> {
             return None;
         }
         Some(Fault::PowerLost {
-            bay: self.bay.to_owned(),
+            bay: self.bay.name.clone(),
             device: now.device_id.clone(),
         })
     }
 
     /// What a fault of the link at a step means.
     pub(super) fn link_fact(&mut self, error: &LinkError, step: Doing) -> Fact {
-        let fault = link_fault(self.bay, error);
+        let fault = link_fault(&self.bay.name, error);
         match error {
             LinkError::Gone { .. } | LinkError::Io { .. } | LinkError::Swapped { .. } => {
                 Fact::Gone(fault)
             }
+            // The port comes and goes with its unit, which was told to start anew.
+            LinkError::PortMissing { port } if self.bay.hotplug => {
+                let fault = no_return(&self.bay.name, port);
+                let unit = Some(&self.last.device_id);
+                let silences = &mut self.memory.silences;
+                Fact::Fault(silences.judge(&self.bay.name, step, unit, fault))
+            }
             LinkError::Silent { .. } => {
                 let unit = Some(&self.last.device_id);
-                Fact::Fault(self.silences.judge(self.bay, step, unit, fault))
+                let silences = &mut self.memory.silences;
+                Fact::Fault(silences.judge(&self.bay.name, step, unit, fault))
             }
             _ => Fact::Fault(fault),
         }

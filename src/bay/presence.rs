@@ -3,9 +3,9 @@
 use super::faults::{link_fault, talks};
 use super::memory::Memory;
 use super::{Bay, StationFault};
-use crate::link::{DeviceLink, Driver, Found, LinkError, who};
+use crate::link::{DeviceLink, Driver, Found, LinkError, port, who};
 use crate::provision::device::Identification;
-use crate::provision::fault::{Doing, Fault};
+use crate::provision::fault::{Blame, Doing, Fault};
 use crate::provision::floor::Report;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -34,8 +34,8 @@ pub(super) enum Arrival {
     Device(Found),
     /// Something that does not, and what is to be said of it.
     Stranger(Fault),
-    /// Nothing: the port went away.
-    PortGone,
+    /// Nothing to go by: the port went away, or another program has it too.
+    PortLost,
     /// Nothing, and the port is to be tested.
     TestWanted,
 }
@@ -56,9 +56,9 @@ impl Bay {
         who(link, &drivers, wait).await
     }
 
-    /// Opens the port, waiting for it where it is not there; the first failure is reported.
+    /// Opens the port, waiting for it where it is not there or another program has it; each trouble is reported once.
     pub(super) async fn open(&self) -> Result<DeviceLink, StationFault> {
-        let mut said = false;
+        let mut said = None;
         loop {
             self.in_service().await?;
             match DeviceLink::open(&self.port, &self.link).await {
@@ -76,19 +76,59 @@ impl Bay {
                     sleep(ARRIVAL_POLL).await;
                 }
                 Err(error) => {
-                    if !said {
-                        let fault = link_fault(&self.name, &error);
+                    let fault = link_fault(&self.name, &error);
+                    if said.as_ref() != Some(&fault) {
                         self.report(Report::BayOut {
                             at_ms: self.now(),
                             bay: self.name.clone(),
-                            fault,
+                            fault: fault.clone(),
                         })
                         .await;
-                        said = true;
+                        said = Some(fault);
                     }
                     sleep(REOPEN_POLL).await;
+                    self.let_go(&error).await;
                 }
             }
+        }
+    }
+
+    /// Waits until the program that has the port has it no more. The port is not opened meanwhile, and nobody else's
+    /// files are looked at.
+    async fn let_go(&self, error: &LinkError) {
+        let LinkError::PortBusy {
+            holder: Some(holder),
+            ..
+        } = error
+        else {
+            return;
+        };
+        while port::holds(&self.port, holder) {
+            sleep(REOPEN_POLL).await;
+        }
+    }
+
+    /// That another program has the port, where one is found: then no unit is to blame for what went wrong.
+    pub(super) async fn holder(&self) -> Option<Fault> {
+        let holder = port::holder(&self.port).await?;
+        Some(Fault::PortBusy {
+            bay: self.name.clone(),
+            port: self.port.display().to_string(),
+            holder: Some(holder),
+        })
+    }
+
+    /// The fault, or that another program has the port: that is looked for before a unit is blamed.
+    pub(super) async fn blame(&self, fault: Fault, memory: &mut Memory) -> Fault {
+        if fault.blame() != Blame::Device {
+            return fault;
+        }
+        match self.holder().await {
+            Some(held) => {
+                memory.port_held();
+                held
+            }
+            None => fault,
         }
     }
 
@@ -108,7 +148,7 @@ impl Bay {
             let patient = there_since.map_or(ARRIVAL_TIMEOUT, |_| PRESENCE_TIMEOUT);
             let error = match self.look(link, patient).await {
                 Ok(found) => return Arrival::Device(found),
-                Err(error) if error.lost_port() => return Arrival::PortGone,
+                Err(error) if error.lost_port() => return Arrival::PortLost,
                 Err(error) => error,
             };
             let heard = link.health().bytes_in > heard_before;
@@ -121,7 +161,10 @@ impl Bay {
                 there_since = None;
             }
             if there && there_since.is_some_and(|since| since.elapsed() >= patience) {
-                return Arrival::Stranger(self.stranger(&error, heard, memory));
+                return match self.holder().await {
+                    Some(_) => Arrival::PortLost,
+                    None => Arrival::Stranger(self.stranger(&error, heard, memory)),
+                };
             }
             let wrong = link.health().wrong();
             if said.0.elapsed() >= LINK_EVERY && wrong > said.1 {

@@ -84,7 +84,7 @@ impl Work<'_> {
             Ok(made) => made,
             Err(why) => {
                 return Fact::Fault(Fault::NoChallenge {
-                    bay: self.bay.to_owned(),
+                    bay: self.bay.name.clone(),
                     why,
                 });
             }
@@ -118,13 +118,13 @@ impl Work<'_> {
         match tpm::run(&mut relay, &mut log, limit, job).await {
             Ok(done) => Ok(done),
             Err(error) => Err(match relay.fault {
-                Some(fault) => match tpm_silent(self.bay, &fault) {
+                Some(fault) => match tpm_silent(&self.bay.name, &fault) {
                     Some(stalled) => self.stalled(stalled, step),
                     None => self.link_fact(&fault, step),
                 },
-                None => match tpm_late(self.bay, &error) {
+                None => match tpm_late(&self.bay.name, &error) {
                     Some(stalled) => self.stalled(stalled, step),
-                    None => Fact::Fault(tpm_fault(self.bay, &self.last.device_id, &error)),
+                    None => Fact::Fault(tpm_fault(&self.bay.name, &self.last.device_id, &error)),
                 },
             }),
         }
@@ -134,7 +134,8 @@ impl Work<'_> {
     /// a row make it the bay's matter.
     fn stalled(&mut self, fault: Fault, step: Doing) -> Fact {
         let unit = Some(&self.last.device_id);
-        Fact::Fault(self.silences.judge(self.bay, step, unit, fault))
+        let silences = &mut self.memory.silences;
+        Fact::Fault(silences.judge(&self.bay.name, step, unit, fault))
     }
 }
 

@@ -1,5 +1,6 @@
 //! `station check`: everything that can be found wrong before the first unit.
 
+mod ports;
 mod vendor_roots;
 
 use super::{Context, Exit, Failure, parts, print_line};
@@ -69,7 +70,7 @@ pub(super) async fn run(context: &Context, args: CheckArgs) -> Result<Exit, Fail
     let config = context.config()?;
     let what = format!("configuration {}", context.config.display());
     let mut findings = vec![Finding::new(what, None)];
-    findings.extend(ports(&config));
+    findings.extend(ports::check(&config).await);
     findings.push(disk(&config));
     findings.extend(secrets(&config));
     findings.extend(vendor_roots::check(&config));
@@ -120,22 +121,6 @@ fn list_ports(context: &Context) -> Result<Exit, Failure> {
         print_line(&format!("\nfor station.toml:\n\n{}", suggested.trim_end()))?;
     }
     Ok(Exit::Done)
-}
-
-fn ports(config: &Config) -> Vec<Finding> {
-    let check = |bay: &crate::config::BayConfig| {
-        let path = config.path(&bay.port);
-        let missing = !bay.hotplug && !port::present(&path);
-        let wrong = missing.then(|| {
-            Failure::usage(format!(
-                "{} is not there: plug the adapter in, or correct the bay's port in station.toml",
-                path.display()
-            ))
-        });
-        let what = format!("bay {} at {}", bay.name.get_ref(), path.display());
-        Finding::new(what, wrong)
-    };
-    config.bays.iter().map(check).collect()
 }
 
 /// Each file with a secret that any user of this machine can read. One that is missing is named where it is needed.

@@ -8,11 +8,14 @@ use crate::ledger::Ledger;
 use crate::link::LinkOptions;
 use crate::link::loopback::{self, LoopbackError};
 use crate::provision::event::Event;
-use crate::provision::fault::Fault;
+use crate::provision::fault::{Fault, Holder};
 use crate::words;
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
+
+/// The name of this program, as the system shows it.
+const PROGRAM: &str = "station";
 
 /// Options of `station loopback`.
 #[derive(Args)]
@@ -115,17 +118,26 @@ async fn test(
     Ok(passed)
 }
 
+/// Whether who has the port is a station, or nobody can tell.
+fn may_be_a_station(holder: &Option<Holder>) -> bool {
+    holder
+        .as_ref()
+        .is_none_or(|holder| holder.program == PROGRAM)
+}
+
 /// Why a place cannot be tested, and what to do about it here, where a person is at the port.
 fn cannot(place: &Place, error: &LoopbackError) -> Failure {
     let name = place.bay.as_deref().unwrap_or_default();
     let fault = loopback_fault(name, error);
     let what = words::of(&fault).what;
     match (&fault, &place.bay) {
-        (Fault::PortBusy { .. }, Some(bay)) => Failure::station(format!(
-            "{what}: take bay {bay} out of service first, or test it from the station's screen"
-        )),
-        (Fault::PortBusy { .. }, None) => {
-            Failure::station(format!("{what}: end that program first"))
+        (Fault::PortBusy { holder, .. }, Some(bay)) if may_be_a_station(holder) => {
+            Failure::station(format!(
+                "{what}: take bay {bay} out of service first, or test it from the station's screen"
+            ))
+        }
+        (Fault::PortBusy { .. }, _) => {
+            Failure::station(format!("{what}: close that program first"))
         }
         (Fault::PortMissing { .. }, _) => Failure::usage(format!(
             "{what}: plug the adapter in, or give the right port"

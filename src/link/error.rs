@@ -4,6 +4,7 @@ use super::smp::frame::PacketLength;
 use super::smp::{self, HEADER_LENGTH, PacketError, SmpError, frame, group};
 use crate::provision::device::DeviceId;
 use crate::provision::dialogue::{Grounds, Nonsense, Verb};
+use crate::provision::fault::Holder;
 use std::io;
 use std::sync::Arc;
 
@@ -15,8 +16,15 @@ pub enum LinkError {
         /// The port's path.
         port: String,
     },
-    /// Another process has the port.
+    /// Another program has the port.
     PortBusy {
+        /// The port's path.
+        port: String,
+        /// The program; absent where the system shows none to this user.
+        holder: Option<Holder>,
+    },
+    /// What is at the port's path is no serial port.
+    NotAPort {
         /// The port's path.
         port: String,
     },

@@ -7,7 +7,7 @@ mod pattern;
 
 use super::port::Port;
 use super::{LinkError, LinkOptions};
-use crate::provision::loopback::{Limits, Loopback, RateResult};
+use crate::provision::loopback::{Errors, Limits, Loopback, RateResult};
 use data_encoding::HEXLOWER;
 use pattern::{compare, pattern};
 use std::future::pending;
@@ -47,6 +47,11 @@ pub enum LoopbackError {
         /// The port's path.
         port: String,
     },
+    /// What was to be sent was not sent.
+    SendsNothing {
+        /// The port's path.
+        port: String,
+    },
     /// Bytes come that nobody sent.
     Talks {
         /// The port's path.
@@ -69,17 +74,20 @@ impl From<LinkError> for LoopbackError {
 
 /// Tests a port at each rate, or at the link's own where the limits name none. The port is locked all the while.
 ///
+/// A plug that is there at one rate is there at all of them: a rate at which nothing comes back then, or at which the
+/// port goes away, has failed, and so has a rate on which that happens once its plug was found.
+///
 /// Takes, at each rate, at most twice the time that the bytes need on the line and half a minute.
 ///
 /// # Errors
 ///
-/// Those of [`Port::open`], no plug, or a port that goes away.
+/// Those of [`Port::open_alone`], no plug, or a port that goes away.
 pub async fn run(
     path: &Path,
     link: &LinkOptions,
     limits: &Limits,
 ) -> Result<Loopback, LoopbackError> {
-    let mut port = Port::open(path, link)?;
+    let mut port = Port::open_alone(path, link).await?;
     let name = path.display().to_string();
     let own = [link.baud];
     let rates = if limits.rates.is_empty() {
@@ -88,21 +96,52 @@ pub async fn run(
         &limits.rates[..]
     };
     let mut result = Loopback::default();
+    let mut plugged = false;
     for &baud in rates {
-        port.set_baud(path, baud)?;
-        result
-            .rates
-            .push(test(&mut port, &name, baud, limits).await?);
+        let tested = match port.set_baud(path, baud) {
+            Ok(()) => test(&mut port, &name, baud, limits).await,
+            Err(error) => Err(error.into()),
+        };
+        let found = match tested {
+            Ok(found) => {
+                plugged = true;
+                found
+            }
+            Err(LoopbackError::NoPlug { port: name }) if !plugged && port.unsent() => {
+                return Err(LoopbackError::SendsNothing { port: name });
+            }
+            Err(LoopbackError::NoPlug { .. }) => lost(baud),
+            Err(error) if !plugged => return Err(error),
+            Err(_) => lost(baud),
+        };
+        result.rates.push(found);
+    }
+    if !plugged {
+        return Err(LoopbackError::NoPlug { port: name });
     }
     result.lines = port.modem_lines().await;
     Ok(result)
+}
+
+/// A rate at which not even the text came back that asks for the plug.
+fn lost(baud: u32) -> RateResult {
+    let bytes = (TOKEN_TRIES * (2 * TOKEN_LENGTH + 1)) as u64;
+    RateResult {
+        baud,
+        bytes,
+        errors: Errors {
+            lost: bytes,
+            ..Errors::default()
+        },
+        ..RateResult::default()
+    }
 }
 
 /// Tests what is called `port` at one rate: the plug, then single bytes, then the pattern.
 ///
 /// # Errors
 ///
-/// No plug, or a port that goes away.
+/// No plug, or a port that goes away before the plug was found.
 pub async fn test<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     port: &str,
@@ -115,9 +154,16 @@ pub async fn test<S: AsyncRead + AsyncWrite + Unpin>(
         baud,
         ..RateResult::default()
     };
-    line.measure_latency(&mut result).await?;
-    line.run_pattern(limits.bytes as usize, &mut result).await?;
-    result.passed = limits.allow(&result);
+    let length = limits.bytes as usize;
+    let mut measured = line.measure_latency(&mut result).await;
+    if measured.is_ok() {
+        measured = line.run_pattern(length, &mut result).await;
+    }
+    if measured.is_err() {
+        result.bytes += length as u64;
+        result.errors.lost += length as u64;
+    }
+    result.passed = measured.is_ok() && limits.allow(&result);
     Ok(result)
 }
 
@@ -132,6 +178,8 @@ struct Line<'a, S> {
 struct Received {
     bytes: Vec<u8>,
     time: Duration,
+    /// Whether the port took all that was to be sent.
+    sent: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
@@ -147,7 +195,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
             aws_lc_rs::rand::fill(&mut random)
                 .map_err(|_| LoopbackError::Random { port: port() })?;
             let token = HEXLOWER.encode(&random) + "\x15";
-            if self.exchange(token.as_bytes(), STALE_MAX).await?.bytes == token.as_bytes() {
+            let received = self.exchange(token.as_bytes(), STALE_MAX).await?;
+            if !received.sent {
+                return Err(LoopbackError::SendsNothing { port: port() });
+            }
+            if received.bytes == token.as_bytes() {
                 return Ok(());
             }
         }
@@ -213,16 +265,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<'_, S> {
         let line_time = Duration::from_micros(bits * 1_000_000 / u64::from(self.baud));
         let deadline = Instant::now() + line_time * 2 + SLACK;
         let (mut reader, mut writer) = tokio::io::split(&mut *self.stream);
+        let mut sent = false;
         let send = async {
             match writer.write_all(bytes).await {
                 Err(error) => failed(self.port, error),
-                Ok(()) => pending().await,
+                Ok(()) => {
+                    sent = true;
+                    pending().await
+                }
             }
         };
-        tokio::select! {
-            received = receive(&mut reader, self.port, max, FIRST_BYTE, deadline) => received,
-            error = send => Err(error),
-        }
+        let received = tokio::select! {
+            received = receive(&mut reader, self.port, max, FIRST_BYTE, deadline) => received?,
+            error = send => return Err(error),
+        };
+        Ok(Received { sent, ..received })
     }
 
     /// Takes away what nobody asked for; gives how many bytes it was.
@@ -245,6 +302,7 @@ async fn receive(
     let mut received = Received {
         bytes: Vec::new(),
         time: Duration::ZERO,
+        sent: true,
     };
     let mut wait = first;
     while received.bytes.len() < max {

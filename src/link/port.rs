@@ -1,10 +1,13 @@
 //! Serial ports: found, opened, locked and listed by path.
 
+mod holder;
 mod list;
 
-pub use list::{Holder, PortInfo, UsbInfo, list, look, suggest, usb_behind};
+pub use holder::{holder, holds};
+pub use list::{PortInfo, UsbInfo, list, look, suggest, usb_behind};
 
 use super::{LinkError, LinkOptions};
+use crate::provision::fault::Holder;
 use crate::provision::loopback::ModemLines;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -27,15 +30,34 @@ const LINE_SETTLE: Duration = Duration::from_millis(50);
 pub struct Port(SerialStream);
 
 impl Port {
-    /// Opens and locks the port.
-    ///
-    /// The lock is an advisory one (`flock`), which ends with this process however it ends. The terminal's own
-    /// exclusive mode is switched off again: on a pseudo-terminal it would outlive a killed station and shut out its
-    /// successor.
+    /// Opens and locks the port, where no other program has it open already.
     ///
     /// # Errors
     ///
-    /// `PortMissing`, `PortDenied`, `PortBusy`, or `Io` for what else the system says.
+    /// Those of [`Self::open`]; `PortBusy` names the program where the system shows it.
+    pub async fn open_alone(path: &Path, options: &LinkOptions) -> Result<Self, LinkError> {
+        let opened = Self::open(path, options);
+        if !matches!(opened, Ok(_) | Err(LinkError::PortBusy { .. })) {
+            return opened;
+        }
+        match holder(path).await {
+            Some(holder) => Err(busy(path, Some(holder))),
+            None => opened,
+        }
+    }
+
+    /// Opens and locks the port, whoever else may have it open.
+    ///
+    /// The lock is an advisory one (`flock`), which ends with this process however it ends: it keeps out other
+    /// stations, and no program that does not ask for it. A terminal also gets its exclusive mode (`TIOCEXCL`), which
+    /// keeps out every program that does not run as root, and ends when the port is closed by all who have it. A
+    /// pseudo-terminal does not: there that mode ends only with the other end, so that it would outlive a killed
+    /// station and shut out its successor. Neither mode nor lock says anything of a program that was there before, or
+    /// that runs as root: [`holder`] looks for those.
+    ///
+    /// # Errors
+    ///
+    /// `PortMissing`, `PortDenied`, `PortBusy`, `NotAPort`, or `Io` for what else the system says.
     pub fn open(path: &Path, options: &LinkOptions) -> Result<Self, LinkError> {
         // serialport calls every failure "no device"; asking the system first tells them apart. The probe stays open
         // until the port is, so that the modem lines do not fall in between.
@@ -43,10 +65,12 @@ impl Port {
         let mut stream = tokio_serial::new(path.to_string_lossy(), options.baud)
             .open_native_async()
             .map_err(|error| failed(path, error.into()))?;
+        if probe.metadata().is_ok_and(|file| holder::is_pty(&file)) {
+            stream
+                .set_exclusive(false)
+                .map_err(|error| failed(path, error.into()))?;
+        }
         drop(probe);
-        stream
-            .set_exclusive(false)
-            .map_err(|error| failed(path, error.into()))?;
         // Pseudo-terminals have no modem lines, and that must not fail a session.
         if let Some(level) = options.dtr {
             let _ = stream.write_data_terminal_ready(level);
@@ -66,6 +90,11 @@ impl Port {
         self.0
             .set_baud_rate(baud)
             .map_err(|error| failed(path, error.into()))
+    }
+
+    /// Whether bytes that were given to the port wait to be sent; pseudo-terminals keep none.
+    pub fn unsent(&self) -> bool {
+        self.0.bytes_to_write().is_ok_and(|count| count > 0)
     }
 
     /// Whether each modem line follows the one that a loopback plug joins it to; leaves DTR and RTS set.
@@ -122,17 +151,31 @@ fn probe(path: &Path) -> Result<File, LinkError> {
         .custom_flags(flags.bits() as i32)
         .open(path)
         .map_err(|error| failed(path, error))?;
+    if !rustix::termios::isatty(&file) {
+        return Err(not_a_port(path));
+    }
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            return Err(LinkError::PortBusy {
-                port: path.display().to_string(),
-            });
+            return Err(busy(path, None));
         }
         Err(TryLockError::Error(error)) => return Err(failed(path, error)),
     }
     file.unlock().map_err(|error| failed(path, error))?;
     Ok(file)
+}
+
+fn not_a_port(path: &Path) -> LinkError {
+    LinkError::NotAPort {
+        port: path.display().to_string(),
+    }
+}
+
+fn busy(path: &Path, holder: Option<Holder>) -> LinkError {
+    LinkError::PortBusy {
+        port: path.display().to_string(),
+        holder,
+    }
 }
 
 fn failed(path: &Path, source: io::Error) -> LinkError {
@@ -145,9 +188,10 @@ fn failed(path: &Path, source: io::Error) -> LinkError {
             group: group_of(path),
             port,
         },
-        io::ErrorKind::ResourceBusy => LinkError::PortBusy { port },
+        io::ErrorKind::IsADirectory => not_a_port(path),
+        io::ErrorKind::ResourceBusy => busy(path, None),
         // serialport's word for a port that was locked between the probe and the opening.
-        io::ErrorKind::NotFound => LinkError::PortBusy { port },
+        io::ErrorKind::NotFound => busy(path, None),
         _ => LinkError::Io {
             port,
             source: Arc::new(source),

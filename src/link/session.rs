@@ -62,13 +62,13 @@ pub(super) enum Patience {
 }
 
 impl Session<Port> {
-    /// Opens the port, waits until the line is quiet and, if the options say so, finds out how long packets may be.
+    /// Opens the port for itself alone, waits until the line is quiet and, if the options say so, finds out how long packets may be.
     ///
     /// # Errors
     ///
-    /// Those of [`Port::open`], and `Gone` or `Io` when the port fails at once.
+    /// Those of [`Port::open_alone`], and `Gone` or `Io` when the port fails at once.
     pub async fn open(path: &Path, options: &LinkOptions) -> Result<Self, LinkError> {
-        let mut session = Self::over(Port::open(path, options)?, path, options)?;
+        let mut session = Self::over(Port::open_alone(path, options).await?, path, options)?;
         session.settle().await?;
         session.probe().await?;
         Ok(session)

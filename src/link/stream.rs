@@ -24,7 +24,8 @@ const REOPEN_POLL: Duration = Duration::from_millis(20);
 /// The bytes of one conversation over `S`.
 #[derive(Debug)]
 pub(super) struct Stream<S> {
-    inner: S,
+    /// Absent while a port that went away is waited for.
+    inner: Option<S>,
     path: PathBuf,
     /// How well it has worked since it was made; who speaks over it counts what is sent again, and what was damaged.
     pub health: LinkHealth,
@@ -34,7 +35,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream<S> {
     /// Over an open stream; `path` only names it in errors.
     pub fn over(stream: S, path: &Path) -> Self {
         Self {
-            inner: stream,
+            inner: Some(stream),
             path: path.to_owned(),
             health: LinkHealth::default(),
         }
@@ -56,7 +57,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream<S> {
 
     /// Sends all of this.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
-        let written = timeout(SEND_LIMIT, self.inner.write_all(bytes)).await;
+        let Some(inner) = &mut self.inner else {
+            return Err(LinkError::Gone { port: self.port() });
+        };
+        let written = timeout(SEND_LIMIT, inner.write_all(bytes)).await;
         match written {
             Ok(Ok(())) => {
                 self.health.bytes_out += bytes.len() as u64;
@@ -77,7 +81,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream<S> {
         if Instant::now() >= deadline {
             return Ok(None);
         }
-        match timeout_at(deadline, self.inner.read(buffer)).await {
+        let Some(inner) = &mut self.inner else {
+            return Err(LinkError::Gone { port: self.port() });
+        };
+        match timeout_at(deadline, inner.read(buffer)).await {
             Err(_) => Ok(None),
             Ok(Ok(0)) => Err(LinkError::Gone { port: self.port() }),
             Ok(Ok(count)) => {
@@ -127,16 +134,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream<S> {
 }
 
 impl Stream<Port> {
-    /// Opens the port again as soon as it is there.
+    /// Opens the port again as soon as it is there, once it is closed: a port that is still open cannot come back under
+    /// its number.
     pub async fn reopen(
         &mut self,
         options: &LinkOptions,
         deadline: Instant,
     ) -> Result<(), LinkError> {
+        self.inner = None;
         loop {
             match Port::open(&self.path, options) {
                 Ok(port) => {
-                    self.inner = port;
+                    self.inner = Some(port);
                     return Ok(());
                 }
                 Err(error) if Instant::now() >= deadline => return Err(error),

@@ -26,7 +26,7 @@ pub use device::{HeldValue, IdentityKind, LabelTrouble, Mismatch};
 pub use endorsement::{EkFlaw, Encoding, TemplateFault, TpmAttribute};
 pub use hsm::{HsmError, KeyFlaw, PinAdvice};
 pub use ledger::LedgerTrouble;
-pub use link::{Doing, Gone, Stranger};
+pub use link::{AdapterTrouble, Doing, Gone, Holder, Stranger};
 pub use text::{harmless, said};
 pub use told::{Told, Unsigned};
 pub use tpm::{BridgeTrouble, NoChallenge, ResponseFlaw, Stall, TpmGarble, TpmTask, TpmTrouble};
@@ -56,7 +56,15 @@ pub enum Fault {
     /// Nothing is at the port's path.
     PortMissing { bay: String, port: String },
     /// Another process has the port.
-    PortBusy { bay: String, port: String },
+    PortBusy {
+        bay: String,
+        port: String,
+        /// The program; absent where the system shows none to this user.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        holder: Option<Holder>,
+    },
+    /// What is at the port's path is no serial port.
+    NotAPort { bay: String, port: String },
     /// This user may not open the port.
     PortDenied {
         bay: String,
@@ -358,6 +366,12 @@ pub enum Fault {
     LoopbackFailed { bay: String },
     /// No loopback plug is on the port: what was sent did not come back.
     NoPlug { port: String },
+    /// The port that should be tested does not work.
+    AdapterFailed {
+        port: String,
+        /// In what way.
+        how: AdapterTrouble,
+    },
     /// Bytes come from a port that should be tested, and nobody sent them.
     PortTalks { port: String },
     /// The system gives no random numbers.
@@ -461,30 +475,5 @@ impl Fault {
             Self::Told(told) => &told.code,
             fault => fault.into(),
         }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fault_is_a_code_with_arguments_and_an_old_one_keeps_its_sentence() {
-        let fault = Fault::NoCa {
-            product: "sensor".to_owned(),
-        };
-        let text = r#"{"code":"no_ca","args":{"product":"sensor"}}"#;
-        assert_eq!(serde_json::to_string(&fault).unwrap(), text);
-        assert_eq!(serde_json::from_str::<Fault>(text).unwrap(), fault);
-        assert_eq!((fault.code(), fault.blame()), ("no_ca", Blame::Station));
-
-        let text = r#"{"code":"no_ca","blame":"station","what":"product sensor has no CA","next":"name one"}"#;
-        let told: Fault = serde_json::from_str(text).unwrap();
-        assert!(matches!(&told, Fault::Told(told) if told.next == "name one"));
-        assert_eq!((told.code(), told.blame()), ("no_ca", Blame::Station));
-        assert_eq!(serde_json::to_string(&told).unwrap(), text);
-        let wrong = r#"{"code":"no_ca","args":{"products":"sensor"}}"#;
-        assert!(serde_json::from_str::<Fault>(wrong).is_err());
     }
 }

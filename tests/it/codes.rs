@@ -32,11 +32,19 @@ const SCENARIOS: &[(&str, &str)] = &[
         "codes::port::a_bay_whose_port_cannot_be_opened_is_out_until_it_can",
     ),
     (
+        "not_a_port",
+        "codes::port::a_bay_whose_port_cannot_be_opened_is_out_until_it_can",
+    ),
+    (
         "port_denied",
         "codes::port::a_bay_whose_port_cannot_be_opened_is_out_until_it_can",
     ),
     (
         "no_plug",
+        "codes::port::a_port_that_failed_or_could_not_be_tested_says_so",
+    ),
+    (
+        "adapter_failed",
         "codes::port::a_port_that_failed_or_could_not_be_tested_says_so",
     ),
     (

@@ -5,12 +5,13 @@ use dps_station::fixtures::pty::Pty;
 use dps_station::ledger::{Ledger, Options, verify};
 use dps_station::link::LinkOptions;
 use dps_station::link::loopback::{LoopbackError, run};
-use dps_station::link::port::Port;
 use dps_station::provision::event::Event;
 use dps_station::provision::floor::Report;
 use dps_station::provision::loopback::{Errors, Limits, Loopback, ModemLines};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -35,6 +36,8 @@ struct Cable {
     insert: BTreeMap<usize, Vec<u8>>,
     delay: Duration,
     silent_from: Option<usize>,
+    /// What comes from here on has a plug again.
+    heard_again_from: Option<usize>,
     /// Shows control characters as a terminal does.
     terminal: bool,
 }
@@ -67,6 +70,13 @@ impl Drop for Plug {
     }
 }
 
+impl Cable {
+    fn joins(&self, at: usize) -> bool {
+        self.silent_from.is_none_or(|from| at < from)
+            || self.heard_again_from.is_some_and(|from| at >= from)
+    }
+}
+
 async fn echo(mut pty: Pty, cable: Cable, heard: Arc<AtomicUsize>) {
     let mut buffer = [0; 1024];
     let mut dropping = 0;
@@ -79,7 +89,7 @@ async fn echo(mut pty: Pty, cable: Cable, heard: Arc<AtomicUsize>) {
             dropping += cable.drop.get(&at).copied().unwrap_or_default();
             if dropping > 0 {
                 dropping -= 1;
-            } else if cable.silent_from.is_none_or(|from| at < from) {
+            } else if cable.joins(at) {
                 match byte {
                     0x15 if cable.terminal => answer.extend(b"^U"),
                     _ => answer.push(byte ^ cable.flip.get(&at).copied().unwrap_or_default()),
@@ -188,6 +198,85 @@ async fn a_plug_that_falls_out_loses_all_that_follows() {
     };
     let found = Plug::new(dir.path(), cable).test(&limits()).await.unwrap();
     assert_eq!(found.rates[0].errors.lost, 3 + u64::from(PATTERN));
+    assert!(!found.passed());
+}
+
+/// The token of a rate that has no plug, as often as it is sent.
+const TOKENS: u64 = 3 * 17;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fail_at_one_rate_is_not_lost_at_the_next() {
+    let dir = dir();
+    let limits = Limits {
+        rates: vec![9600, 115_200],
+        ..limits()
+    };
+    let one = BEFORE_PATTERN + PATTERN as usize;
+    let flip = BTreeMap::from([(BEFORE_PATTERN, 0x01)]);
+    // Whichever of two rates finds no plug, the other one found it: that rate has failed.
+    let second = Cable {
+        silent_from: Some(one),
+        flip,
+        ..Cable::default()
+    };
+    let first = Cable {
+        silent_from: Some(0),
+        heard_again_from: Some(TOKENS as usize),
+        ..Cable::default()
+    };
+    for (cable, wanted) in [
+        (second, [(1, 0, false), (0, TOKENS, false)]),
+        (first, [(0, TOKENS, false), (0, 0, true)]),
+    ] {
+        let found = Plug::new(dir.path(), cable).test(&limits).await.unwrap();
+        let rates = found.rates.iter().map(|rate| {
+            let Errors {
+                bit_errors, lost, ..
+            } = rate.errors;
+            (bit_errors, lost, rate.passed)
+        });
+        assert_eq!(rates.collect::<Vec<_>>(), wanted);
+        assert!(!found.passed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_that_dies_is_no_missing_plug() {
+    let dir = dir();
+    // It takes nothing, because nobody takes from it.
+    let port = dir.path().join("full");
+    let _pty = Pty::open(&port).unwrap();
+    let mut stuffing = std::fs::OpenOptions::new();
+    let flags = rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::NONBLOCK;
+    stuffing.write(true).custom_flags(flags.bits() as i32);
+    let mut stuffing = stuffing.open(&port).unwrap();
+    while stuffing.write(b"full").is_ok() {}
+    let error = run(&port, &LinkOptions::default(), &limits()).await;
+    assert!(
+        matches!(error, Err(LoopbackError::SendsNothing { .. })),
+        "{error:?}"
+    );
+
+    // It dies in the middle of the pattern, and is not there for the rate after that.
+    let port = dir.path().join("dies");
+    let mut pty = Pty::open(&port).unwrap();
+    let dies = tokio::spawn(async move {
+        let mut buffer = [0; 1024];
+        let mut heard = 0;
+        while heard <= BEFORE_PATTERN {
+            let count = pty.read(&mut buffer).await.unwrap();
+            heard += count;
+            pty.write_all(&buffer[..count]).await.unwrap();
+        }
+    });
+    let limits = Limits {
+        rates: vec![9600, 115_200],
+        ..limits()
+    };
+    let found = run(&port, &LinkOptions::default(), &limits).await.unwrap();
+    dies.await.unwrap();
+    let lost = found.rates.iter().map(|rate| rate.errors.lost);
+    assert_eq!(lost.collect::<Vec<_>>(), [u64::from(PATTERN), TOKENS]);
     assert!(!found.passed());
 }
 
@@ -374,15 +463,27 @@ async fn the_command_says_pass_fail_or_one_sentence_and_the_ledger_knows() {
     }
 
     let plug = Plug::new(dir.path(), Cable::default());
-    let held = Port::open(&plug.port, &LinkOptions::default()).unwrap();
-    let output = station(dir.path(), &args).await;
-    assert_eq!(output.status.code(), Some(3));
-    assert!(
-        stderr(&output).contains("another program is using the port: take bay 1 out of service"),
-        "{}",
-        stderr(&output)
-    );
-    drop(held);
+    let live = dir.path().join("station");
+    std::fs::copy("/bin/cat", &live).unwrap();
+    for (program, advice) in [
+        (
+            live.as_path(),
+            "has the port open: take bay 1 out of service first",
+        ),
+        (
+            Path::new("cat"),
+            "has the port open: close that program first",
+        ),
+    ] {
+        let mut held = Command::new(program);
+        held.stdin(std::fs::File::open(&plug.port).unwrap());
+        let mut held = held.spawn().unwrap();
+        let output = station(dir.path(), &args).await;
+        held.kill().unwrap();
+        held.wait().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        assert!(stderr(&output).contains(advice), "{}", stderr(&output));
+    }
     drop(plug);
 
     for (place, sentence) in [

@@ -1,10 +1,13 @@
 //! What the station tells of the ports of its machine, and which bays it suggests for them.
 
+mod held;
+
 use dps_station::config::Config;
 use dps_station::link::port::{PortInfo, UsbInfo, list, look, suggest};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::process::Stdio;
 
 fn usb_port(number: u32) -> PortInfo {
     PortInfo {
@@ -55,10 +58,18 @@ fn who_holds_a_port_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("port");
     let file = File::create(&path).unwrap();
+    let mut other = Command::new("cat");
+    other
+        .stdin(Stdio::piped())
+        .stdout(file.try_clone().unwrap());
+    let mut other = other.spawn().unwrap();
     let holder = look(&path, None).holder.unwrap();
-    assert_eq!(holder.pid, std::process::id());
-    drop(file);
+    assert_eq!((holder.pid, holder.program.as_str()), (other.id(), "cat"));
+    other.kill().unwrap();
+    other.wait().unwrap();
+    // The program that looks has it open still, and is no other program.
     assert_eq!(look(&path, None).holder, None);
+    drop(file);
     let gone = look(Path::new("/nothing"), None);
     assert_eq!(gone.join_group.as_deref(), Some("dialout"));
 }

@@ -1,11 +1,11 @@
 //! What is known of the serial ports of this machine, without opening any: that would start some devices anew.
 
-use crate::provision::fault::harmless;
+use super::holder::holder_of;
+use crate::provision::fault::{Holder, harmless};
 use crate::provision::product::UsbId;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Where udev puts names of ports by the plug that they are in.
@@ -22,7 +22,7 @@ pub struct PortInfo {
     pub by_path: Option<PathBuf>,
     /// Present on USB.
     pub usb: Option<UsbInfo>,
-    /// A program that has it open or locked, where the system shows one to this user.
+    /// Another program that has it open or locked, where the system shows one to this user.
     pub holder: Option<Holder>,
     /// The group that this user must join to open the port; absent where it may already.
     pub join_group: Option<String>,
@@ -43,15 +43,6 @@ pub struct UsbInfo {
     pub name: Option<String>,
 }
 
-/// A program that has a port.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Holder {
-    /// Its process ID.
-    pub pid: u32,
-    /// Its name, as the kernel has it: at most 15 characters.
-    pub program: String,
-}
-
 impl fmt::Display for PortInfo {
     /// One line; what a device says of itself is made harmless.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,8 +58,8 @@ impl fmt::Display for PortInfo {
             }
         }
         if let Some(holder) = &self.holder {
-            let program = harmless(&holder.program, TEXT_MAX);
-            write!(f, "  in use by {program} (process {})", holder.pid)?;
+            let Holder { pid, program } = holder;
+            write!(f, "  in use by {program} (process {pid})")?;
         }
         if let Some(group) = &self.join_group {
             write!(f, "  no permission: this user must join the group {group}")?;
@@ -168,40 +159,4 @@ fn plug_of(path: &Path) -> Option<PathBuf> {
     entries
         .map(|entry| entry.path())
         .find(|link| link.canonicalize().is_ok_and(|to| to == target))
-}
-
-/// Who has the file open, as far as `/proc` shows it to this user; else who has it locked with `flock`.
-fn holder_of(path: &Path) -> Option<Holder> {
-    let target = path.canonicalize().ok()?;
-    let pid = opener_of(&target).or_else(|| locker_of(&target))?;
-    let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    Some(Holder {
-        pid,
-        program: program.trim_end().to_owned(),
-    })
-}
-
-fn opener_of(target: &Path) -> Option<u32> {
-    let processes = fs::read_dir("/proc").ok()?.flatten();
-    let mut processes =
-        processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    processes.find(|pid| {
-        let open = fs::read_dir(format!("/proc/{pid}/fd"));
-        let mut open = open.into_iter().flatten().flatten();
-        open.any(|entry| fs::read_link(entry.path()).is_ok_and(|to| to == target))
-    })
-}
-
-/// A line of `/proc/locks` is `1: FLOCK  ADVISORY  WRITE 812 00:05:94 0 EOF`: process, then device and inode
-/// (proc_locks(5)).
-fn locker_of(target: &Path) -> Option<u32> {
-    let file = fs::metadata(target).ok()?;
-    let (major, minor) = (rustix::fs::major(file.dev()), rustix::fs::minor(file.dev()));
-    let place = format!("{major:02x}:{minor:02x}:{}", file.ino());
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let at = words.iter().position(|word| *word == place)?;
-        words.get(at.checked_sub(1)?)?.parse().ok()
-    })
 }

@@ -33,6 +33,7 @@ impl Fault {
             self,
             Self::PortMissing { .. }
                 | Self::PortBusy { .. }
+                | Self::NotAPort { .. }
                 | Self::PortDenied { .. }
                 | Self::DeviceUnable { .. }
                 | Self::BaySilent { .. }
@@ -54,6 +55,7 @@ impl Fault {
                 | Self::BayLost { .. }
                 | Self::LoopbackFailed { .. }
                 | Self::NoPlug { .. }
+                | Self::AdapterFailed { .. }
                 | Self::PortTalks { .. }
                 | Self::NoRandom
                 | Self::NoPortList { .. }

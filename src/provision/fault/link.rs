@@ -7,6 +7,15 @@ use crate::provision::dialogue::{Nonsense, Verb};
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
+/// A program of this machine that has a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process ID.
+    pub pid: u32,
+    /// Its name, as the kernel has it: at most 15 characters.
+    pub program: String,
+}
+
 /// How a device was found to be gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -22,6 +31,20 @@ pub enum Gone {
     },
     /// It left before its label was scanned.
     Unscanned(DeviceId),
+    /// It was told to start anew, and its port, which comes and goes with it, did not come back; the port's path.
+    NoReturn(String),
+}
+
+/// What a port does instead of working.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdapterTrouble {
+    /// It went away.
+    Gone,
+    /// The system failed on it; what that said.
+    Io(String),
+    /// It does not send what it is given.
+    SendsNothing,
 }
 
 /// What makes a thing in a bay none of the line's devices.

@@ -37,3 +37,29 @@ pub enum Unsigned {
     #[serde(untagged)]
     Told(String),
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::provision::fault::Fault;
+
+    #[test]
+    fn a_fault_is_a_code_with_arguments_and_an_old_one_keeps_its_sentence() {
+        let fault = Fault::NoCa {
+            product: "sensor".to_owned(),
+        };
+        let text = r#"{"code":"no_ca","args":{"product":"sensor"}}"#;
+        assert_eq!(serde_json::to_string(&fault).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Fault>(text).unwrap(), fault);
+        assert_eq!((fault.code(), fault.blame()), ("no_ca", Blame::Station));
+
+        let text = r#"{"code":"no_ca","blame":"station","what":"product sensor has no CA","next":"name one"}"#;
+        let told: Fault = serde_json::from_str(text).unwrap();
+        assert!(matches!(&told, Fault::Told(told) if told.next == "name one"));
+        assert_eq!((told.code(), told.blame()), ("no_ca", Blame::Station));
+        assert_eq!(serde_json::to_string(&told).unwrap(), text);
+        let wrong = r#"{"code":"no_ca","args":{"products":"sensor"}}"#;
+        assert!(serde_json::from_str::<Fault>(wrong).is_err());
+    }
+}

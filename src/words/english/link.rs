@@ -2,16 +2,21 @@
 
 use crate::provision::device::NameError;
 use crate::provision::dialogue::{Grounds, Item, Misfit, Nonsense, Verb};
-use crate::provision::fault::{Doing, Fault, Gone, Stranger};
+use crate::provision::fault::{AdapterTrouble, Doing, Fault, Gone, Holder, Stranger};
 
 const CHECK_PLUG: &str = "check plug and power, then put the unit in again";
 
 pub fn what(fault: &Fault) -> Option<String> {
     Some(match fault {
         Fault::PortMissing { bay, port } => format!("{}{port}: there is no such port", at(bay)),
-        Fault::PortBusy { bay, port } => {
-            format!("{}{port}: another program is using the port", at(bay))
-        }
+        Fault::PortBusy { bay, port, holder } => match holder {
+            Some(Holder { pid, program }) => format!(
+                "{}{port}: another program, {program} (process {pid}), has the port open",
+                at(bay)
+            ),
+            None => format!("{}{port}: another program is using the port", at(bay)),
+        },
+        Fault::NotAPort { bay, port } => format!("{}{port} is no serial port", at(bay)),
         Fault::PortDenied { bay, port, group } => format!(
             "{}{port}: no permission to open the port; this user must join the group {group}",
             at(bay)
@@ -42,6 +47,13 @@ pub fn what(fault: &Fault) -> Option<String> {
         Fault::PowerLost { bay, device } => {
             format!("bay {bay}: {device} started anew in the middle of its job")
         }
+        Fault::AdapterFailed { port, how } => match how {
+            AdapterTrouble::Gone => format!("{port}: the adapter went away"),
+            AdapterTrouble::Io(said) => format!("{port}: the adapter failed ({said})"),
+            AdapterTrouble::SendsNothing => {
+                format!("{port}: the adapter does not send what it is given")
+            }
+        },
         Fault::TooSlow {
             bay,
             step,
@@ -57,18 +69,26 @@ pub fn next(fault: &Fault) -> Option<&'static str> {
             "plug the adapter in, or correct the bay's port in station.toml"
         }
         Fault::PortBusy { .. } => "close the other program",
+        Fault::NotAPort { .. } => "correct the bay's port in station.toml",
         Fault::PortDenied { .. } => "log out and in again after joining it",
         Fault::DeviceGone {
             how: Gone::Unscanned(_),
             ..
         } => "put the unit in again and scan its label",
+        Fault::DeviceGone {
+            how: Gone::NoReturn(_),
+            ..
+        }
+        | Fault::TooSlow { .. } => "put the unit in again; set it aside if that does not help",
         Fault::DeviceGone { .. } => "put the unit in again",
+        Fault::AdapterFailed { .. } => {
+            "plug the adapter in again, and replace it if that does not help"
+        }
         Fault::DeviceSilent { .. } | Fault::PowerLost { .. } => CHECK_PLUG,
         Fault::DeviceUnable { .. } => {
             "correct the product in station.toml: it asks more of its devices than they can do"
         }
         Fault::BaySilent { .. } => "check the bay's contacts and cable, then put the unit in again",
-        Fault::TooSlow { .. } => "put the unit in again; set it aside if that does not help",
         _ => return None,
     })
 }
@@ -85,6 +105,9 @@ fn gone(how: &Gone) -> String {
     match how {
         Gone::Unplugged(port) => format!("{port}: the device was unplugged"),
         Gone::Io { port, said } => format!("{port}: {said}"),
+        Gone::NoReturn(port) => {
+            format!("{port}: the device was told to start anew, and did not come back")
+        }
         Gone::Unscanned(device) => format!("{device} left before its label was scanned"),
     }
 }

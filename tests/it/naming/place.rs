@@ -98,6 +98,11 @@ impl Hall {
         Arc::new(Mutex::new(device.without_id().unwrap()))
     }
 
+    /// A unit with an ID of its own and something wrong with it.
+    pub fn flawed(&self, id: &str, flaw: Flaw) -> SharedDevice {
+        Arc::new(Mutex::new(self.device(id).with_flaw(Some(flaw))))
+    }
+
     /// Any unit, with its flash in a file of this name.
     pub fn unit(
         &self,
@@ -226,6 +231,12 @@ impl Place {
         self.plug = Some(tokio::spawn(run_device(Arc::clone(unit), cable)));
     }
 
+    /// The same with a port that stays.
+    pub fn plug_firmly(&mut self, unit: &SharedDevice) {
+        let cable = Cable::uart(&self.port);
+        self.plug = Some(tokio::spawn(run_device(Arc::clone(unit), cable)));
+    }
+
     /// The same with a unit that comes back under another number of the port each time.
     pub fn plug_renumbered(&mut self, unit: &SharedDevice) {
         let (unit, port) = (Arc::clone(unit), self.port.clone());
@@ -249,6 +260,21 @@ impl Place {
         }));
     }
 
+    /// The same with a unit that never comes back when it starts anew, and its port neither.
+    pub fn plug_for_the_last_time(&mut self, unit: &SharedDevice) {
+        let (unit, port) = (Arc::clone(unit), self.port.clone());
+        self.plug = Some(tokio::spawn(async move {
+            let mut pty = Pty::open(&port)?;
+            let mut buffer = [0; 1024];
+            while !unit.lock().unwrap().wants_restart() {
+                let count = pty.read(&mut buffer).await?;
+                let output = unit.lock().unwrap().handle(&buffer[..count]);
+                pty.write_all(&output).await?;
+            }
+            Ok(())
+        }));
+    }
+
     /// The numbers that such a unit had.
     pub fn numbers(&self) -> Vec<PathBuf> {
         self.numbers.lock().unwrap().clone()
@@ -265,6 +291,12 @@ impl Place {
     pub async fn until_scan_is_wanted(&mut self) {
         self.until_event("arrived").await;
         self.until(|report| matches!(report, Report::BayWaiting { for_scan: true, .. }))
+            .await;
+    }
+
+    /// Waits until the bay has its port.
+    pub async fn until_open(&mut self) {
+        self.until(|report| matches!(report, Report::BayOpened { .. }))
             .await;
     }
 

@@ -1,0 +1,55 @@
+//! The bays' ports in `station check`: opened and locked as `station run` does, all at once, and given back.
+
+use super::Finding;
+use crate::bay::link_fault;
+use crate::commands::Failure;
+use crate::config::{BayConfig, Config};
+use crate::link::LinkError;
+use crate::link::port::Port;
+use crate::provision::fault::Fault;
+use crate::words;
+use std::path::PathBuf;
+
+/// What is wrong with the port of each bay. A port that comes and goes with its device may be away.
+pub(super) async fn check(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    // Kept open, so that what cannot be open beside another is found.
+    let mut open = Vec::new();
+    let mut terminals: Vec<(&str, PathBuf)> = Vec::new();
+    for bay in &config.bays {
+        let path = config.path(&bay.port);
+        let name = bay.name.get_ref();
+        let terminal = path.canonicalize().ok();
+        let other = terminals
+            .iter()
+            .find(|(_, other)| Some(other) == terminal.as_ref());
+        let wrong = match other {
+            Some((other, _)) => Some(Failure::usage(format!(
+                "{} is the port of bay {other} too: give each bay a port of its own in station.toml",
+                path.display()
+            ))),
+            None => match Port::open_alone(&path, &bay.link).await {
+                Ok(port) => {
+                    open.push(port);
+                    None
+                }
+                Err(error) => trouble(bay, &error),
+            },
+        };
+        terminals.extend(terminal.map(|terminal| (name.as_str(), terminal)));
+        let what = format!("bay {name} at {}", path.display());
+        findings.push(Finding::new(what, wrong));
+    }
+    findings
+}
+
+fn trouble(bay: &BayConfig, error: &LinkError) -> Option<Failure> {
+    let fault = link_fault(bay.name.get_ref(), error);
+    match &fault {
+        Fault::PortMissing { .. } if bay.hotplug => None,
+        Fault::PortMissing { .. } | Fault::NotAPort { .. } => {
+            Some(Failure::usage(words::sentence(&fault)))
+        }
+        _ => Some(Failure::from(fault)),
+    }
+}
