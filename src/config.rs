@@ -260,6 +260,7 @@ impl Config {
             naming: product.device_id.clone(),
             attestation: product.attestation,
             endpoint_readback: product.inject.endpoint_readback,
+            value_limit: product.inject.value_limit,
             ca,
             profile: product.certificate.clone(),
             dps: DpsTarget {

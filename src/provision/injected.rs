@@ -1,7 +1,7 @@
 //! What a device gives of the values that were injected, and whether they are the ones asked for.
 //!
-//! Invariant: only the global endpoint may be believed by its beginning, only where the product's policy says so, and
-//! only where the device itself says that it cuts values off there.
+//! Invariant: only the global endpoint may be believed by its beginning, only where the product's policy says so, only
+//! where the device itself says that it cuts values off there, and never by less than the product says that it gives.
 
 use super::device::Holding;
 use super::fault::HeldValue;
@@ -47,10 +47,12 @@ impl Observed {
         }
     }
 
-    /// Compares with what the device was asked to hold; `endpoint` is the policy for the endpoint.
-    pub fn agreement(&self, asked: &Holding, endpoint: Readback) -> Agreement {
+    /// Compares with what the device was asked to hold; `endpoint` is the policy for the endpoint, and `least` how many
+    /// bytes must come back of one that is cut off.
+    pub fn agreement(&self, asked: &Holding, endpoint: Readback, least: usize) -> Agreement {
         let length = self.holding.global_endpoint.len();
         let cut_off = self.value_limit == Some(length)
+            && length >= least
             && length < asked.global_endpoint.len()
             && asked
                 .global_endpoint
@@ -87,4 +89,46 @@ fn difference(asked: &Holding, observed: &Holding) -> Vec<HeldValue> {
     ];
     let differing = values.into_iter().filter(|(_, differs)| *differs);
     differing.map(|(value, _)| value).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn holding(global_endpoint: &str) -> Holding {
+        Holding {
+            id_scope: "0ne00112233".to_owned(),
+            global_endpoint: global_endpoint.to_owned(),
+            registration_id: "gw-0001".to_owned(),
+            certificate_sha256: None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_less_is_believed_than_the_whole_or_what_the_product_says(
+            endpoint in "[a-z.]{1,40}",
+            given in 0..50_usize,
+            says in prop::option::of(0..50_usize),
+            says_truly in any::<bool>(),
+            least in 0..50_usize,
+            by_prefix in any::<bool>(),
+        ) {
+            let given = given.min(endpoint.len());
+            let observed = Observed {
+                holding: holding(&endpoint[..given]),
+                value_limit: if says_truly { Some(given) } else { says },
+            };
+            let policy = if by_prefix { Readback::Prefix } else { Readback::Whole };
+            let found = observed.agreement(&holding(&endpoint), policy, least);
+            let cut_off = by_prefix && given >= least && observed.value_limit == Some(given);
+            let right = match given == endpoint.len() {
+                true => Agreement::Whole,
+                false if cut_off => Agreement::EndpointPrefix(given),
+                false => Agreement::Differs(vec![HeldValue::GlobalEndpoint]),
+            };
+            prop_assert_eq!(found, right);
+        }
+    }
 }

@@ -30,6 +30,9 @@ pub struct Product {
     pub attestation: Option<Attestation>,
     /// How much of the global endpoint a device with stock firmware must give back.
     pub endpoint_readback: Readback,
+    /// How much a device gives back of a longer value, in bytes; in the digest with how it is injected.
+    #[serde(skip)]
+    pub value_limit: usize,
     /// The CA that signs its certificates; absent for products without certificates.
     pub ca: Option<SigningCa>,
     /// What each certificate contains.

@@ -3,10 +3,11 @@
 use super::plant;
 use super::scenarios::line::options;
 use dps_station::bay::{Bay, Line, LineProduct};
-use dps_station::fixtures::device::stock::{Stock, System};
+use dps_station::fixtures::device::stock::{Habit, Stock, System};
 use dps_station::fixtures::device::{Cable, Device, DeviceSpec, SharedDevice, run_device};
 use dps_station::fixtures::scenario::Flaw;
 use dps_station::ledger::{OutboxFilter, verify};
+use dps_station::link::smp::{Map, SmpError, group};
 use dps_station::link::{Injection, ValueType, of_product};
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{
@@ -49,6 +50,7 @@ fn product(endpoint: &str, readback: Readback) -> Product {
     product.attestation = None;
     product.ca = None;
     product.endpoint_readback = readback;
+    product.value_limit = 32;
     product.dps.global_endpoint = endpoint.to_owned();
     product
 }
@@ -126,6 +128,10 @@ impl Hall {
     }
 
     fn device(&self, id: &str, flaw: Option<Flaw>) -> SharedDevice {
+        self.device_with(id, flaw, None)
+    }
+
+    fn device_with(&self, id: &str, flaw: Option<Flaw>, habit: Option<Habit>) -> SharedDevice {
         let spec = DeviceSpec {
             device_id: DeviceId::parse(id).unwrap(),
             model: "not told".to_owned(),
@@ -140,6 +146,7 @@ impl Hall {
                 .map(str::to_owned)
                 .to_vec(),
             id_key: ID_KEY.to_owned(),
+            habit,
         };
         let device = Device::load_or_make(&flash, spec).unwrap();
         let device = device.with_flaw(flaw).with_stock_firmware(stock).unwrap();
@@ -294,6 +301,48 @@ async fn what_cannot_be_read_back_is_not_written() {
     };
     assert_eq!(fault.code(), "cannot_be_read_back");
     assert_eq!(device.lock().unwrap().saved_setting("net/scope"), None);
+    hall.close().await;
+}
+
+/// What such firmware answers when it is asked for its identification, which it knows nothing of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_has_the_groups_number_for_something_else_is_injected() {
+    let refusal = |group, code| Habit::OwnGroupRefuses(SmpError { group, code });
+    let own = Some(group::GROUP);
+    let habits = [
+        refusal(own, 1),
+        refusal(own, group::Code::Sealed as u32),
+        refusal(own, 4711),
+        refusal(Some(2), 7),
+        refusal(None, 3),
+        refusal(None, 256 + group::Code::StorageFailed as u32),
+        Habit::OwnGroupSays(Map::new()),
+        Habit::OwnGroupSays(Map::new().uint("temperature", 21)),
+        Habit::OwnGroupSays(Map::new().uint("id", 7).text("model", MODEL)),
+    ];
+    let mut hall = Hall::open(System::Zephyr, SHORT_ENDPOINT, Readback::Whole).await;
+    for (n, habit) in habits.into_iter().enumerate() {
+        let device = hall.device_with(&format!("SN-{n}"), None, Some(habit.clone()));
+        let events = hall.stay(&device).await;
+        assert_eq!(kinds(&events), LADDER, "{habit:?}: {events:?}");
+    }
+    hall.close().await;
+}
+
+/// It says that it gives no more than nothing of any value: then nothing is what it holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_of_which_nothing_comes_back_fails_the_unit() {
+    let mut hall = Hall::open(System::Zephyr, LONG_ENDPOINT, Readback::Prefix).await;
+    let nothing = Habit::GivesNothing("net/host".to_owned());
+    let events = hall
+        .stay(&hall.device_with("SN-0001", None, Some(nothing)))
+        .await;
+    let Some(Event::Failed { fault, disable }) = events.last() else {
+        panic!("{events:?}");
+    };
+    assert_eq!((fault.code(), disable), ("does_not_hold", &None));
+    let said = words::of(fault).what;
+    assert!(said.contains("global endpoint"), "{said}");
     hall.close().await;
 }
 

@@ -115,6 +115,7 @@ pub fn product(model: &str, root: Vec<u8>, issuing: Vec<u8>) -> Product {
         naming: Default::default(),
         attestation: Some(Attestation::X509),
         endpoint_readback: Default::default(),
+        value_limit: 253,
         ca: Some(SigningCa {
             name: "ca".to_owned(),
             issuing: Blob(issuing),

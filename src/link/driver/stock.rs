@@ -1,8 +1,8 @@
 //! The driver for stock firmware: a plain SMP server that keeps settings and does not know the provisioning group.
 //!
 //! Such a device can only be injected: it has no identity to extract or to prove. It is told apart by its answer to
-//! *identify* (that its firmware does not know the command), named by a setting that holds its ID, and seen to have
-//! started anew because a value that was written and not saved is gone (Zephyr,
+//! *identify* (that its firmware does not know the command, or whatever else is no identification), named by a setting
+//! that holds its ID, and seen to have started anew because a value that was written and not saved is gone (Zephyr,
 //! `subsys/mgmt/mcumgr/grp/settings_mgmt`: a write goes to RAM, and only a save to storage).
 
 use super::settings::{Injection, MAX_SETTING, settings};
@@ -13,7 +13,7 @@ use crate::link::session::{Patience, Question, Session, StartSign};
 use crate::link::smp::{self, Map, Op};
 use crate::link::{Device, DeviceLink, LinkError, LinkHealth, Observation, Reply};
 use crate::provision::device::{DeviceId, Holding, Identification};
-use crate::provision::dialogue::{Grounds, Item, Misfit, Nonsense, Verb};
+use crate::provision::dialogue::{Item, Misfit, Nonsense, Verb};
 use crate::provision::injected::Observed;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -55,7 +55,8 @@ impl Driver for Stock {
     fn find<'a>(&'a self, link: &'a mut DeviceLink, wait: Duration) -> Reply<'a, Found> {
         Box::pin(async move {
             match link.hello(wait).await {
-                Err(error) if error.grounds() == Some(Grounds::UnknownCommand) => {}
+                // The number of the provisioning group is anybody's: such firmware may have a group of its own there.
+                Err(LinkError::Refused { .. } | LinkError::Malformed { .. }) => {}
                 // Firmware with the group is never taken for stock.
                 Ok(identification) => {
                     return Ok(Found {

@@ -243,14 +243,15 @@ impl Job {
                 fault: self.incomplete(),
             });
         };
-        let endpoint_prefix =
-            match observed.agreement(&self.asked(), self.product.endpoint_readback) {
-                Agreement::Differs(values) => {
-                    return Next::Record(self.does_not_hold(Mismatch::Values(values)));
-                }
-                Agreement::EndpointPrefix(length) => Some(length),
-                Agreement::Whole => None,
-            };
+        let product = &self.product;
+        let (policy, limit) = (product.endpoint_readback, product.value_limit);
+        let endpoint_prefix = match observed.agreement(&self.asked(), policy, limit) {
+            Agreement::Differs(values) => {
+                return Next::Record(self.does_not_hold(Mismatch::Values(values)));
+            }
+            Agreement::EndpointPrefix(length) => Some(length),
+            Agreement::Whole => None,
+        };
         match (self.product.attestation, self.identity()) {
             (None, _) => Next::Record(Event::Injected {
                 observed: observed.holding.clone(),

@@ -38,6 +38,7 @@ pub fn stock(system: System) -> impl FnOnce(Device) -> Device {
             system,
             keys: keys.map(str::to_owned).to_vec(),
             id_key: ID_KEY.to_owned(),
+            habit: None,
         };
         device.with_stock_firmware(firmware).unwrap()
     }
@@ -69,10 +70,10 @@ async fn injected(system: System, value: ValueType, cable: impl Fn(&Path) -> Cab
         System::Zephyr => Agreement::EndpointPrefix(32),
         System::Mynewt => Agreement::Whole,
     };
-    assert_eq!(observed.agreement(&holding, Readback::Prefix), cut_off);
+    assert_eq!(observed.agreement(&holding, Readback::Prefix, 32), cut_off);
     if system == System::Zephyr {
         let differs = differing(HeldValue::GlobalEndpoint);
-        assert_eq!(observed.agreement(&holding, Readback::Whole), differs);
+        assert_eq!(observed.agreement(&holding, Readback::Whole, 32), differs);
         assert_eq!(
             observed.holding.global_endpoint,
             "global.azure-devices-provisionin"
@@ -83,7 +84,7 @@ async fn injected(system: System, value: ValueType, cable: impl Fn(&Path) -> Cab
         ..holding.clone()
     };
     let differs = differing(HeldValue::RegistrationId);
-    assert_eq!(observed.agreement(&other, Readback::Prefix), differs);
+    assert_eq!(observed.agreement(&other, Readback::Prefix, 32), differs);
 
     let device = bench.device.lock().unwrap();
     let saved = |key: &str| device.saved_setting(key).unwrap().to_vec();
@@ -127,11 +128,14 @@ async fn a_prefix_of_the_endpoint_is_believed_only_where_the_device_cuts_values_
     link.inject(&short, &keys).await.unwrap();
     let observed = link.observe(&keys).await.unwrap();
     assert_eq!(
-        observed.agreement(&short, Readback::Prefix),
+        observed.agreement(&short, Readback::Prefix, 32),
         Agreement::Whole
     );
     let differs = differing(HeldValue::GlobalEndpoint);
-    assert_eq!(observed.agreement(&wanted(None), Readback::Prefix), differs);
+    assert_eq!(
+        observed.agreement(&wanted(None), Readback::Prefix, 32),
+        differs
+    );
 }
 
 #[tokio::test]

@@ -444,6 +444,7 @@ pub fn product(roots: VendorRoots) -> Product {
         naming: Default::default(),
         attestation: Some(Attestation::Tpm),
         endpoint_readback: Default::default(),
+        value_limit: 253,
         ca: None,
         profile: Profile::default(),
         dps: DpsTarget {
