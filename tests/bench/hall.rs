@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -34,7 +34,7 @@ pub struct Hall {
 /// A station that runs. Dropping it kills it.
 pub struct Running {
     child: Child,
-    reports: mpsc::Receiver<Report>,
+    reports: mpsc::Receiver<(Instant, Report)>,
 }
 
 /// What a process has used so far.
@@ -114,8 +114,14 @@ dps = "main"
 
     /// Starts the station.
     pub fn run(&self) -> Running {
-        let mut child = self
-            .station(&["run", "--headless"])
+        self.run_with(|_| ())
+    }
+
+    /// Starts the station; `change` says in what it differs from an ordinary start.
+    pub fn run_with(&self, change: impl FnOnce(&mut Command)) -> Running {
+        let mut station = self.station(&["run", "--headless"]);
+        change(&mut station);
+        let mut child = station
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -124,9 +130,10 @@ dps = "main"
         let (sender, reports) = mpsc::channel(REPORTS_MAX);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
+                let at = Instant::now();
                 let report = serde_json::from_str(&line);
                 let report = report.unwrap_or_else(|error| panic!("{line}: {error}"));
-                if sender.blocking_send(report).is_err() {
+                if sender.blocking_send((at, report)).is_err() {
                     return;
                 }
             }
@@ -159,13 +166,25 @@ pub fn device(dir: &Path, number: usize) -> SharedDevice {
 impl Running {
     /// The next report.
     pub async fn report(&mut self) -> Report {
+        self.timed_report().await.1
+    }
+
+    /// The next report, and when it came.
+    pub async fn timed_report(&mut self) -> (Instant, Report) {
         let next = tokio::time::timeout(SILENCE_MAX, self.reports.recv()).await;
         next.expect("the station lives").expect("the station runs")
     }
 
     /// What the station has used so far (`proc(5)`: `status`, `stat`).
     pub fn used(&self) -> Used {
-        let proc = Path::new("/proc").join(self.child.id().to_string());
+        Used::by(self.child.id())
+    }
+}
+
+impl Used {
+    /// What a process has used so far.
+    pub fn by(process: u32) -> Self {
+        let proc = Path::new("/proc").join(process.to_string());
         let status = fs::read_to_string(proc.join("status")).unwrap();
         let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
         let peak = peak.unwrap().trim().trim_end_matches(" kB");
@@ -174,7 +193,7 @@ impl Running {
         let (_, fields) = stat.rsplit_once(") ").unwrap();
         let ticks = fields.split(' ').skip(11).take(2);
         let ticks: u64 = ticks.map(|field| field.parse::<u64>().unwrap()).sum();
-        Used {
+        Self {
             peak_kb: peak.parse().unwrap(),
             cpu_ms: ticks * TICK_MS,
         }

@@ -1,12 +1,13 @@
-//! What must be said to provision a device, in bytes on the wire: the list.
+//! What must be said to provision a device in the maps of the group's page and of the settings group: the list. Between
+//! the floor, which has the contents alone, and what a dialogue spends.
 
 use dps_station::link::smp::{self, Header, Map, Op, Packet, Version, frame, group};
 
-/// Bytes that a reply may have in one frame: Zephyr's packet buffer, without length and checksum
-/// (`fixtures/device/smp_server.rs`).
-const REPLY: usize = 384 - 4;
 /// The longest common DER ECDSA signature with P-256, in bytes.
 const SIGNATURE: usize = 72;
+
+/// Bytes of a packet buffer that are no packet: length and checksum.
+const AROUND: usize = 4;
 
 /// What is particular to a device.
 pub struct Said {
@@ -23,9 +24,8 @@ pub struct Said {
     pub endpoint: String,
 }
 
-/// Bytes that must pass, both ways, from a device that was found until it is sealed: payloads in frames of the size
-/// that was agreed on, two lines to the device and its packet buffer from it.
-pub fn bytes(said: &Said) -> u64 {
+/// Bytes that must pass, both ways, from plug to seal, in frames that fill the device's packet buffer.
+pub fn bytes(said: &Said, buf_size: usize) -> u64 {
     let sha = [0; 32];
     let rid = || Map::new().uint("rid", u64::from(u32::MAX));
     let identity = Map::new()
@@ -44,7 +44,7 @@ pub fn bytes(said: &Said) -> u64 {
             rid().text("cn", &said.device_id),
             rid().uint("len", 999).bytes("sha", &sha),
         ),
-        // How often it has started, the restart, and that it has started once more.
+        // Who it is, the restart, and that it has started once more.
         (Map::new(), identity.clone()),
         (Map::new(), Map::new()),
         (Map::new(), identity),
@@ -68,7 +68,7 @@ pub fn bytes(said: &Said) -> u64 {
         all.push((name, Map::new().bytes("val", value)));
     }
     // The chain goes in; the request and the chain come out.
-    let room = frame::packet_in(2, frame::LINE_LENGTH) - smp::HEADER_LENGTH;
+    let room = buf_size - AROUND - smp::HEADER_LENGTH;
     let parts_in = parts(&said.chain, room, &Map::new().uint("obj", 1));
     all.extend(
         parts_in
@@ -76,7 +76,7 @@ pub fn bytes(said: &Said) -> u64 {
             .map(|part| (part, Map::new().uint("off", 999))),
     );
     for object in [&said.request, &said.chain] {
-        for part in parts(object, REPLY - smp::HEADER_LENGTH, &Map::new()) {
+        for part in parts(object, room, &Map::new()) {
             all.push((Map::new().uint("obj", 1).uint("off", 999), part));
         }
     }
