@@ -112,6 +112,11 @@ dps = "main"
         device(self.dir.path(), number)
     }
 
+    /// The folder that all of it is in.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Starts the station.
     pub fn run(&self) -> Running {
         self.run_with(|_| ())
@@ -175,9 +180,14 @@ impl Running {
         next.expect("the station lives").expect("the station runs")
     }
 
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What the station has used so far (`proc(5)`: `status`, `stat`).
     pub fn used(&self) -> Used {
-        Used::by(self.child.id())
+        Used::by(self.process())
     }
 }
 

@@ -15,12 +15,14 @@ mod figures;
 #[path = "line/floor.rs"]
 mod floor;
 #[path = "hall.rs"]
+#[allow(dead_code)] // the script's bench uses the rest
 mod hall;
 #[path = "line/necessary.rs"]
 mod necessary;
 #[path = "line/pace.rs"]
 mod pace;
 #[path = "line/shift.rs"]
+#[allow(dead_code)] // the script's bench uses the rest
 mod shift;
 #[path = "line/swap.rs"]
 mod swap;

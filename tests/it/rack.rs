@@ -1,6 +1,7 @@
 //! A full rack: 64 bays at once, by the real program, on whatever processors there are.
 
 #[path = "../bench/hall.rs"]
+#[allow(dead_code)] // the benches use the rest
 mod hall;
 
 use dps_station::fixtures::device::{Cable, run_device};

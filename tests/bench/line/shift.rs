@@ -10,6 +10,7 @@ use dps_station::provision::device::Identification;
 use dps_station::provision::event::{Event, Recorded};
 use dps_station::provision::floor::Report;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ pub struct Shift {
     hall: Hall,
     lines: Vec<Line>,
     times: Times,
-    devices: usize,
+    made: usize,
     rounds: usize,
 }
 
@@ -33,6 +34,8 @@ pub struct Shift {
 pub struct Cycle {
     /// From power to the verdict, as whoever reads the reports sees it.
     pub took: Duration,
+    /// The part of it from the first question that it answered.
+    pub job: Duration,
     /// From power to the report of its arrival.
     pub noticed: Duration,
     pub floor: Duration,
@@ -68,7 +71,7 @@ impl Shift {
             hall,
             lines,
             times: times.clone(),
-            devices: 0,
+            made: 0,
             rounds: 0,
         };
         if !hotplug {
@@ -80,13 +83,38 @@ impl Shift {
 
     /// A device that was in no bay yet.
     pub fn device(&mut self) -> SharedDevice {
-        self.devices += 1;
-        self.hall.device(self.devices - 1)
+        self.made += 1;
+        self.hall.device(self.made - 1)
+    }
+
+    /// So many devices that were in no bay yet.
+    pub fn devices(&mut self, count: usize) -> Vec<SharedDevice> {
+        (0..count).map(|_| self.device()).collect()
+    }
+
+    /// Lets a device pass; gives the CA's certificate in DER, as the device has it.
+    pub async fn certificate_of_the_ca(&mut self) -> Vec<u8> {
+        let device = self.device();
+        self.lines[0].put(Some(Arc::clone(&device))).await.unwrap();
+        self.passed().await;
+        self.change(None).await;
+        let mut chain = device.lock().unwrap().certificates();
+        chain.pop().unwrap()
+    }
+
+    /// The folder that all of it is in.
+    pub fn dir(&self) -> &Path {
+        self.hall.dir()
+    }
+
+    /// The station's process.
+    pub fn process(&self) -> u32 {
+        self.station.process()
     }
 
     /// Every bay gets a device at the same moment, and each passes.
     pub async fn round(&mut self) -> Vec<Cycle> {
-        let devices: Vec<_> = self.hall.bays().map(|_| self.device()).collect();
+        let devices = self.devices(self.lines.len());
         self.at_any_moment().await;
         let mut plugged = Vec::new();
         for (line, device) in self.lines.iter().zip(&devices) {
@@ -208,6 +236,7 @@ impl Way {
         let maps = necessary::bytes(&said, buf_size);
         Cycle {
             took: passed - plugged,
+            job: passed - tally.asked.unwrap().into_std(),
             noticed: self.arrived.unwrap() - plugged,
             floor: floor::time(least.bytes, tally.own, times),
             least,
