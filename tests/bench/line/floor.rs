@@ -103,7 +103,8 @@ pub fn buf_size(device: &SharedDevice) -> usize {
     answer.body.get_size("buf_size").unwrap()
 }
 
-fn exchange(there: usize, back: usize, buf_size: usize) -> Least {
+/// The least of one exchange with contents of so many bytes each way.
+pub fn exchange(there: usize, back: usize, buf_size: usize) -> Least {
     let overhead = smp::HEADER_LENGTH + Map::new().encode().len();
     let room = buf_size - AROUND - overhead;
     let frames = there.div_ceil(room).max(back.div_ceil(room)).max(1);
