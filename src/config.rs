@@ -3,6 +3,8 @@
 //! Paths in the file are relative to the file. Secrets are never in it: it says where they lie
 //! (`file:PATH` or `env:NAME`); only a simulated line may spell them out.
 
+mod desired;
+mod place;
 mod product;
 mod secret;
 mod stock;
@@ -11,7 +13,10 @@ mod value;
 pub use product::ProductConfig;
 pub use secret::Secret;
 
+use place::{Places, Wrong};
+
 use crate::link::LinkOptions;
+use crate::provision::bounds::within;
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::device::Attestation;
 use crate::provision::endorsement::VendorRoots;
@@ -25,7 +30,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use toml::Spanned;
+
+/// The longest that is said of what is wrong in the file, in characters: all keys of a table have room.
+const WRONG_MAX: usize = 600;
 
 /// All of `station.toml`.
 #[derive(Debug, Deserialize)]
@@ -54,6 +61,11 @@ pub struct Config {
     /// The folder of the file; what its paths are relative to.
     #[serde(skip)]
     pub folder: PathBuf,
+    /// The file itself, and where its keys stand.
+    #[serde(skip)]
+    file: PathBuf,
+    #[serde(skip)]
+    places: Places,
 }
 
 /// `[station]`.
@@ -72,7 +84,7 @@ pub struct StationConfig {
     #[serde(default)]
     pub link_amber: LinkLimits,
     /// The largest that the ledger may become, in pages of 4096 bytes; unlimited when absent.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "value::pages")]
     pub ledger_pages_max: Option<u32>,
 }
 
@@ -90,7 +102,7 @@ pub struct ShiftConfig {
 #[serde(deny_unknown_fields)]
 pub struct BayConfig {
     /// Its name, as the operator calls it.
-    pub name: Spanned<String>,
+    pub name: String,
     /// The path of its port: `/dev/serial/by-path/…`, or any path that stays the same.
     pub port: PathBuf,
     /// Whether the port comes and goes with the device, as with USB; else it must always be there.
@@ -106,7 +118,7 @@ pub struct BayConfig {
 #[serde(deny_unknown_fields)]
 pub struct CaConfig {
     /// Its name.
-    pub name: Spanned<String>,
+    pub name: String,
     /// The PKCS#11 module.
     pub module: PathBuf,
     /// Label of the token.
@@ -134,23 +146,36 @@ pub struct CaConfig {
 #[serde(deny_unknown_fields)]
 pub struct DpsConfig {
     /// Its name.
-    pub name: Spanned<String>,
+    pub name: String,
     /// Its ID scope; injected.
     #[serde(deserialize_with = "value::id_scope")]
     pub id_scope: String,
     /// The global endpoint; injected. A host name, with a port where it is not 443.
     #[serde(deserialize_with = "value::endpoint")]
     pub global_endpoint: String,
-    /// URL of the service API.
-    pub service_url: String,
+    /// URL of the service API. Absent together with the credential where nothing is enrolled: on a line whose products
+    /// are injection-only.
+    #[serde(default)]
+    pub service_url: Option<String>,
     /// Where the connection string lies.
-    pub credential: Secret,
+    #[serde(default)]
+    pub credential: Option<Secret>,
     /// PEM file that replaces the public roots, for an emulator or a proxy.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-    /// This station's share of the service's quota, in operations a minute.
-    #[serde(default = "default_share", deserialize_with = "value::share")]
+    /// This station's share of the service's quota, in operations a minute: at most all that one instance takes.
+    #[serde(
+        default = "default_share",
+        deserialize_with = "within::<_, _, 1, 1_000>"
+    )]
     pub share: u32,
+}
+
+impl DpsConfig {
+    /// URL and credential of its service; none where it is only injected.
+    pub fn service(&self) -> Option<(&str, &Secret)> {
+        Some((self.service_url.as_deref()?, self.credential.as_ref()?))
+    }
 }
 
 /// What is wrong with a configuration; the sentence names the file, the line, the thing and the next step.
@@ -204,20 +229,32 @@ impl Config {
     }
 
     fn parse(text: &str, path: &Path, folder: &Path) -> Result<Self, ConfigError> {
-        let wrong = |offset: usize, what: String| ConfigError::Wrong {
+        let wrong = |(line, what): (usize, String)| ConfigError::Wrong {
             path: path.to_owned(),
-            line: text[..offset.min(text.len())].matches('\n').count() + 1,
-            what,
+            line,
+            what: harmless(&what, WRONG_MAX),
         };
-        let mut config: Self = toml::from_str(text).map_err(|error| {
-            let what = error.message().replace('\n', " ");
-            wrong(error.span().map_or(0, |span| span.start), what)
-        })?;
+        let said = |error: &toml::de::Error| error.message().replace('\n', " ");
+        let place = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+        let places = Places::of(text)
+            .map_err(|error| wrong((place::line_in(text, place(&error)), said(&error))))?;
+        let mut config: Self = toml::from_str(text)
+            .map_err(|error| wrong(places.told_at(place(&error), &said(&error))))?;
         config.folder = folder.to_owned();
-        config
-            .check()
-            .map_err(|(offset, what)| wrong(offset, what))?;
+        config.file = path.to_owned();
+        config.places = places;
+        config.check().map_err(|error| config.wrong(error))?;
         Ok(config)
+    }
+
+    /// What is wrong in the file, as a sentence.
+    fn wrong(&self, wrong: Wrong) -> ConfigError {
+        let (line, what) = self.places.told(wrong);
+        ConfigError::Wrong {
+            path: self.file.clone(),
+            line,
+            what: harmless(&what, WRONG_MAX),
+        }
     }
 
     /// A path of the file, as seen from where the program runs.
@@ -227,12 +264,17 @@ impl Config {
 
     /// The CA of that name.
     pub fn ca(&self, name: &str) -> Option<&CaConfig> {
-        self.cas.iter().find(|ca| ca.name.get_ref() == name)
+        self.cas.iter().find(|ca| ca.name == name)
     }
 
     /// The DPS instance of that name.
     pub fn dps(&self, name: &str) -> Option<&DpsConfig> {
-        self.dps.iter().find(|dps| dps.name.get_ref() == name)
+        self.dps.iter().find(|dps| dps.name == name)
+    }
+
+    /// The DPS instances in which something is enrolled.
+    pub fn enrolling(&self) -> impl Iterator<Item = &DpsConfig> {
+        self.dps.iter().filter(|dps| dps.service().is_some())
     }
 
     /// Resolves a product: reads its CA's certificates and fixes its digest. `roots` are those of its `vendor_roots`.
@@ -241,19 +283,17 @@ impl Config {
         product: &ProductConfig,
         roots: Arc<VendorRoots>,
     ) -> Result<Product, ConfigError> {
-        let ca = match product.ca.as_ref().and_then(|name| self.ca(name.get_ref())) {
+        let ca = match product.ca.as_ref().and_then(|name| self.ca(name)) {
             Some(ca) if product.attestation == Some(Attestation::X509) => Some(SigningCa {
-                name: ca.name.get_ref().clone(),
+                name: ca.name.clone(),
                 issuing: read_certificate(&self.path(&ca.issuing))?,
                 root: read_certificate(&self.path(&ca.root))?,
             }),
             _ => None,
         };
-        let dps = self
-            .dps(product.dps.get_ref())
-            .ok_or_else(|| missing_dps(product))?;
+        let dps = self.dps(&product.dps).ok_or_else(|| missing_dps(product))?;
         let mut resolved = Product {
-            name: product.name.get_ref().clone(),
+            name: product.name.clone(),
             model: product.model.clone(),
             firmware: product.firmware.clone(),
             usb: product.usb.clone(),
@@ -264,7 +304,7 @@ impl Config {
             ca,
             profile: product.certificate.clone(),
             dps: DpsTarget {
-                name: dps.name.get_ref().clone(),
+                name: dps.name.clone(),
                 id_scope: dps.id_scope.clone(),
                 global_endpoint: dps.global_endpoint.clone(),
             },
@@ -302,55 +342,100 @@ impl Config {
         }
     }
 
-    fn check(&self) -> Result<(), (usize, String)> {
+    fn check(&self) -> Result<(), Wrong> {
         unique("bay", self.bays.iter().map(|b| &b.name))?;
         unique("product", self.products.iter().map(|p| &p.name))?;
         unique("ca", self.cas.iter().map(|c| &c.name))?;
         unique("dps", self.dps.iter().map(|d| &d.name))?;
         let mut ports = std::collections::BTreeSet::new();
-        for bay in &self.bays {
-            if !ports.insert(&bay.port) {
+        for (number, bay) in self.bays.iter().enumerate() {
+            if !ports.insert(self.path(&bay.port)) {
                 let what = format!("two bays have the port {}", bay.port.display());
-                return Err((bay.name.span().start, what));
+                return Err(Wrong::at(&[&"bay", &number, &"port"], what));
             }
         }
-        for product in &self.products {
-            product.check(self)?;
-        }
-        stock::keys_differ(&self.products)?;
-        let secrets = self.cas.iter().map(|ca| (&ca.name, &ca.pin));
-        for (name, secret) in secrets.chain(self.dps.iter().map(|dps| (&dps.name, &dps.credential)))
-        {
-            if matches!(secret, Secret::Plain(_)) && !self.station.simulated {
+        for (number, dps) in self.dps.iter().enumerate() {
+            if dps.service_url.is_some() != dps.credential.is_some() {
+                let (has, lacks) = match dps.service_url {
+                    Some(_) => ("service_url", "credential"),
+                    None => ("credential", "service_url"),
+                };
                 let what = format!(
-                    "{} has a secret in plain text: write file:PATH or env:NAME",
-                    name.get_ref()
+                    "dps {} has a {has} and no {lacks}: both are needed to enroll, and neither to inject only",
+                    dps.name
                 );
-                return Err((name.span().start, what));
+                return Err(Wrong::at(&[&"dps", &number, &has], what));
+            }
+        }
+        for (number, product) in self.products.iter().enumerate() {
+            let within = |wrong: Wrong| wrong.under(&[&"product", &number]);
+            product.check(self).map_err(within)?;
+        }
+        told_apart(&self.products)?;
+        stock::keys_differ(&self.products)?;
+        if let Some(limit) = self.loopback.passes_anything() {
+            let what = "with it, a port that gives back nothing of the pattern would pass";
+            return Err(Wrong::at(&[&"loopback", &limit], what.to_owned()));
+        }
+        self.no_plain_secret()
+    }
+
+    /// Only a simulated line may spell out its secrets.
+    fn no_plain_secret(&self) -> Result<(), Wrong> {
+        let pins = self.cas.iter().enumerate();
+        let pins = pins.map(|(number, ca)| ("ca", number, "pin", &ca.name, &ca.pin));
+        let keys = self.dps.iter().enumerate();
+        let keys = keys.filter_map(|(number, dps)| {
+            let credential = dps.credential.as_ref()?;
+            Some(("dps", number, "credential", &dps.name, credential))
+        });
+        for (table, number, key, name, secret) in pins.chain(keys) {
+            if matches!(secret, Secret::Plain(_)) && !self.station.simulated {
+                let what =
+                    format!("{name} has a secret in plain text: write file:PATH or env:NAME");
+                return Err(Wrong::at(&[&table, &number, &key], what));
             }
         }
         Ok(())
     }
 }
 
-fn unique<'a>(
-    what: &str,
-    names: impl Iterator<Item = &'a Spanned<String>>,
-) -> Result<(), (usize, String)> {
+fn unique<'a>(table: &str, names: impl Iterator<Item = &'a String>) -> Result<(), Wrong> {
     let mut seen = std::collections::BTreeSet::new();
-    for name in names {
-        if name.get_ref().is_empty() {
-            return Err((name.span().start, format!("a {what} has an empty name")));
-        }
-        if harmless(name.get_ref(), usize::MAX) != *name.get_ref() {
-            let what = format!("the name of a {what} has characters that cannot be shown");
-            return Err((name.span().start, what));
-        }
-        if !seen.insert(name.get_ref()) {
-            return Err((
-                name.span().start,
-                format!("two {what} entries are named {:?}", name.get_ref()),
-            ));
+    for (number, name) in names.enumerate() {
+        let what = if name.is_empty() {
+            format!("a {table} has an empty name")
+        } else if harmless(name, usize::MAX) != *name {
+            format!("the name of a {table} has characters that cannot be shown")
+        } else if !seen.insert(name) {
+            format!("two {table} entries are named {name:?}")
+        } else {
+            continue;
+        };
+        return Err(Wrong::at(&[&table, &number, &"name"], what));
+    }
+    Ok(())
+}
+
+/// Devices of two products are told apart by their model, by whether their firmware is stock firmware, and by the USB
+/// device that they are behind; the first product in the file that fits a device gets it.
+fn told_apart(products: &[ProductConfig]) -> Result<(), Wrong> {
+    let same = |one: &ProductConfig, other: &ProductConfig| {
+        one.model == other.model && one.attestation.is_none() == other.attestation.is_none()
+    };
+    for (number, later) in products.iter().enumerate() {
+        for earlier in products[..number]
+            .iter()
+            .filter(|earlier| same(earlier, later))
+        {
+            let behind_one = earlier.usb.iter().any(|id| later.usb.contains(id));
+            if earlier.usb.is_empty() || behind_one {
+                let what = format!(
+                    "products {} and {} both take devices of model {:?}, and the second would get none: give them models that differ, or usb IDs of their own",
+                    earlier.name, later.name, later.model
+                );
+                return Err(Wrong::at(&[&"product", &number, &"model"], what));
+            }
         }
     }
     Ok(())
@@ -358,7 +443,7 @@ fn unique<'a>(
 
 fn missing_dps(product: &ProductConfig) -> ConfigError {
     ConfigError::Missing {
-        what: format!("product {} names no known dps", product.name.get_ref()),
+        what: format!("product {} names no known dps", product.name),
         next: "add the [[dps]] entry".to_owned(),
     }
 }
@@ -455,7 +540,7 @@ dps = "main"
             ),
             (
                 format!("{LINE}inject = {{ value_limit = 32 }}\n"),
-                "line 21: ",
+                "line 26: product.inject: ",
                 "has 37 bytes, and the device gives back no more than 32",
             ),
             (
@@ -480,8 +565,8 @@ dps = "main"
             ),
             (
                 LINE.replace("credential =", "share = 0\ncredential ="),
-                "line 13: ",
-                "at least 1",
+                "line 13: dps.share: ",
+                "from 1 to 1000",
             ),
             (
                 LINE.replace("dps = \"main\"", "dps = \"other\""),
@@ -490,12 +575,12 @@ dps = "main"
             ),
             (
                 LINE.replace("ca = \"factory\"\n", ""),
-                "line 21: ",
+                "line 23: ",
                 "names no ca",
             ),
             (
                 LINE.replace("pin = \"file:pin\"", "pin = \"1234\""),
-                "line 15: ",
+                "line 19: ca.pin: ",
                 "plain text",
             ),
             (
@@ -505,7 +590,7 @@ dps = "main"
             ),
             (
                 format!("{LINE}[[bay]]\nname = \"2\"\nport = \"/dev/serial/by-path/a\"\n"),
-                "line 27: ",
+                "line 28: ",
                 "two bays",
             ),
             (
@@ -520,7 +605,7 @@ dps = "main"
             ),
             (
                 format!("{LINE}[product.device_id]\nsource = \"allocated\"\n"),
-                "line 21: ",
+                "line 26: ",
                 "need a format",
             ),
             (
@@ -551,7 +636,8 @@ dps = "main"
         let config = with(by_prefix).expect("parses");
         assert_eq!(config.products[0].attestation, None);
         let one_more = stock[stock.find("[[product]]").expect("there")..]
-            .replace("name = \"gw\"", "name = \"gw-2\"");
+            .replace("name = \"gw\"", "name = \"gw-2\"")
+            .replace("GW-100", "GW-101");
         let twice = format!("{by_prefix}\n{one_more}[product.inject]\nid_key = \"factory/serial\"");
         for (result, what) in [
             (with(""), "needs inject.id_key"),

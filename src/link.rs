@@ -52,7 +52,9 @@ pub use device::{Device, Observation, Reply};
 pub use driver::{Driver, Found, Injection, ValueType, of_product, who};
 pub use error::LinkError;
 
+use crate::provision::bounds::within;
 use crate::provision::device::Identification;
+use crate::provision::loopback::RATE;
 use port::Port;
 use serde::{Deserialize, Serialize};
 use session::Session;
@@ -74,30 +76,42 @@ pub struct DeviceLink {
 #[serde(default, deny_unknown_fields)]
 pub struct LinkOptions {
     /// Bits per second; USB CDC ACM and pseudo-terminals ignore it.
+    #[serde(deserialize_with = "within::<_, _, { *RATE.start() as u64 }, { *RATE.end() as u64 }>")]
     pub baud: u32,
     /// Longest packet to begin with, in bytes. 182 fit two lines, which is what a Zephyr server buffers by default.
+    #[serde(deserialize_with = "within::<_, _, 89, 4_096>")]
     pub frame_size: usize,
     /// Longest packet to try for when a session opens, in bytes: the size doubles from `frame_size` as long as an
     /// echo of that size comes back.
+    #[serde(deserialize_with = "within::<_, _, 89, 4_096>")]
     pub frame_limit: usize,
     /// Longest line, in bytes, with marker and newline.
+    #[serde(deserialize_with = "within::<_, _, 7, 4_096>")]
     pub line_length: usize,
     /// Pause between the lines of a packet, in milliseconds.
+    #[serde(deserialize_with = "within::<_, _, 0, 1_000>")]
     pub line_pause_ms: u64,
     /// How long to wait for an ordinary answer, in milliseconds.
+    #[serde(deserialize_with = "within::<_, _, 10, 60_000>")]
     pub answer_ms: u64,
     /// How long to wait in all for a key to be made or a TPM to work, in milliseconds.
+    #[serde(deserialize_with = "within::<_, _, 100, 600_000>")]
     pub slow_answer_ms: u64,
     /// How long all commands to a device's TPM in one step may take, in milliseconds: the slowest TPM known makes an
     /// RSA key in 7.5 s, and two may have to be made.
+    #[serde(deserialize_with = "within::<_, _, 100, 600_000>")]
     pub tpm_ms: u64,
     /// How long a device may take to start anew, in milliseconds.
+    #[serde(deserialize_with = "within::<_, _, 100, 600_000>")]
     pub restart_ms: u64,
     /// How long what has appeared in the bay may take to say who it is, in milliseconds.
+    #[serde(deserialize_with = "within::<_, _, 100, 600_000>")]
     pub arrival_ms: u64,
     /// How often an ordinary request is sent, at least once.
+    #[serde(deserialize_with = "within::<_, _, 1, 100>")]
     pub tries: u32,
     /// Number of the provisioning user group.
+    #[serde(deserialize_with = "within::<_, _, 64, 65_535>")]
     pub user_group: u16,
     /// Level to set on DTR after opening; absent leaves it as the system sets it.
     pub dtr: Option<bool>,

@@ -1,6 +1,7 @@
 //! The thinking part: no I/O, no clock, no randomness. Time, random bytes and signatures enter as arguments.
 
 pub mod batch;
+pub mod bounds;
 pub mod bytes;
 pub mod certificate;
 pub mod device;

@@ -48,7 +48,7 @@ pub(super) async fn run(context: &Context, command: CaCommand) -> Result<Exit, F
     };
     match command {
         CaCommand::Init { ca, .. } => {
-            let wanted = |c: &&CaConfig| ca.as_ref().is_none_or(|name| name == c.name.get_ref());
+            let wanted = |c: &&CaConfig| ca.as_ref().is_none_or(|name| *name == c.name);
             let chosen: Vec<_> = config.cas.iter().filter(wanted).collect();
             if chosen.is_empty() {
                 return Err(Failure::usage(
@@ -57,7 +57,7 @@ pub(super) async fn run(context: &Context, command: CaCommand) -> Result<Exit, F
             }
             for ca in chosen {
                 init(&config, ca, &ledger).await?;
-                let name = ca.name.get_ref();
+                let name = &ca.name;
                 let issuing = config.path(&ca.issuing);
                 context.print(
                     &json!({"ca": name, "issuing": issuing, "root": config.path(&ca.root)}),
@@ -73,7 +73,7 @@ pub(super) async fn run(context: &Context, command: CaCommand) -> Result<Exit, F
 
 /// Makes a root and an issuing CA, unless they are there; what an earlier, interrupted run left half done is finished.
 pub(super) async fn init(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Result<(), Failure> {
-    let name = ca.name.get_ref();
+    let name = &ca.name;
     abandon_open(ledger, name).await?;
     let hsm = parts::hsm(config, ca).await?;
     let root_label = format!("{}-root", ca.label);

@@ -272,7 +272,7 @@ async fn finish(
         shift::close(ledger, &open.shift).await?;
     }
     let mut exit = Exit::Done;
-    for entry in &config.dps {
+    for entry in config.enrolling() {
         let dps = parts::dps(config, entry)?;
         let summary = crate::enroller::drain(ledger, &dps, entry.share).await;
         if !summary.all_settled() {

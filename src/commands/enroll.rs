@@ -34,9 +34,12 @@ pub(super) async fn enroll(context: &Context, args: EnrollArgs) -> Result<Exit, 
     let ledger = parts::ledger_of(&config, &args.actor).await?;
     let mut ends = Vec::new();
     for entry in &config.dps {
-        ends.push(match args.dry_run {
-            true => foresee(context, &config, entry, &ledger).await,
-            false => settle(context, &config, entry, &ledger).await,
+        ends.push(if only_injected(entry, &ledger).await? {
+            nothing_to_enroll(context, entry)
+        } else if args.dry_run {
+            foresee(context, &config, entry, &ledger).await
+        } else {
+            settle(context, &config, entry, &ledger).await
         });
     }
     ledger.close().await?;
@@ -49,6 +52,9 @@ pub(super) async fn reconcile(context: &Context) -> Result<Exit, Failure> {
     let ledger = parts::ledger(&config).await?;
     let mut ends = Vec::new();
     for entry in &config.dps {
+        if only_injected(entry, &ledger).await? {
+            continue;
+        }
         ends.push(compare(context, &config, entry, &ledger).await);
     }
     ledger.close().await?;
@@ -70,6 +76,38 @@ fn together(ends: Vec<Result<Exit, Failure>>) -> Result<Exit, Failure> {
         }
     }
     failed.map_or(Ok(exit), Err)
+}
+
+/// Whether a DPS instance is only injected: it has no service, and no record waits for it. One that has none while a
+/// record waits is said by [`parts::dps`].
+async fn only_injected(entry: &DpsConfig, ledger: &Ledger) -> Result<bool, Failure> {
+    if entry.service().is_some() {
+        return Ok(false);
+    }
+    for state in NOT_SETTLED {
+        let filter = OutboxFilter {
+            dps: Some(entry.name.clone()),
+            state: Some(*state),
+            limit: Some(1),
+            ..OutboxFilter::default()
+        };
+        if !ledger.outbox(filter).await?.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn nothing_to_enroll(context: &Context, entry: &DpsConfig) -> Result<Exit, Failure> {
+    let text = format!(
+        "{}: it is only injected, and nothing is enrolled in it",
+        entry.name
+    );
+    let object = json!({
+        "dps": entry.name, "enrolled": 0, "refused": 0, "disabled": 0, "deferred": 0, "pending": 0,
+    });
+    context.print(&object, &text)?;
+    Ok(Exit::Done)
 }
 
 async fn foresee(

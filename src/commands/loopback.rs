@@ -65,13 +65,13 @@ pub(super) async fn run(context: &Context, args: LoopbackArgs) -> Result<Exit, F
 /// A bay by its name or its port, else a bare port.
 fn find(config: &Config, place: &str) -> Result<Place, Failure> {
     let bay = config.bays.iter().find(|bay| {
-        bay.name.get_ref() == place
+        bay.name == place
             || bay.port == Path::new(place)
             || config.path(&bay.port) == Path::new(place)
     });
     match bay {
         Some(bay) => Ok(Place {
-            bay: Some(bay.name.get_ref().clone()),
+            bay: Some(bay.name.clone()),
             path: config.path(&bay.port),
             link: bay.link.clone(),
         }),

@@ -84,13 +84,18 @@ pub(super) async fn hsm(config: &Config, ca: &CaConfig) -> Result<Hsm, Failure> 
     .await?)
 }
 
-/// A client of a DPS instance.
+/// A client of a DPS instance in which something is enrolled.
 pub(super) fn dps(config: &Config, dps: &DpsConfig) -> Result<Dps, Failure> {
-    let name = dps.name.get_ref().clone();
-    let credential = config.secret(&dps.credential, &format!("the credential of dps {name}"))?;
+    let name = dps.name.clone();
+    let Some((service_url, credential)) = dps.service() else {
+        return Err(Failure::usage(format!(
+            "nothing can be enrolled in dps {name}: give it a service_url and a credential in station.toml"
+        )));
+    };
+    let credential = config.secret(credential, &format!("the credential of dps {name}"))?;
     let options = DpsOptions {
         name: name.clone(),
-        service_url: dps.service_url.clone(),
+        service_url: service_url.to_owned(),
         credential,
         ca_file: dps.ca_file.as_ref().map(|path| config.path(path)),
         api_version: API_VERSION.to_owned(),
@@ -103,17 +108,14 @@ pub(super) fn dps(config: &Config, dps: &DpsConfig) -> Result<Dps, Failure> {
 pub(super) async fn line(config: &Config, ledger: Ledger) -> Result<Line, Failure> {
     let mut signers = BTreeMap::new();
     for ca in &config.cas {
-        signers.insert(
-            ca.name.get_ref().clone(),
-            signer(config, ca, &ledger).await?,
-        );
+        signers.insert(ca.name.clone(), signer(config, ca, &ledger).await?);
     }
     let mut products = Vec::new();
     for product in &config.products {
         let signer = product
             .ca
             .as_ref()
-            .and_then(|name| signers.get(name.get_ref()).cloned());
+            .and_then(|name| signers.get(name).cloned());
         products.push(LineProduct {
             product: Arc::new(config.resolve(product, roots(config, product)?)?),
             driver: link::of_product(product.inject.clone(), &product.model),
@@ -137,7 +139,7 @@ pub(super) fn roots(config: &Config, product: &ProductConfig) -> Result<Arc<Vend
     };
     let path = config.path(path);
     let wrong = |what: String| {
-        let product = product.name.get_ref();
+        let product = &product.name;
         Failure::usage(format!("{what}: correct vendor_roots of product {product}"))
     };
     let roots = tpm::roots::load(&path).map_err(|error| wrong(error.to_string()))?;
@@ -153,7 +155,7 @@ pub(super) fn roots(config: &Config, product: &ProductConfig) -> Result<Arc<Vend
 
 /// The signer of a CA, after its start-up self-test: the key in the HSM is the one in the certificate.
 async fn signer(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Result<CaKey, Failure> {
-    let name = ca.name.get_ref();
+    let name = &ca.name;
     let certificate = crate::config::read_certificate(&config.path(&ca.issuing))?;
     let issuer = Issuer::parse(name, &certificate.0)?;
     let hsm = hsm(config, ca).await?;

@@ -157,7 +157,7 @@ pub(super) async fn assemble(
     station::close_open_attempts(&line).await?;
     let (sender, reports) = mpsc::channel(REPORTS_MAX);
     let bays = config.bays.iter().map(|bay| Bay {
-        name: bay.name.get_ref().clone(),
+        name: bay.name.clone(),
         port: config.path(&bay.port),
         hotplug: bay.hotplug,
         link: bay.link.clone(),
@@ -169,7 +169,7 @@ pub(super) async fn assemble(
     });
     let bays = bays.collect();
     let mut clouds = Vec::new();
-    for dps in &config.dps {
+    for dps in config.enrolling() {
         clouds.push((Arc::new(parts::dps(config, dps)?), dps.share));
     }
     let station = Station {

@@ -1,7 +1,9 @@
 //! The `[[product]]` entries of `station.toml`.
 
-use super::{Config, stock};
+use super::place::Wrong;
+use super::{Config, desired, stock};
 use crate::link::Injection;
+use crate::provision::bounds::within;
 use crate::provision::certificate::Profile;
 use crate::provision::device::{Attestation, Holding};
 use crate::provision::endorsement::{EmptyHandle, EndorsementPolicy};
@@ -10,14 +12,13 @@ use crate::provision::product::UsbId;
 use crate::words;
 use serde::Deserialize;
 use std::path::PathBuf;
-use toml::Spanned;
 
 /// `[[product]]`: what a device of a model should become.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProductConfig {
     /// Its name.
-    pub name: Spanned<String>,
+    pub name: String,
     /// The model that its devices say they are.
     pub model: String,
     /// Firmware versions that may be provisioned; empty for any.
@@ -34,9 +35,9 @@ pub struct ProductConfig {
     pub device_id: Naming,
     /// Name of the CA; needed for X.509.
     #[serde(default)]
-    pub ca: Option<Spanned<String>>,
+    pub ca: Option<String>,
     /// Name of the DPS instance.
-    pub dps: Spanned<String>,
+    pub dps: String,
     /// What each certificate contains.
     #[serde(default)]
     pub certificate: Profile,
@@ -53,7 +54,10 @@ pub struct ProductConfig {
     #[serde(default)]
     pub inject: Injection,
     /// The longest that one step with a device may take, in milliseconds.
-    #[serde(default = "default_step_deadline")]
+    #[serde(
+        default = "default_step_deadline",
+        deserialize_with = "within::<_, _, 1_000, 3_600_000>"
+    )]
     pub step_deadline_ms: u64,
     /// Desired properties of the initial twin.
     #[serde(default)]
@@ -61,16 +65,21 @@ pub struct ProductConfig {
 }
 
 impl ProductConfig {
-    /// What is wrong with it: where that stands in the file, in bytes, and what.
-    pub(super) fn check(&self, config: &Config) -> Result<(), (usize, String)> {
-        let name = self.name.get_ref();
-        let Some(dps) = config.dps(self.dps.get_ref()) else {
-            let what = format!(
-                "product {name} names dps {:?}, and there is none",
-                self.dps.get_ref()
-            );
-            return Err((self.dps.span().start, what));
+    /// What is wrong with it.
+    pub(super) fn check(&self, config: &Config) -> Result<(), Wrong> {
+        let name = &self.name;
+        let wrong = |key: &str, what: String| Err(Wrong::at(&[&key], what));
+        let Some(dps) = config.dps(&self.dps) else {
+            let what = format!("product {name} names dps {:?}, and there is none", self.dps);
+            return wrong("dps", what);
         };
+        if self.attestation.is_some() && dps.service().is_none() {
+            let what = format!(
+                "devices of product {name} are enrolled, and dps {} has no service_url and credential for that",
+                dps.name
+            );
+            return wrong("dps", what);
+        }
         let holding = Holding {
             id_scope: dps.id_scope.clone(),
             global_endpoint: dps.global_endpoint.clone(),
@@ -78,35 +87,32 @@ impl ProductConfig {
             certificate_sha256: None,
         };
         if let Err(why) = self.inject.fits(&holding) {
-            return Err((
-                self.name.span().start,
-                format!("product {name}: {}", words::misfit(&why)),
-            ));
+            return wrong("inject", format!("product {name}: {}", words::misfit(&why)));
         }
         if let Err(error) = self.device_id.check() {
-            return Err((self.name.span().start, format!("product {name}: {error}")));
+            return wrong("device_id", format!("product {name}: {error}"));
         }
         if let Some(why) = stock::wrong(self) {
-            return Err((self.name.span().start, format!("product {name} {why}")));
+            return wrong("attestation", format!("product {name} {why}"));
+        }
+        if let Some(values) = &self.initial_desired {
+            desired::check(values).map_err(|wrong| wrong.under(&[&"initial_desired"]))?;
         }
         match (&self.ca, self.attestation) {
-            (Some(ca), _) if config.ca(ca.get_ref()).is_none() => Err((
-                ca.span().start,
-                format!(
-                    "product {name} names ca {:?}, and there is none",
-                    ca.get_ref()
-                ),
-            )),
-            (None, Some(Attestation::X509)) => Err((
-                self.name.span().start,
+            (Some(ca), _) if config.ca(ca).is_none() => wrong(
+                "ca",
+                format!("product {name} names ca {ca:?}, and there is none"),
+            ),
+            (None, Some(Attestation::X509)) => wrong(
+                "attestation",
                 format!("product {name} uses X.509 and names no ca"),
-            )),
+            ),
             (_, Some(Attestation::Tpm))
                 if self.vendor_roots.is_none()
                     && !matches!(self.endorsement, EndorsementPolicy::Waived { .. }) =>
             {
                 let what = format!("product {name} uses a TPM and names no vendor_roots");
-                Err((self.name.span().start, what))
+                wrong("attestation", what)
             }
             _ => Ok(()),
         }

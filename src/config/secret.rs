@@ -1,7 +1,9 @@
 //! Where a secret of `station.toml` lies; its text is never shown.
 
 use secrecy::SecretString;
+use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
+use std::fmt;
 use std::path::PathBuf;
 
 /// Where a secret lies.
@@ -17,17 +19,45 @@ pub enum Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Ok(match text.split_once(':') {
-            Some(("file", path)) => Self::File(PathBuf::from(path)),
-            Some(("env", name)) => Self::Environment(name.to_owned()),
-            _ => Self::Plain(SecretString::from(text)),
-        })
+        deserializer.deserialize_any(Place)
     }
 }
 
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// Takes a text, and refuses a number without saying it: it may be a PIN.
+struct Place;
+
+impl Visitor<'_> for Place {
+    type Value = Secret;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, file:PATH or env:NAME")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Secret, E> {
+        match text.split_once(':') {
+            Some(("file" | "env", "")) => {
+                Err(E::custom("after file: a path, and after env: a name"))
+            }
+            Some(("file", path)) => Ok(Secret::File(PathBuf::from(path))),
+            Some(("env", name)) => Ok(Secret::Environment(name.to_owned())),
+            _ if text.is_empty() => Err(E::custom("it is empty: write file:PATH or env:NAME")),
+            _ => Ok(Secret::Plain(SecretString::from(text))),
+        }
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Secret, E> {
+        Err(E::custom(
+            "a secret is no number: write file:PATH or env:NAME in quotation marks",
+        ))
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Secret, E> {
+        self.visit_i64(0)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "file:{}", path.display()),
             Self::Environment(name) => write!(f, "env:{name}"),

@@ -1,6 +1,7 @@
 //! What `station.toml` says of products whose devices have stock firmware, which can only be injected.
 
 use super::ProductConfig;
+use super::place::Wrong;
 use crate::provision::device::Attestation;
 use crate::provision::injected::Readback;
 use serde::{Deserialize, Deserializer};
@@ -28,14 +29,17 @@ pub(super) fn wrong(product: &ProductConfig) -> Option<&'static str> {
 }
 
 /// Devices with stock firmware are told apart by nothing but the key that they have their ID under.
-pub(super) fn keys_differ(products: &[ProductConfig]) -> Result<(), (usize, String)> {
+pub(super) fn keys_differ(products: &[ProductConfig]) -> Result<(), Wrong> {
     let mut seen = BTreeSet::new();
-    for product in products {
+    for (number, product) in products.iter().enumerate() {
         if let Some(key) = &product.inject.id_key
             && !seen.insert(key)
         {
             let what = format!("two products have the id_key {key:?}");
-            return Err((product.name.span().start, what));
+            return Err(Wrong::at(
+                &[&"product", &number, &"inject", &"id_key"],
+                what,
+            ));
         }
     }
     Ok(())

@@ -2,6 +2,7 @@
 //!
 //! What is injected is checked here: a wrong endpoint would only be noticed weeks later, in every device at once.
 
+use crate::provision::bounds::within;
 use crate::provision::fault::harmless;
 use serde::de::{Deserialize, Deserializer, Error};
 
@@ -39,12 +40,9 @@ pub fn endpoint<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> 
     )
 }
 
-/// A share of the service's quota: with none, nothing would ever be enrolled.
-pub fn share<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
-    match u32::deserialize(from)? {
-        0 => Err(D::Error::custom("a share is at least 1 operation a minute")),
-        share => Ok(share),
-    }
+/// How many pages the ledger may have: what SQLite takes.
+pub fn pages<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    within::<_, u32, 1, 4_294_967_294>(from).map(Some)
 }
 
 fn checked<'de, D: Deserializer<'de>>(

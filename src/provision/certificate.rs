@@ -34,6 +34,7 @@ pub use form::assemble;
 pub use issuer::Issuer;
 pub use request::Csr;
 
+use super::bounds::within;
 pub use super::fault::{KeyKind, KeyPolicy};
 use serde::{Deserialize, Serialize};
 
@@ -43,9 +44,13 @@ use serde::{Deserialize, Serialize};
 pub struct Profile {
     /// Organization in the subject, at most 64 characters; absent for a subject of the common name alone.
     pub organization: Option<String>,
-    /// How long a certificate is valid, in days from the moment of drafting; never beyond its CA's own end.
+    /// How long a certificate is valid, in days from the moment of drafting; never beyond its CA's own end, and at most
+    /// until about the year 9999, the last that a certificate can name.
+    #[serde(deserialize_with = "within::<_, _, 1, 2_900_000>")]
     pub validity_days: u32,
-    /// How far before the moment of drafting its validity begins, in minutes: room for a device's slow clock.
+    /// How far before the moment of drafting its validity begins, in minutes: room for a device's slow clock;
+    /// a year at most.
+    #[serde(deserialize_with = "within::<_, _, 0, 525_600>")]
     pub backdate_minutes: u32,
     /// The keys that a device may ask a certificate for.
     pub keys: KeyPolicy,

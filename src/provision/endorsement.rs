@@ -33,7 +33,7 @@ pub enum EmptyHandle {
 
 /// What is demanded of an endorsement key.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "certificate")]
+#[serde(rename_all = "kebab-case", tag = "certificate", try_from = "Stated")]
 pub enum EndorsementPolicy {
     /// An EK certificate that chains to a vendor root.
     #[default]
@@ -45,6 +45,37 @@ pub enum EndorsementPolicy {
         /// Why less is accepted.
         reason: String,
     },
+}
+
+/// The policy as a product states it: with a reason where, and only where, the certificate is waived.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stated {
+    certificate: Demand,
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Demand {
+    Required,
+    IfPresent,
+    Waived,
+}
+
+impl TryFrom<Stated> for EndorsementPolicy {
+    type Error = &'static str;
+    fn try_from(stated: Stated) -> Result<Self, Self::Error> {
+        match (stated.certificate, stated.reason) {
+            (Demand::Required, None) => Ok(Self::Required),
+            (Demand::IfPresent, None) => Ok(Self::IfPresent),
+            (Demand::Waived, Some(reason)) if !reason.trim().is_empty() => {
+                Ok(Self::Waived { reason })
+            }
+            (Demand::Waived, _) => Err("a certificate is waived for a reason: name it as `reason`"),
+            (_, Some(_)) => Err("a reason is for a certificate that is waived: leave it out"),
+        }
+    }
 }
 
 /// Judges an endorsement key by its certificate (the content of the NV index, padding included) at the time `now`,

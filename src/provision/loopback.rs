@@ -2,12 +2,11 @@
 //!
 //! Invariant: a result passes only if every rate of it passed, and a result without a rate never does.
 
+use super::bounds::within;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::ops::RangeInclusive;
 
-/// How long a pattern may be, in bytes: long enough for a sequence, short enough to be kept whole.
-const BYTES: RangeInclusive<u32> = 64..=1_048_576;
 /// Rates that can be tested, in bits per second.
 pub const RATE: RangeInclusive<u32> = 300..=4_000_000;
 /// Most rates of one test.
@@ -20,8 +19,9 @@ pub struct Limits {
     /// Bits per second to test at, each within [`RATE`], at most 16; empty for the bay's own.
     #[serde(deserialize_with = "rates")]
     pub rates: Vec<u32>,
-    /// Length of the pattern at each rate, within 64 to 1,048,576 bytes.
-    #[serde(deserialize_with = "bytes")]
+    /// Length of the pattern at each rate, within 64 to 1,048,576 bytes: long enough for a sequence, short enough to be
+    /// kept whole.
+    #[serde(deserialize_with = "within::<_, _, 64, 1_048_576>")]
     pub bytes: u32,
     /// Most bits that may come back wrong, at each rate.
     pub bit_errors_max: u64,
@@ -29,6 +29,7 @@ pub struct Limits {
     pub lost_max: u64,
     /// The longest that one byte may take to go and come back, in milliseconds. An FTDI adapter with its default
     /// latency timer takes 16.
+    #[serde(deserialize_with = "within::<_, _, 1, 60_000>")]
     pub latency_max_ms: u32,
 }
 
@@ -99,6 +100,20 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The limit that would let a port pass that gives back nothing but noise, or nothing at all.
+    pub fn passes_anything(&self) -> Option<&'static str> {
+        /// Of eight bits of noise, four are wrong.
+        const NOISE: u64 = 4;
+        let bytes = u64::from(self.bytes);
+        if self.bit_errors_max >= bytes * NOISE {
+            Some("bit_errors_max")
+        } else if self.lost_max >= bytes {
+            Some("lost_max")
+        } else {
+            None
+        }
+    }
+
     /// Whether what was found at a rate is within the limits.
     pub fn allow(&self, found: &RateResult) -> bool {
         found.errors.bit_errors <= self.bit_errors_max
@@ -166,17 +181,6 @@ fn rates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Erro
         )));
     }
     Ok(rates)
-}
-
-fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    let bytes = u32::deserialize(deserializer)?;
-    if !BYTES.contains(&bytes) {
-        let (low, high) = (BYTES.start(), BYTES.end());
-        return Err(D::Error::custom(format!(
-            "bytes is a number from {low} to {high}"
-        )));
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

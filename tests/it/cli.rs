@@ -61,7 +61,7 @@ fn a_wrong_configuration_is_named_with_its_line() {
             &["simulated", "scripts/release"],
         ),
         ("[shift]", "[shift", &["line 7"]),
-        ("share = 10000", "share = -1", &["line ", "-1"]),
+        ("share = 1000", "share = -1", &["line ", "-1"]),
     ];
     for (old, new, names) in cases {
         edit(&factory, old, new);

@@ -5,6 +5,7 @@
 mod certificate;
 mod cli;
 mod codes;
+mod configuration;
 mod driver;
 mod emulator;
 mod enroll;

@@ -42,7 +42,7 @@ fn suggested_bays_can_be_pasted_and_leave_out_what_is_a_bay_or_has_no_lasting_na
     fs::write(&path, format!("{line}{suggested}")).unwrap();
     let config = Config::read(&path).unwrap();
     assert_eq!(config.bays.len(), 64);
-    assert_eq!(config.bays[2].name.get_ref(), "3");
+    assert_eq!(config.bays[2].name, "3");
     assert_eq!(Some(&config.bays[63].port), ports[63].by_path.as_ref());
 }
 

@@ -18,7 +18,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     let mut terminals: Vec<(&str, PathBuf)> = Vec::new();
     for bay in &config.bays {
         let path = config.path(&bay.port);
-        let name = bay.name.get_ref();
+        let name = &bay.name;
         let terminal = path.canonicalize().ok();
         let other = terminals
             .iter()
@@ -44,7 +44,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
 }
 
 fn trouble(bay: &BayConfig, error: &LinkError) -> Option<Failure> {
-    let fault = link_fault(bay.name.get_ref(), error);
+    let fault = link_fault(&bay.name, error);
     match &fault {
         Fault::PortMissing { .. } if bay.hotplug => None,
         Fault::PortMissing { .. } | Fault::NotAPort { .. } => {

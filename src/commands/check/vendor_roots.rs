@@ -21,7 +21,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
 fn finding(config: &Config, product: &ProductConfig, path: &Path) -> Finding {
     let what = format!(
         "vendor roots of product {} at {}",
-        product.name.get_ref(),
+        product.name,
         config.path(path).display()
     );
     match parts::roots(config, product) {

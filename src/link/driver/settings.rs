@@ -3,6 +3,7 @@
 use crate::link::LinkError;
 use crate::link::session::{Patience, Question, Session};
 use crate::link::smp::{self, Map, Op};
+use crate::provision::bounds::within;
 use crate::provision::device::Holding;
 use crate::provision::dialogue::{Grounds, Item, Misfit, Verb};
 use crate::provision::fault::harmless;
@@ -33,6 +34,7 @@ pub struct Injection {
     pub value: ValueType,
     /// The longest value that the device gives back whole, in bytes. Zephyr's own limit is 32
     /// (`MCUMGR_GRP_SETTINGS_VALUE_LEN`); firmware with the provisioning group has 253.
+    #[serde(deserialize_with = "within::<_, _, 1, 256>")]
     pub value_limit: usize,
     /// Key under which a device with stock firmware has its own ID; for injection-only products, which need it.
     #[serde(skip_serializing_if = "Option::is_none")]
