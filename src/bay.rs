@@ -3,6 +3,7 @@
 //! Data goes one way: what the device says becomes a fact, the job makes an event of it, the ledger makes that
 //! durable, and only then does the job move and anybody hear of it.
 
+mod attempt;
 mod faults;
 mod loopback;
 mod memory;
@@ -17,9 +18,8 @@ pub(crate) use faults::{link_fault, loopback_fault};
 pub use scans::Scans;
 
 use crate::hsm::Hsm;
-use crate::ledger::{Claim, Ledger, LedgerError, Reserved};
+use crate::ledger::{Ledger, LedgerError};
 use crate::link::{DeviceLink, Driver, Found, LinkHealth, LinkOptions};
-use crate::provision::bytes::Digest;
 use crate::provision::certificate::Issuer;
 use crate::provision::device::{DeviceId, Identification};
 use crate::provision::event::{Event, Recorded};
@@ -30,6 +30,7 @@ use crate::provision::job::{IllegalTransition, Job, Next};
 use crate::provision::loopback::Limits;
 use crate::provision::product::Product;
 use crate::provision::verdict::Verdict;
+use attempt::Attempt;
 use faults::in_two_bays;
 use memory::Memory;
 use naming::Names;
@@ -40,7 +41,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::Instrument;
-use ulid::Ulid;
 
 /// One place for one device.
 pub struct Bay {
@@ -168,33 +168,22 @@ impl Bay {
         found: Result<Found, Fault>,
         memory: &mut Memory,
     ) -> Result<Option<Identification>, StationFault> {
-        let now = self.now();
-        let attempt = Ulid::from_parts(
-            u64::try_from(now).unwrap_or_default(),
-            perform::random_u128(),
-        );
+        let mut attempt = Attempt::new(self.now());
         let arrived = Event::Arrived {
             bay: self.name.clone(),
             port: self.port.display().to_string(),
         };
-        let recorded = self
-            .line
-            .ledger
-            .arrive(attempt, &arrived)
-            .await
-            .map_err(StationFault::ledger)?;
-        self.report_event(recorded).await;
-
+        attempt.push(self.now(), None, arrived);
         let found = match found {
             Ok(found) => found,
             Err(fault) => {
-                self.end(attempt, fault).await?;
+                self.end(&mut attempt, fault).await?;
                 return Ok(None);
             }
         };
         let device = &found.identification.device_id;
         if let Some(other) = self.enter(device) {
-            self.end(attempt, in_two_bays(device, &other)).await?;
+            self.end(&mut attempt, in_two_bays(device, &other)).await?;
             return Ok(Some(found.identification));
         }
         let began = link.health();
@@ -207,7 +196,7 @@ impl Bay {
     /// The job of an identified device, from claim to disposition.
     async fn job(
         &self,
-        attempt: Ulid,
+        mut attempt: Attempt,
         link: &mut DeviceLink,
         found: Found,
         memory: &mut Memory,
@@ -218,31 +207,35 @@ impl Bay {
             Err(fault) => {
                 let fault = self.blame(fault, memory).await;
                 let found = found.identification;
-                if let Some(claim) = self.identify(attempt, &found, Names::default()).await? {
-                    let measured = link.health().since(began);
-                    self.record(&claim, &unjudged(fault), None, measured)
-                        .await?;
-                }
+                let device = self.identify(&mut attempt, &found, Names::default());
+                let measured = link.health().since(began);
+                self.queue(&mut attempt, None, unjudged(fault), measured);
+                self.settle(&mut attempt, &device, None, measured).await?;
                 return Ok(found);
             }
         };
         let found = found.identification;
-        let names = match self
-            .name(attempt, link, &found, &made.product.naming)
-            .await?
-        {
+        let naming = &made.product.naming;
+        let names = match self.name(&mut attempt, link, &found, naming).await? {
             Ok(names) => names,
             Err(fault) => {
                 let fault = self.blame(fault, memory).await;
-                self.end(attempt, fault).await?;
+                self.end(&mut attempt, fault).await?;
                 return Ok(found);
             }
         };
-        let Some(claim) = self.identify(attempt, &found, names).await? else {
-            return Ok(found);
-        };
+        let device = self.identify(&mut attempt, &found, names);
         let measured = link.health().since(began);
-        let Some(mut job) = self.recover(&claim, &made.product, measured).await? else {
+        // A name that does not come from the device may be in use elsewhere until the claim is on record.
+        if !naming.is_the_devices() {
+            self.settle(&mut attempt, &device, None, measured).await?;
+            if attempt.claim.is_none() {
+                return Ok(found);
+            }
+        }
+        let product = &made.product;
+        let recovered = self.recover(&mut attempt, &device, product, measured);
+        let Some(mut job) = recovered.await? else {
             return Ok(found);
         };
         let mut work = perform::Work {
@@ -250,7 +243,7 @@ impl Bay {
             device: made.driver.device(link),
             tpm_limit: Duration::from_millis(self.link.tpm_ms),
             made,
-            name: claim.device(),
+            name: &device,
             clock: self.line.clock,
             memory,
             began,
@@ -258,7 +251,7 @@ impl Bay {
             last: found,
             resetting: false,
         };
-        let ended = self.drive(&claim, &mut job, &mut work).await?;
+        let ended = self.drive(&mut attempt, &mut job, &mut work).await?;
         if matches!(
             ended,
             Verdict::Passed | Verdict::Recognised | Verdict::Injected
@@ -272,139 +265,73 @@ impl Bay {
     /// ends the attempt.
     async fn recover(
         &self,
-        claim: &Claim,
+        attempt: &mut Attempt,
+        device: &DeviceId,
         product: &Arc<Product>,
         measured: LinkHealth,
     ) -> Result<Option<Job>, StationFault> {
-        let events = self.line.ledger.events(claim.device()).await;
+        let events = self.line.ledger.events(device).await;
         let events = events.map_err(StationFault::ledger)?;
-        let recovered = Job::recover(claim.device().clone(), Arc::clone(product), &events);
+        let recovered = Job::recover(device.clone(), Arc::clone(product), &events);
         let damage = match recovered {
             Ok(job) => return Ok(Some(job)),
             Err(error) => unjudged(StationFault::damaged(error).0),
         };
-        self.record(claim, &damage, None, measured).await?;
+        self.queue(attempt, None, damage, measured);
+        self.settle(attempt, device, None, measured).await?;
         Ok(None)
     }
 
-    /// Binds the attempt to the unit by its name; no claim where the ledger refuses that, which ends the attempt.
-    async fn identify(
-        &self,
-        attempt: Ulid,
-        found: &Identification,
-        names: Names,
-    ) -> Result<Option<Claim>, StationFault> {
+    /// Binds the attempt to the unit by its name, which it gives.
+    fn identify(&self, attempt: &mut Attempt, found: &Identification, names: Names) -> DeviceId {
         let identified = Event::Identified {
             identification: found.clone(),
             assigned: names.assigned,
             scanned: names.scanned,
         };
-        match self.line.ledger.identify(attempt, &identified).await {
-            Ok((claim, recorded)) => {
-                self.report_event(recorded).await;
-                Ok(Some(claim))
-            }
-            Err(error) => {
-                let device = identified.identified().unwrap_or(&found.device_id);
-                self.end(attempt, refusal(device, error)?).await?;
-                Ok(None)
-            }
-        }
+        let device = identified.identified().unwrap_or(&found.device_id).clone();
+        attempt.push(self.now(), None, identified);
+        device
     }
 
-    /// The heart: record, move, tell; until the job is done.
+    /// The heart: find out what comes next, do it, and have it on record before anything follows that must not be done
+    /// twice; until the job is done.
     async fn drive(
         &self,
-        claim: &Claim,
+        attempt: &mut Attempt,
         job: &mut Job,
         work: &mut perform::Work<'_>,
     ) -> Result<Verdict, StationFault> {
+        let mut ahead = job.ahead();
+        for event in attempt.waiting() {
+            ahead.foresee(event).map_err(StationFault::damaged)?;
+        }
         loop {
-            let event = match job.next() {
+            if ahead.must_be_on_record() && attempt.waits() {
+                let measured = work.measured();
+                work.reserved = self
+                    .settle(attempt, work.name, Some(&mut *job), measured)
+                    .await?;
+                if attempt.claim.is_none() {
+                    return Ok(Verdict::Interrupted); // another device is known by this name
+                }
+                ahead = job.ahead();
+            }
+            let event = match ahead.next() {
                 Next::Done(verdict) => return Ok(verdict),
                 Next::Record(event) => event,
                 Next::Do(effect) => {
                     let step = traced::step(&effect);
-                    job.interpret(work.perform(effect).instrument(step).await)
+                    ahead.interpret(work.perform(effect).instrument(step).await)
                 }
             };
             let event = work.of_the_unit_here(event).await;
-            let (recorded, reserved) = self
-                .record(claim, &event, Some(job), work.measured())
-                .await?;
-            work.reserved = reserved;
-            job.apply(&recorded).map_err(StationFault::damaged)?;
-            if let Event::Failed { fault, .. } = &recorded.event
-                && job.frees_id()
-            {
-                self.give_back(claim.device(), &work.last, fault).await?;
+            let before = attempt.waiting().count();
+            self.queue(attempt, Some(&*job), event, work.measured());
+            for event in attempt.waiting().skip(before) {
+                ahead.foresee(event).map_err(StationFault::damaged)?;
             }
         }
-    }
-
-    /// Makes an event durable and tells of it; with a reservation comes the right to have it signed. Where the ledger
-    /// refuses the event because another device has the same identity, that refusal is the verdict, and is recorded
-    /// instead.
-    async fn record(
-        &self,
-        claim: &Claim,
-        event: &Event,
-        job: Option<&Job>,
-        measured: LinkHealth,
-    ) -> Result<(Recorded, Option<Reserved>), StationFault> {
-        let digest = job.and_then(Job::product_digest);
-        match self.append(claim, digest, event, measured).await {
-            Ok(answer) => Ok(answer),
-            Err(error) => {
-                let fault = refusal(claim.device(), error)?;
-                let verdict = match job {
-                    Some(job) => job.verdict(fault),
-                    None => unjudged(fault),
-                };
-                self.append(claim, digest, &verdict, measured)
-                    .await
-                    .map_err(StationFault::ledger)
-            }
-        }
-    }
-
-    /// Appends an event; before one that ends the attempt, how well the link worked in it.
-    async fn append(
-        &self,
-        claim: &Claim,
-        digest: Option<Digest>,
-        event: &Event,
-        measured: LinkHealth,
-    ) -> Result<(Recorded, Option<Reserved>), LedgerError> {
-        let ledger = &self.line.ledger;
-        if event.ends_attempt() {
-            let measured = Event::LinkMeasured { health: measured };
-            let recorded = ledger.append(claim, digest, &measured).await?;
-            self.report_event(recorded).await;
-        }
-        let (recorded, reserved) = match event {
-            Event::SerialReserved { reservation } => {
-                let reservation = reservation.clone();
-                let (recorded, right) = ledger.reserve_for(claim, digest, reservation).await?;
-                (recorded, Some(right))
-            }
-            event => (ledger.append(claim, digest, event).await?, None),
-        };
-        self.report_event(recorded.clone()).await;
-        Ok((recorded, reserved))
-    }
-
-    /// Ends an attempt that never got a device of its own.
-    async fn end(&self, attempt: Ulid, fault: Fault) -> Result<(), StationFault> {
-        let ended = Event::Interrupted { fault };
-        let recorded = self
-            .line
-            .ledger
-            .end_attempt(attempt, &ended)
-            .await
-            .map_err(StationFault::ledger)?;
-        self.report_event(recorded).await;
-        Ok(())
     }
 
     /// Notes that a device is in this bay; the other bay's name if it is in one already.

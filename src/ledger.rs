@@ -16,6 +16,10 @@
 //! - **SQLite, built in.** The line needs durable commits, unique identities and a file that can be carried; it does
 //!   not need a server that can be down. Debian 12's SQLite is too old for rusqlite, and the bundled one is the same on
 //!   every station. Migrations need no crate: they are a replay.
+//! - **Few commits a device.** A sync costs milliseconds, and a device has fourteen events. Those between which lie only
+//!   effects that may safely be done again become durable together ([`Ledger::append_all`]), each with the time at
+//!   which it happened: a commit before each signature and each write to the device, and none more. What is on record is
+//!   therefore in the order in which it was committed; between two bays, the times need not be.
 //! - **One writer thread, which syncs every commit.** What waits in its queue shares a commit. The head of the chain is
 //!   read inside each write transaction and never kept, because `enroll` and `shift` may write while `run` does.
 
@@ -32,6 +36,7 @@ mod read;
 mod reserved;
 mod sql;
 mod store;
+mod together;
 mod verify;
 mod wal;
 mod writer;
@@ -49,6 +54,7 @@ pub use reserved::Reserved;
 pub use store::{
     APPLICATION_ID, Migration, Options, Pragmas, beside, station_lock, station_lock_path,
 };
+pub use together::{Happened, Refused, Written};
 pub use verify::{Damage, Place, Report, verify};
 
 use crate::provision::bytes::{Blob, Digest};
@@ -65,7 +71,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use ulid::Ulid;
-use writer::{Request, Subject, Write, Writer, Written};
+use writer::{Request, Subject, Write, Writer};
 
 /// How long to wait for the writer's answer, its queue included.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -120,16 +126,14 @@ impl Ledger {
 
     /// Opens `attempt` with [`Event::Arrived`].
     pub async fn arrive(&self, attempt: Ulid, event: &Event) -> Result<Recorded, LedgerError> {
-        let written = self.write(Subject::Attempt(attempt), None, event).await?;
-        Ok(written.recorded)
+        self.write_one(Subject::Attempt(attempt), None, event).await
     }
 
     /// Gives a device ID to the unit that `attempt` waits for, with [`Event::IdCheckedOut`].
     ///
     /// [`LedgerError::Taken`]: another unit has it. [`LedgerError::Duplicate`]: this one has another.
     pub async fn check_out(&self, attempt: Ulid, event: &Event) -> Result<Recorded, LedgerError> {
-        let written = self.write(Subject::Attempt(attempt), None, event).await?;
-        Ok(written.recorded)
+        self.write_one(Subject::Attempt(attempt), None, event).await
     }
 
     /// Binds `attempt` to a device with [`Event::Identified`], and takes the claim on it from whoever holds it.
@@ -142,16 +146,14 @@ impl Ledger {
         event: &Event,
     ) -> Result<(Claim, Recorded), LedgerError> {
         let written = self.write(Subject::Attempt(attempt), None, event).await?;
-        let claim = written
-            .claim
-            .ok_or_else(|| LedgerError::Illegal(format!("{} identifies nothing", event.kind())))?;
-        Ok((claim, written.recorded))
+        let illegal = || LedgerError::Illegal(format!("{} identifies nothing", event.kind()));
+        let claim = written.claim.ok_or_else(illegal)?;
+        Ok((claim, only(written.recorded)))
     }
 
     /// Ends `attempt`, whether it has a device or not, with [`Event::Interrupted`].
     pub async fn end_attempt(&self, attempt: Ulid, event: &Event) -> Result<Recorded, LedgerError> {
-        let written = self.write(Subject::Attempt(attempt), None, event).await?;
-        Ok(written.recorded)
+        self.write_one(Subject::Attempt(attempt), None, event).await
     }
 
     /// Records what happened to the device of `claim`. A reservation that is to be signed goes through
@@ -167,7 +169,28 @@ impl Ledger {
         event: &Event,
     ) -> Result<Recorded, LedgerError> {
         let subject = Subject::Claim(claim.clone());
-        Ok(self.write(subject, product_digest, event).await?.recorded)
+        self.write_one(subject, product_digest, event).await
+    }
+
+    /// Records the beginning of `attempt`: [`Event::Arrived`], and what follows it, in one commit; or nothing.
+    ///
+    /// What follows [`Event::Identified`] belongs to the claim that it takes, and is refused as by
+    /// [`Ledger::append_all`].
+    ///
+    /// # Errors
+    /// Those of [`Ledger::identify`], with the place of the event.
+    pub async fn begin(&self, attempt: Ulid, events: &[Happened]) -> Result<Written, Refused> {
+        let subject = Subject::Attempt(attempt);
+        self.write_all(subject, events.to_vec()).await
+    }
+
+    /// Records what happened to the device of `claim` in one commit; all of it, or nothing.
+    ///
+    /// # Errors
+    /// Those of [`Ledger::append`], with the place of the event.
+    pub async fn append_all(&self, claim: &Claim, events: &[Happened]) -> Result<Written, Refused> {
+        let subject = Subject::Claim(claim.clone());
+        self.write_all(subject, events.to_vec()).await
     }
 
     /// Records what belongs to no attempt: device IDs that are given back, shifts, loopback tests, charges, enrollment results (their device is looked up), and
@@ -176,7 +199,7 @@ impl Ledger {
     /// A definite result for a record that waits needs a charge that names it in `sending`. A result that was charged
     /// before the content changed is recorded, and the record stays to be sent.
     pub async fn record(&self, event: &Event) -> Result<Recorded, LedgerError> {
-        Ok(self.write(Subject::Station, None, event).await?.recorded)
+        self.write_one(Subject::Station, None, event).await
     }
 
     /// The settings of the writer's connection.
@@ -280,28 +303,49 @@ impl Ledger {
             .await
     }
 
+    async fn write_one(
+        &self,
+        subject: Subject,
+        product_digest: Option<Digest>,
+        event: &Event,
+    ) -> Result<Recorded, LedgerError> {
+        let written = self.write(subject, product_digest, event).await?;
+        Ok(only(written.recorded))
+    }
+
     async fn write(
         &self,
         subject: Subject,
         product_digest: Option<Digest>,
         event: &Event,
     ) -> Result<Written, LedgerError> {
+        let happened = Happened {
+            at_ms: None,
+            product_digest,
+            event: event.clone(),
+        };
+        let written = self.write_all(subject, vec![happened]).await;
+        written.map_err(|refused| refused.error)
+    }
+
+    async fn write_all(&self, subject: Subject, events: Vec<Happened>) -> Result<Written, Refused> {
         let write = Write {
             subject,
             person: self.person.clone(),
-            product_digest,
-            event: event.clone(),
+            events,
         };
         self.ask(|answer| Request::Write(Box::new(write), answer))
             .await
     }
 
-    async fn ask<T>(
+    async fn ask<T, E: From<LedgerError>>(
         &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, LedgerError>>) -> Request,
-    ) -> Result<T, LedgerError> {
-        let closed = || LedgerError::Closed {
-            path: self.path.to_path_buf(),
+        request: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Request,
+    ) -> Result<T, E> {
+        let closed = || {
+            E::from(LedgerError::Closed {
+                path: self.path.to_path_buf(),
+            })
         };
         let (answer, answered) = oneshot::channel();
         let exchange = async {
@@ -312,9 +356,9 @@ impl Ledger {
         tokio::time::timeout(ANSWER_LIMIT, exchange)
             .await
             .unwrap_or_else(|_| {
-                Err(LedgerError::Silent {
+                Err(E::from(LedgerError::Silent {
                     path: self.path.to_path_buf(),
-                })
+                }))
             })
     }
 
@@ -343,4 +387,9 @@ impl Ledger {
             })
         })
     }
+}
+
+/// The record of the one event that was written.
+fn only(mut recorded: Vec<Recorded>) -> Recorded {
+    recorded.pop().expect("what is written is recorded")
 }

@@ -1,5 +1,6 @@
 //! What the unit in the bay is to be called: by itself, by its label, or by the next number.
 
+use super::attempt::Attempt;
 use super::faults::{in_two_bays, no_port_list, no_product, wrong_label};
 use super::presence::PRESENCE_TIMEOUT;
 use super::{Bay, LineProduct, StationFault, refusal};
@@ -64,12 +65,16 @@ impl Bay {
     /// A microcontroller that is on record keeps the name that it has there.
     pub(super) async fn name(
         &self,
-        attempt: Ulid,
+        attempt: &mut Attempt,
         link: &mut DeviceLink,
         found: &Identification,
         naming: &Naming,
     ) -> Tried<Names> {
         let mut names = Names::default();
+        if naming.is_the_devices() {
+            return Ok(Ok(names));
+        }
+        self.begin(attempt).await?;
         if naming.wants_scan() {
             match self.label(link, found).await {
                 Ok(label) => names.scanned = Some(label),
@@ -98,7 +103,7 @@ impl Bay {
                     format: format.clone(),
                 })
             }),
-            (None, None) => self.check_out(attempt, format, &found.uid).await?,
+            (None, None) => self.check_out(attempt.id, format, &found.uid).await?,
         };
         Ok(name.and_then(|name| {
             if name != found.device_id
@@ -137,24 +142,6 @@ impl Bay {
         }
         let format = format.clone();
         Ok(Err(Fault::NoFreeId { format }))
-    }
-
-    /// The unit failed before its number meant anything: the next one may have it.
-    pub(super) async fn give_back(
-        &self,
-        device: &DeviceId,
-        unit: &Identification,
-        fault: &Fault,
-    ) -> Result<(), StationFault> {
-        let returned = Event::IdReturned {
-            device_id: device.clone(),
-            uid: unit.uid.clone(),
-            reason: Box::new(fault.clone()),
-        };
-        let recorded = self.line.ledger.record(&returned).await;
-        let recorded = recorded.map_err(StationFault::ledger)?;
-        self.report_event(recorded).await;
-        Ok(())
     }
 
     /// The unit's label: the one scanned last for this bay, or the next one, as long as the unit is there.

@@ -1,7 +1,7 @@
 //! The right to one signature: what the ledger answers when a reservation is on record, and nobody else can make.
 
-use super::writer::{Subject, Written};
-use super::{Claim, Ledger, LedgerError};
+use super::writer::Subject;
+use super::{Claim, Ledger, LedgerError, Written, only};
 use crate::provision::bytes::Digest;
 use crate::provision::event::{Event, Recorded, Reservation};
 
@@ -122,6 +122,6 @@ impl Ledger {
             recorded, reserved, ..
         } = self.write(subject, product_digest, &event).await?;
         let reserved = reserved.expect("the writer answers a reservation with the right to it");
-        Ok((recorded, reserved))
+        Ok((only(recorded), reserved))
     }
 }

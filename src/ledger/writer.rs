@@ -3,8 +3,8 @@
 use super::failure::Failure;
 use super::migrate;
 use super::store::{self, Pragmas};
+use super::together::{Happened, Refused, Written};
 use super::{Claim, LedgerError, Options, Reserved, chain, project};
-use crate::provision::bytes::Digest;
 use crate::provision::device::{DeviceId, RegistrationId};
 use crate::provision::event::{Event, Recorded};
 use crate::provision::person::Person;
@@ -22,7 +22,7 @@ const BATCH: usize = 64;
 
 /// What the writer can be asked.
 pub enum Request {
-    /// Record an event.
+    /// Record one event or several.
     Write(Box<Write>, Answer),
     /// Report the settings of the writer's connection.
     Pragmas(oneshot::Sender<Result<Pragmas, LedgerError>>),
@@ -31,18 +31,16 @@ pub enum Request {
 }
 
 /// Where the outcome of a write goes.
-type Answer = oneshot::Sender<Result<Written, LedgerError>>;
+type Answer = oneshot::Sender<Result<Written, Refused>>;
 
-/// An event to be recorded.
+/// Events to be recorded together: all of them, or none.
 pub struct Write {
-    /// On whose behalf.
+    /// On whose behalf; what follows an identification is on behalf of the claim that it took.
     pub subject: Subject,
     /// The person who does it; none where the station acts by itself.
     pub person: Option<Arc<Person>>,
-    /// Digest of the product's definition in force.
-    pub product_digest: Option<Digest>,
-    /// What happened.
-    pub event: Event,
+    /// What happened, in order; at least one.
+    pub events: Vec<Happened>,
 }
 
 /// On whose behalf an event is recorded; it decides which events are possible.
@@ -54,17 +52,6 @@ pub enum Subject {
     Claim(Claim),
     /// The station: shifts, charges, enrollment, signatures that are for no device.
     Station,
-}
-
-/// A recorded event, and what else its writer needs to know.
-#[derive(Debug)]
-pub struct Written {
-    /// The event as it stands in the ledger.
-    pub recorded: Recorded,
-    /// The claim that it took, if it was an identification.
-    pub claim: Option<Claim>,
-    /// The right to a signature, if it was a reservation; there once it is committed.
-    pub reserved: Option<Reserved>,
 }
 
 /// The writer's side of the ledger.
@@ -127,7 +114,7 @@ impl Writer {
                     alone.pop().expect("one outcome for each write")
                 })
                 .collect(),
-            Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
+            Err(error) => batch.iter().map(|_| Err(error.clone().into())).collect(),
         };
         for ((_, answer), outcome) in batch.into_iter().zip(outcomes) {
             let _ = answer.send(outcome);
@@ -138,7 +125,7 @@ impl Writer {
     fn write_all<'a>(
         &mut self,
         writes: impl Iterator<Item = &'a Write>,
-    ) -> Result<Vec<Result<Written, LedgerError>>, LedgerError> {
+    ) -> Result<Vec<Result<Written, Refused>>, LedgerError> {
         let (station, clock, path) = (&self.station, self.clock, &self.path);
         let at = |error: rusqlite::Error| Failure::from(error).at(path);
         let mut transaction = self
@@ -149,33 +136,22 @@ impl Writer {
         let mut outcomes: Vec<Result<Written, _>> = Vec::new();
         for write in writes {
             let savepoint = transaction.savepoint().map_err(at)?;
-            let person = write.person.as_deref();
-            let blank = Recorded {
-                seq: 0,
-                at_ms: clock(),
-                station: station.clone(),
-                operator: person.map(|person| person.name().to_owned()),
-                attempt: None,
-                device: None,
-                product_digest: write.product_digest,
-                because: person.and_then(Person::reason).map(str::to_owned),
-                event: write.event.clone(),
-            };
-            match record(&savepoint, &write.subject, blank) {
+            match record_all(&savepoint, write, station, clock) {
                 Ok(written) => {
                     savepoint.commit().map_err(at)?;
                     outcomes.push(Ok(written));
                 }
-                Err(failure) if failure.is_of_file() => return Err(failure.at(path)),
-                Err(failure) => {
+                Err((_, failure)) if failure.is_of_file() => return Err(failure.at(path)),
+                Err((place, failure)) => {
                     savepoint.finish().map_err(at)?;
-                    outcomes.push(Err(failure.at(path)));
+                    let error = failure.at(path);
+                    outcomes.push(Err(Refused { error, place }));
                 }
             }
         }
         transaction.commit().map_err(at)?;
         for written in outcomes.iter_mut().flatten() {
-            written.reserved = Reserved::committed(&written.recorded);
+            written.reserved = written.recorded.last().and_then(Reserved::committed);
         }
         Ok(outcomes)
     }
@@ -193,8 +169,40 @@ impl Writer {
     }
 }
 
+/// Records all of a write; else the place of the event that could not be, and why.
+fn record_all(
+    db: &Connection,
+    write: &Write,
+    station: &str,
+    clock: fn() -> i64,
+) -> Result<Written, (usize, Failure)> {
+    let person = write.person.as_deref();
+    let mut subject = write.subject.clone();
+    let mut written = Written::default();
+    for (place, happened) in write.events.iter().enumerate() {
+        let blank = Recorded {
+            seq: 0,
+            at_ms: happened.at_ms.unwrap_or_else(clock),
+            station: station.to_owned(),
+            operator: person.map(|person| person.name().to_owned()),
+            attempt: None,
+            device: None,
+            product_digest: happened.product_digest,
+            because: person.and_then(Person::reason).map(str::to_owned),
+            event: happened.event.clone(),
+        };
+        let recorded = record(db, &subject, blank).map_err(|failure| (place, failure))?;
+        if let Some(claim) = claim_of(db, &recorded).map_err(|failure| (place, failure))? {
+            subject = Subject::Claim(claim.clone());
+            written.claim = Some(claim);
+        }
+        written.recorded.push(recorded);
+    }
+    Ok(written)
+}
+
 /// Appends one event to the chain and lets it take effect.
-fn record(db: &Connection, subject: &Subject, mut event: Recorded) -> Result<Written, Failure> {
+fn record(db: &Connection, subject: &Subject, mut event: Recorded) -> Result<Recorded, Failure> {
     match subject {
         Subject::Attempt(attempt) => {
             event.device = device_of_attempt(db, *attempt, &event.event)?;
@@ -209,19 +217,21 @@ fn record(db: &Connection, subject: &Subject, mut event: Recorded) -> Result<Wri
     }
     let recorded = chain::append(db, event)?;
     project::apply(db, &recorded)?;
-    let claim = match (&recorded.event, recorded.attempt, &recorded.device) {
-        (Event::Identified { .. }, Some(attempt), Some(device)) => Some(Claim {
-            attempt,
-            device: device.clone(),
-            fence: fence(db, device)?.1,
-        }),
-        _ => None,
-    };
-    Ok(Written {
-        recorded,
-        claim,
-        reserved: None,
-    })
+    Ok(recorded)
+}
+
+/// The claim that an event took, if it is an identification.
+fn claim_of(db: &Connection, recorded: &Recorded) -> Result<Option<Claim>, Failure> {
+    Ok(
+        match (&recorded.event, recorded.attempt, &recorded.device) {
+            (Event::Identified { .. }, Some(attempt), Some(device)) => Some(Claim {
+                attempt,
+                device: device.clone(),
+                fence: fence(db, device)?.1,
+            }),
+            _ => None,
+        },
+    )
 }
 
 fn wrong_place(event: &Event) -> Failure {

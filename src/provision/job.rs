@@ -3,7 +3,12 @@
 //! Invariant: [`Job::apply`] is the only way to move, it takes nothing but recorded events, and an event that does
 //! not fit is an error, never an interpretation. Each attempt walks the whole ladder; what is already on record
 //! makes its steps short, and a signature is never asked for twice.
+//!
+//! A device takes a few commits, not one for each event: a copy of the job ([`Job::ahead`]) runs ahead over events that
+//! are not on record yet, as far as there is nothing to do but what may safely be done again.
+//! [`Job::must_be_on_record`] says where it has to wait for them.
 
+mod ahead;
 mod effect;
 mod identity;
 mod judge;
@@ -23,6 +28,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One device's provisioning, over all its attempts.
+#[derive(Clone)]
 pub struct Job {
     device: DeviceId,
     product: Arc<Product>,
@@ -33,7 +39,7 @@ pub struct Job {
 }
 
 /// Where the present attempt stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     Identified,
     Accepted,
@@ -59,7 +65,7 @@ enum Stage {
 }
 
 /// What the ledger knows of the device, whatever attempt it comes from.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Known {
     /// What identifies the device. The product may have asked for another attestation before than it does now.
     identities: BTreeMap<Attestation, Identity>,
@@ -148,20 +154,33 @@ impl Job {
 
     /// Moves by a recorded event; the only way to move.
     pub fn apply(&mut self, recorded: &Recorded) -> Result<(), IllegalTransition> {
+        self.foresee(&recorded.event)
+    }
+
+    /// Moves a copy that runs [ahead](Job::ahead) by an event that is not on record yet.
+    pub fn foresee(&mut self, event: &Event) -> Result<(), IllegalTransition> {
         let stage = std::mem::replace(&mut self.stage, Stage::Ended(Verdict::Interrupted));
-        self.stage = self
-            .transition(stage, recorded)
-            .ok_or_else(|| IllegalTransition {
-                kind: recorded.event.kind(),
-                device: self.device.clone(),
-            })?;
+        let next = self.transition(stage, event);
+        self.stage = next.ok_or_else(|| IllegalTransition {
+            kind: event.kind(),
+            device: self.device.clone(),
+        })?;
         Ok(())
     }
 
-    /// Whether the device's ID may go to another unit when this one has failed: the station gave it, and nothing was
-    /// reserved, signed or written under it.
-    pub fn frees_id(&self) -> bool {
-        self.product.naming.source == IdSource::Allocated && !self.known.used
+    /// What is to be recorded after this event where the device's ID may go to another unit: the station gave it, the
+    /// unit failed, and nothing was reserved, signed or written under it.
+    pub fn returned_id(&self, event: &Event) -> Option<Event> {
+        let Event::Failed { fault, .. } = event else {
+            return None;
+        };
+        let unit = self.identification.as_ref()?;
+        let free = self.product.naming.source == IdSource::Allocated && !self.known.used;
+        free.then(|| Event::IdReturned {
+            device_id: self.device.clone(),
+            uid: unit.uid.clone(),
+            reason: Box::new(fault.clone()),
+        })
     }
 
     /// Digest of the product's definition that is in force.
@@ -170,8 +189,8 @@ impl Job {
     }
 
     /// The transition table: what moves from anywhere, then the ladder, with the reservation's part apart.
-    fn transition(&mut self, stage: Stage, recorded: &Recorded) -> Option<Stage> {
-        match (stage, &recorded.event) {
+    fn transition(&mut self, stage: Stage, event: &Event) -> Option<Stage> {
+        match (stage, event) {
             (
                 _,
                 Event::Identified {
@@ -206,7 +225,7 @@ impl Job {
             (
                 stage,
                 Event::SerialReserved { .. } | Event::SerialAbandoned { .. } | Event::Signed { .. },
-            ) => self.sign(stage, &recorded.event),
+            ) => self.sign(stage, event),
             (stage, event) => self.climb(stage, event),
         }
     }

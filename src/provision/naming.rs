@@ -89,6 +89,11 @@ impl Naming {
         self.source == IdSource::Scanned || self.scan == Scan::Required
     }
 
+    /// Whether a unit is called what it calls itself, and nobody has to be asked.
+    pub fn is_the_devices(&self) -> bool {
+        !self.wants_scan() && !self.injects()
+    }
+
     /// Whether the station injects the ID.
     pub fn injects(&self) -> bool {
         self.source != IdSource::Device

@@ -8,7 +8,7 @@ use crate::provision::device::Attestation;
 use crate::provision::event::{EndorsementRecord, IdentityRef};
 
 /// What identifies a device.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Identity {
     /// A key that was made on the device.
     X509(DeviceKey),
@@ -17,7 +17,7 @@ pub(super) enum Identity {
 }
 
 /// A key that was made on the device.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct DeviceKey {
     /// The request that it came in.
     pub csr: Blob,

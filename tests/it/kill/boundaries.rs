@@ -85,21 +85,13 @@ impl Factory {
 
 impl walk::Factory for Factory {
     type Chip = ();
-    const WAY: &[&str] = &[
-        "arrived",
-        "identified",
-        "accepted",
-        "key_read",
-        "registration_id_derived",
-        "serial_reserved",
-        "signed",
-        "written",
-        "restarted",
-        "read_back",
-        "proved",
-        "sealed",
-        "link_measured",
-        "passed",
+    const WAY: &[&[&str]] = &[
+        &["arrived", "identified", "accepted"],
+        &["key_read", "registration_id_derived", "serial_reserved"],
+        &["signed"],
+        &["written"],
+        &["restarted", "read_back", "proved"],
+        &["sealed", "link_measured", "passed"],
     ];
 
     fn chip(&self) {}

@@ -25,19 +25,13 @@ async fn every_boundary_and_every_second_boundary_after_recovery() {
 
 impl walk::Factory for Factory {
     type Chip = Chip;
-    const WAY: &[&str] = &[
-        "arrived",
-        "identified",
-        "accepted",
-        "endorsement_read",
-        "registration_id_derived",
-        "written",
-        "restarted",
-        "read_back",
-        "proved",
-        "sealed",
-        "link_measured",
-        "passed",
+    const WAY: &[&[&str]] = &[
+        &["arrived", "identified", "accepted"],
+        &["endorsement_read", "registration_id_derived"],
+        &["written"],
+        &["restarted", "read_back"],
+        &["proved"],
+        &["sealed", "link_measured", "passed"],
     ];
 
     fn chip(&self) -> Chip {

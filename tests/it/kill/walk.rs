@@ -35,8 +35,8 @@ const STOP_MAX: Duration = Duration::from_secs(30);
 pub trait Factory: Send + Sync + 'static {
     /// What a device has that is not in its flash.
     type Chip: Send + Sync;
-    /// The way of a device that nothing disturbs.
-    const WAY: &[&str];
+    /// The way of a device that nothing disturbs: the events of each commit.
+    const WAY: &[&[&str]];
 
     /// The chip of a new device.
     fn chip(&self) -> Self::Chip;
@@ -59,12 +59,14 @@ pub struct Made<'a> {
 pub async fn walk_all<F: Factory>(factory: &Arc<F>) {
     let undisturbed = Unit::new(factory).await;
     assert_eq!(undisturbed.start(None).await, Reached::End);
-    assert_eq!(undisturbed.kinds(), F::WAY);
+    let way = F::WAY.concat();
+    assert_eq!(undisturbed.kinds(), way);
     undisturbed.is_done().await;
 
     let mut walks = JoinSet::new();
-    let after = (1..F::WAY.len()).map(Stop::After);
-    for first in after.chain((1..=F::WAY.len()).map(Stop::Before)) {
+    let after = commits::<F>().filter(|&end| end < way.len());
+    let after = after.map(Stop::After).collect::<Vec<_>>().into_iter();
+    for first in after.chain((1..=way.len()).map(Stop::Before)) {
         if walks.len() == AT_A_TIME {
             walks.join_next().await.unwrap().unwrap();
         }
@@ -73,6 +75,14 @@ pub async fn walk_all<F: Factory>(factory: &Arc<F>) {
     while let Some(walked) = walks.join_next().await {
         walked.unwrap();
     }
+}
+
+/// How many events are on record after each commit of an undisturbed way.
+fn commits<F: Factory>() -> impl Iterator<Item = usize> {
+    F::WAY.iter().scan(0, |events, commit| {
+        *events += commit.len();
+        Some(*events)
+    })
 }
 
 /// Where a station is stopped, in events since its start.
@@ -97,6 +107,7 @@ async fn walk<F: Factory>(factory: Arc<F>, first: Stop) {
     for second in 1.. {
         let mut unit = Unit::new(&factory).await;
         assert_eq!(unit.start(Some(first)).await, Reached::Stop, "{first:?}");
+        unit.nothing_is_done_before_its_record(first);
         // The two firsts of one boundary differ in how their seconds are stopped, and in when power is lost.
         let (then, power) = match (first, second % 2) {
             (Stop::After(_), 0) | (Stop::Before(_), 1) => (Stop::After(second), second % 4 < 2),
@@ -179,7 +190,8 @@ impl<F: Factory> Unit<F> {
             (Ok(_), gate) => self.serve(line, gate).await,
         };
         if let Some(allowed) = allowed {
-            assert!(reached == Reached::End || self.kinds().len() == allowed);
+            // What was to become durable together with an event that is refused is not on record either.
+            assert!(reached == Reached::End || self.kinds().len() <= allowed);
             self.refuse_no_more();
         }
         ledger.close().await.unwrap();
@@ -214,14 +226,13 @@ impl<F: Factory> Unit<F> {
 
     /// Hears what the bay says until the attempt has ended.
     async fn listen(&self, said: &mut mpsc::Receiver<Report>) -> Reached {
-        while let Some(report) = said.recv().await {
-            if let Report::Event { recorded, .. } = report
+        loop {
+            if let Report::Event { recorded, .. } = heard(said).await
                 && ends(recorded.event.kind())
             {
                 return Reached::End;
             }
         }
-        std::future::pending().await // the bay has stopped, and says why
     }
 
     /// Hears as much of what the bay says as makes it stand between the record of its `events`-th event and the next
@@ -239,9 +250,9 @@ impl<F: Factory> Unit<F> {
             Report::BayWaiting { .. } => true,
             _ => false,
         };
-        while !heard_enough(&said.recv().await.expect("the bay runs")) {}
+        while !heard_enough(&heard(said).await) {}
         for _ in 0..events.saturating_sub(1 + ROOM) {
-            said.recv().await.expect("the bay runs");
+            heard(said).await;
         }
         loop {
             let kinds = self.kinds();
@@ -294,6 +305,27 @@ impl<F: Factory> Unit<F> {
         entries.into_iter().map(|entry| entry.kind).collect()
     }
 
+    /// Where its first station was stopped, whole commits are on record, and nothing was done to the device that should
+    /// have waited for the next.
+    fn nothing_is_done_before_its_record(&self, stop: Stop) {
+        let allowed = match stop {
+            Stop::After(events) => events,
+            Stop::Before(event) => event - 1,
+        };
+        let kinds = self.kinds();
+        let whole = commits::<F>().filter(|&end| end <= allowed).max();
+        assert_eq!(kinds.len(), whole.unwrap_or(0), "{stop:?}: {kinds:?}");
+        let on_record = |kind: &str| kinds.iter().any(|recorded| recorded == kind);
+        let device = self.bench.device.lock().unwrap();
+        let touched = !device.executed().is_empty();
+        assert!(on_record("accepted") || !touched, "{stop:?}");
+        let certified = !device.certificates().is_empty();
+        assert!(on_record("signed") || !certified, "{stop:?}");
+        let written = !device.holding().id_scope.is_empty();
+        assert!(on_record("registration_id_derived") || !written, "{stop:?}");
+        assert!(on_record("proved") || !device.sealed(), "{stop:?}");
+    }
+
     /// The unit passed, once, is enrolled once, and nothing is left open.
     async fn is_done(&self) {
         let ledger = plant::ledger(&self.path());
@@ -320,6 +352,14 @@ impl<F: Factory> Unit<F> {
             reservations: &reservations,
         };
         self.factory.check(&made, &self.chip);
+    }
+}
+
+/// What the bay says next; never, where it has stopped and says why.
+async fn heard(said: &mut mpsc::Receiver<Report>) -> Report {
+    match said.recv().await {
+        Some(report) => report,
+        None => std::future::pending().await,
     }
 }
 

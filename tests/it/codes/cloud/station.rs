@@ -5,9 +5,10 @@ use crate::tpm::device::{Device, trusted};
 use crate::tpm_line::hall::{Chip, Hall, spec};
 use dps_station::bay::Bay;
 use dps_station::ledger::{Claim, Ledger, LedgerError, Options};
-use dps_station::link::{self, DeviceLink, Driver, Found, Reply};
+use dps_station::link::{self, DeviceLink, Driver, Found, LinkHealth, Observation, Reply};
 use dps_station::provision::bytes::{Blob, Digest};
-use dps_station::provision::device::{Attestation, Identification};
+use dps_station::provision::device::{Attestation, DeviceId, Holding, Identification};
+use dps_station::provision::dialogue::Misfit;
 use dps_station::provision::event::Event;
 use dps_station::provision::fault::{Blame, Fault, LedgerTrouble};
 use dps_station::provision::floor::Floor;
@@ -162,7 +163,48 @@ impl Driver for Falling {
         self.0.find(link, wait)
     }
 
-    fn device<'a>(&'a self, _: &'a mut DeviceLink) -> Box<dyn link::Device + 'a> {
+    fn device<'a>(&'a self, link: &'a mut DeviceLink) -> Box<dyn link::Device + 'a> {
+        Box::new(Fallen(self.0.device(link)))
+    }
+}
+
+/// A device whose TPM makes the bay fall over, when it is on record who it is.
+struct Fallen<'a>(Box<dyn link::Device + 'a>);
+
+impl link::Device for Fallen<'_> {
+    fn health(&self) -> LinkHealth {
+        self.0.health()
+    }
+
+    fn can_hold(&self, holding: &Holding) -> Result<(), Misfit> {
+        self.0.can_hold(holding)
+    }
+
+    fn look(&mut self, wait: Duration) -> Reply<'_, Identification> {
+        self.0.look(wait)
+    }
+
+    fn identify(&mut self) -> Reply<'_, Identification> {
+        self.0.identify()
+    }
+
+    fn inject<'a>(
+        &'a mut self,
+        holding: &'a Holding,
+        assigned: Option<&'a DeviceId>,
+    ) -> Reply<'a, ()> {
+        self.0.inject(holding, assigned)
+    }
+
+    fn restart<'a>(&'a mut self, before: &'a Identification) -> Reply<'a, Identification> {
+        self.0.restart(before)
+    }
+
+    fn read_back(&mut self) -> Reply<'_, Observation> {
+        self.0.read_back()
+    }
+
+    fn tpm<'a>(&'a mut self, _: &'a [u8]) -> Reply<'a, Vec<u8>> {
         panic!("it falls over");
     }
 }
@@ -188,7 +230,7 @@ async fn a_bay_that_falls_over_ends_the_station_and_its_attempt_is_closed_later(
     assert_eq!(fault.code(), "bay_lost");
     let open = hall.line.ledger.open_attempts().await.unwrap();
     assert_eq!(open.len(), 1);
-    assert_eq!(story(&hall, "sim-1").await.0, ["identified"]);
+    assert_eq!(story(&hall, "sim-1").await.0, ["identified", "accepted"]);
 
     begin(&mut hall, sound);
     goes_on(&hall, tpm).await;
