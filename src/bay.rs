@@ -124,8 +124,7 @@ impl Bay {
             let mut link = self.open().await?;
             self.report_waiting().await;
             let test_wanted = self.serve_port(&mut link, &mut memory).await?;
-            memory.port_closed(link.health());
-            drop(link); // a test opens and locks the port itself
+            self.close(link, &mut memory).await; // a test opens and locks the port itself
             if test_wanted {
                 self.test_port().await?;
             }
@@ -205,7 +204,7 @@ impl Bay {
         let made = match self.product_for(&found).await {
             Ok(made) => made,
             Err(fault) => {
-                let fault = self.blame(fault, memory).await;
+                let fault = self.blame(fault, link, memory).await;
                 let found = found.identification;
                 let device = self.identify(&mut attempt, &found, Names::default());
                 let measured = link.health().since(began);
@@ -219,7 +218,7 @@ impl Bay {
         let names = match self.name(&mut attempt, link, &found, naming).await? {
             Ok(names) => names,
             Err(fault) => {
-                let fault = self.blame(fault, memory).await;
+                let fault = self.blame(fault, link, memory).await;
                 self.end(&mut attempt, fault).await?;
                 return Ok(found);
             }

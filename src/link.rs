@@ -55,7 +55,7 @@ pub use error::LinkError;
 use crate::provision::bounds::within;
 use crate::provision::device::Identification;
 use crate::provision::loopback::RATE;
-use port::Port;
+use port::{ModemLine, Port};
 use serde::{Deserialize, Serialize};
 use session::Session;
 use smp::{frame, group};
@@ -69,6 +69,17 @@ pub struct DeviceLink {
     smp: Session<Port>,
     /// What *identify* was answered with in the present look at who is there, once it was asked.
     hello: Option<Result<Identification, LinkError>>,
+}
+
+/// What changed at a port at which somebody listened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing, for as long as was to be waited.
+    Nothing,
+    /// Something came.
+    Heard,
+    /// The watched modem line fell: the device may have been taken away.
+    LineFell,
 }
 
 /// How to talk over one bay's port.
@@ -130,6 +141,30 @@ impl DeviceLink {
             smp: Session::open(path, options).await?,
             hello: None,
         })
+    }
+
+    /// Waits until something changes at the port: bytes come, which are thrown away, the watched modem line falls, or
+    /// the port goes away. The device is asked nothing.
+    ///
+    /// # Errors
+    ///
+    /// `Gone` or `Io` when the port is lost.
+    pub async fn listen(
+        &mut self,
+        wait: Duration,
+        watched: Option<ModemLine>,
+    ) -> Result<Change, LinkError> {
+        self.smp.listen(wait, watched).await
+    }
+
+    /// Whether another program opened the port after it was opened here, and has it still.
+    pub fn shared(&self) -> bool {
+        self.smp.stream.shared()
+    }
+
+    /// A modem line that the device holds up, where there is one to watch.
+    pub fn line_up(&mut self) -> Option<ModemLine> {
+        self.smp.stream.line_up()
     }
 
     /// How well the link has worked since its port was opened.

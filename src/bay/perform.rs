@@ -155,7 +155,7 @@ impl Work<'_> {
         if !unexplained && !matches!(event, Event::Failed { .. }) {
             return event;
         }
-        if let Some(fault) = self.bay.holder().await {
+        if let Some(fault) = self.bay.holder(self.device.shared()).await {
             self.memory.port_held();
             return Event::Errored { fault };
         }

@@ -3,10 +3,11 @@
 use super::faults::{link_fault, talks};
 use super::memory::Memory;
 use super::{Bay, StationFault};
-use crate::link::{DeviceLink, Driver, Found, LinkError, port, who};
+use crate::link::{Change, DeviceLink, Driver, Found, LinkError, port, who};
 use crate::provision::device::Identification;
-use crate::provision::fault::{Blame, Doing, Fault};
+use crate::provision::fault::{Blame, Doing, Fault, Holder};
 use crate::provision::floor::Report;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -15,10 +16,14 @@ const ARRIVAL_POLL: Duration = Duration::from_millis(100);
 /// How long a bay in which nothing was heard is listened to after such a question: who answers later is heard at the
 /// next, and has longer from then on.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_millis(150);
+/// How often in a row another program must have had the port for it to be told: some only have a look.
+const SHARED_LOOKS: u32 = 2;
 /// How often in a row nothing must have been heard for the bay to count as empty again.
 const QUIET_LOOKS: u32 = 4;
-/// How often a bay whose unit is done is asked whether it has left.
-const DEPARTURE_POLL: Duration = Duration::from_millis(300);
+/// Pause between two questions whether a unit that is done has left, as long as nothing at the port says so: short at
+/// first and when an answer did not come, and longer with each answer.
+const DEPARTURE_POLL: RangeInclusive<Duration> =
+    Duration::from_millis(75)..=Duration::from_millis(300);
 /// How often in a row a unit that is done must not have been heard for it to have left: one answer may be lost.
 const DEPARTURE_LOOKS: u32 = 3;
 /// How long a device that is there may be silent to the arrival and departure questions.
@@ -72,9 +77,7 @@ impl Bay {
                     .await;
                     return Ok(link);
                 }
-                Err(LinkError::PortMissing { .. }) if self.hotplug => {
-                    sleep(ARRIVAL_POLL).await;
-                }
+                Err(LinkError::PortMissing { .. }) if self.hotplug => self.plugged_in().await,
                 Err(error) => {
                     let fault = link_fault(&self.name, &error);
                     if said.as_ref() != Some(&fault) {
@@ -86,9 +89,24 @@ impl Bay {
                         .await;
                         said = Some(fault);
                     }
-                    sleep(REOPEN_POLL).await;
-                    self.let_go(&error).await;
+                    match error {
+                        LinkError::PortMissing { .. } => self.plugged_in().await,
+                        error => {
+                            sleep(REOPEN_POLL).await;
+                            self.let_go(&error).await;
+                        }
+                    }
                 }
+            }
+        }
+    }
+
+    /// Waits until something is at the port's path; at least for a moment, since a port may be there by name only.
+    async fn plugged_in(&self) {
+        loop {
+            sleep(ARRIVAL_POLL).await;
+            if port::present(&self.port) {
+                return;
             }
         }
     }
@@ -108,22 +126,50 @@ impl Bay {
         }
     }
 
-    /// That another program has the port, where one is found: then no unit is to blame for what went wrong.
-    pub(super) async fn holder(&self) -> Option<Fault> {
-        let holder = port::holder(&self.port).await?;
-        Some(Fault::PortBusy {
+    /// That another program has the port, where one is found, or one was seen to open it (`shared`): then no unit is to
+    /// blame for what went wrong.
+    pub(super) async fn holder(&self, shared: bool) -> Option<Fault> {
+        let holder = port::holder(&self.port).await;
+        (shared || holder.is_some()).then(|| self.busy(holder))
+    }
+
+    fn busy(&self, holder: Option<Holder>) -> Fault {
+        Fault::PortBusy {
             bay: self.name.clone(),
             port: self.port.display().to_string(),
-            holder: Some(holder),
+            holder,
+        }
+    }
+
+    /// Closes the port, once another program that was seen to open it has closed it. One that can be named is left to the
+    /// next opening of the port.
+    pub(super) async fn close(&self, link: DeviceLink, memory: &mut Memory) {
+        memory.port_closed(link.health());
+        if !link.shared() || port::holder(&self.port).await.is_some() {
+            return;
+        }
+        self.report(Report::BayOut {
+            at_ms: self.now(),
+            bay: self.name.clone(),
+            fault: self.busy(None),
         })
+        .await;
+        while link.shared() {
+            sleep(REOPEN_POLL).await;
+        }
     }
 
     /// The fault, or that another program has the port: that is looked for before a unit is blamed.
-    pub(super) async fn blame(&self, fault: Fault, memory: &mut Memory) -> Fault {
+    pub(super) async fn blame(
+        &self,
+        fault: Fault,
+        link: &DeviceLink,
+        memory: &mut Memory,
+    ) -> Fault {
         if fault.blame() != Blame::Device {
             return fault;
         }
-        match self.holder().await {
+        match self.holder(link.shared()).await {
             Some(held) => {
                 memory.port_held();
                 held
@@ -142,15 +188,31 @@ impl Bay {
         let mut said = (Instant::now(), link.health().wrong());
         let mut pause = Duration::ZERO;
         let mut quiet = 0;
-        while !self.test_wanted(pause).await {
-            pause = ARRIVAL_POLL;
+        let mut shared = 0;
+        loop {
             let heard_before = link.health().bytes_in;
+            // Firmware that has something to say when it starts is asked at once.
+            tokio::select! {
+                biased;
+                () = self.test.notified() => return Arrival::TestWanted,
+                changed = link.listen(pause, None) => {
+                    if changed.is_err_and(|error| error.lost_port()) {
+                        return Arrival::PortLost;
+                    }
+                }
+            }
+            pause = ARRIVAL_POLL;
             let patient = there_since.map_or(ARRIVAL_TIMEOUT, |_| PRESENCE_TIMEOUT);
             let error = match self.look(link, patient).await {
                 Ok(found) => return Arrival::Device(found),
                 Err(error) if error.lost_port() => return Arrival::PortLost,
                 Err(error) => error,
             };
+            // One that reads takes away what a unit says, so that the bay would seem empty.
+            shared = if link.shared() { shared + 1 } else { 0 };
+            if shared == SHARED_LOOKS {
+                return Arrival::PortLost;
+            }
             let heard = link.health().bytes_in > heard_before;
             // What talks now and then, such as firmware that logs once a second, is there in between too.
             quiet = if heard { 0 } else { quiet + 1 };
@@ -161,7 +223,7 @@ impl Bay {
                 there_since = None;
             }
             if there && there_since.is_some_and(|since| since.elapsed() >= patience) {
-                return match self.holder().await {
+                return match self.holder(link.shared()).await {
                     Some(_) => Arrival::PortLost,
                     None => Arrival::Stranger(self.stranger(&error, heard, memory)),
                 };
@@ -172,20 +234,28 @@ impl Bay {
                 said = (Instant::now(), wrong);
             }
         }
-        Arrival::TestWanted
     }
 
     /// Waits until what was in the bay has left: silence, another device, a fresh start, or the port gone.
     pub(super) async fn departure(&self, link: &mut DeviceLink, unit: Option<&Identification>) {
         let mut unheard = 0;
+        let mut pause = *DEPARTURE_POLL.start();
+        let mut line = link.line_up();
         loop {
-            match unit {
-                Some(_) => sleep(DEPARTURE_POLL).await,
-                // What never said who it is may be the loopback plug itself.
-                None if self.test_wanted(DEPARTURE_POLL).await => return self.test.notify_one(),
-                None => {}
-            }
             let heard_before = link.health().bytes_in;
+            let changed = tokio::select! {
+                biased;
+                // What never said who it is may be the loopback plug itself.
+                () = self.test.notified(), if unit.is_none() => return self.test.notify_one(),
+                changed = link.listen(pause, line) => changed,
+            };
+            let looks = match changed {
+                Err(error) if error.lost_port() => return,
+                Ok(Change::LineFell) => 1,
+                _ => DEPARTURE_LOOKS,
+            };
+            line = link.line_up();
+            pause = DEPARTURE_POLL.end().min(&(pause * 5 / 4)).to_owned();
             match (self.look(link, PRESENCE_TIMEOUT).await, unit) {
                 (Ok(Found { identification, .. }), Some(unit))
                     if identification.device_id == unit.device_id
@@ -198,9 +268,12 @@ impl Bay {
                 // A port that comes and goes with its device tells more than an answer.
                 (Err(_), _) if self.hotplug => {}
                 (Err(_), None) if link.health().bytes_in > heard_before => unheard = 0,
-                (Err(_), _) => unheard += 1,
+                (Err(_), _) => {
+                    unheard += 1;
+                    pause = *DEPARTURE_POLL.start();
+                }
             }
-            if unheard == DEPARTURE_LOOKS {
+            if unheard >= looks {
                 return;
             }
         }

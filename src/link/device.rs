@@ -24,6 +24,11 @@ pub trait Device: Send + Sync {
     /// How well the link to it has worked since its port was opened.
     fn health(&self) -> LinkHealth;
 
+    /// Whether another program opened its port after it was opened here, and has it still.
+    fn shared(&self) -> bool {
+        false
+    }
+
     /// Whether it can hold these values, and give them back.
     ///
     /// # Errors

@@ -1,10 +1,13 @@
 //! Serial ports: found, opened, locked and listed by path.
 
 mod holder;
+mod latency;
 mod list;
+mod watch;
 
 pub use holder::{holder, holds};
 pub use list::{PortInfo, UsbInfo, list, look, suggest, usb_behind};
+pub use watch::Watch;
 
 use super::{LinkError, LinkOptions};
 use crate::provision::fault::Holder;
@@ -27,7 +30,24 @@ const LINE_SETTLE: Duration = Duration::from_millis(50);
 ///
 /// It shows only tokio's traits: `SerialStream` also has the blocking ones, which on it quietly do the wrong thing.
 #[derive(Debug)]
-pub struct Port(SerialStream);
+pub struct Port {
+    stream: SerialStream,
+    /// Who else opens it; absent where the system gives no watch.
+    pub watch: Option<Watch>,
+    /// How long its adapter holds back what came in, in milliseconds, where that could not be lowered.
+    pub latency_ms: Option<u32>,
+}
+
+/// A modem line that comes from the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModemLine {
+    /// Data set ready.
+    Dsr,
+    /// Data carrier detect.
+    Dcd,
+    /// Clear to send.
+    Cts,
+}
 
 impl Port {
     /// Opens and locks the port, where no other program has it open already.
@@ -53,7 +73,7 @@ impl Port {
     /// keeps out every program that does not run as root, and ends when the port is closed by all who have it. A
     /// pseudo-terminal does not: there that mode ends only with the other end, so that it would outlive a killed
     /// station and shut out its successor. Neither mode nor lock says anything of a program that was there before, or
-    /// that runs as root: [`holder`] looks for those.
+    /// that runs as root: [`holder`] looks for those, and [`Watch`] sees those that come later.
     ///
     /// # Errors
     ///
@@ -78,7 +98,27 @@ impl Port {
         if let Some(level) = options.rts {
             let _ = stream.write_request_to_send(level);
         }
-        Ok(Self(stream))
+        Ok(Self {
+            stream,
+            watch: Watch::of(path),
+            latency_ms: latency::lower(path),
+        })
+    }
+
+    /// A modem line that the other end holds up, if there is one: it falls when the device is taken away.
+    pub fn line_up(&mut self) -> Option<ModemLine> {
+        let mut lines = [ModemLine::Dsr, ModemLine::Dcd, ModemLine::Cts].into_iter();
+        lines.find(|line| self.is_up(*line))
+    }
+
+    /// Whether the other end holds this line up; not where the port has no such line. A USB adapter is asked over USB.
+    pub fn is_up(&mut self, line: ModemLine) -> bool {
+        let level = match line {
+            ModemLine::Dsr => self.stream.read_data_set_ready(),
+            ModemLine::Dcd => self.stream.read_carrier_detect(),
+            ModemLine::Cts => self.stream.read_clear_to_send(),
+        };
+        level.unwrap_or(false)
     }
 
     /// Changes the rate, in bits per second, while the port stays open and locked.
@@ -87,14 +127,14 @@ impl Port {
     ///
     /// `Io` where the port cannot do it.
     pub fn set_baud(&mut self, path: &Path, baud: u32) -> Result<(), LinkError> {
-        self.0
+        self.stream
             .set_baud_rate(baud)
             .map_err(|error| failed(path, error.into()))
     }
 
     /// Whether bytes that were given to the port wait to be sent; pseudo-terminals keep none.
     pub fn unsent(&self) -> bool {
-        self.0.bytes_to_write().is_ok_and(|count| count > 0)
+        self.stream.bytes_to_write().is_ok_and(|count| count > 0)
     }
 
     /// Whether each modem line follows the one that a loopback plug joins it to; leaves DTR and RTS set.
@@ -129,9 +169,9 @@ impl Port {
     ) -> Option<bool> {
         let mut follows = true;
         for level in [false, true] {
-            set(&mut self.0, level).ok()?;
+            set(&mut self.stream, level).ok()?;
             tokio::time::sleep(LINE_SETTLE).await;
-            follows &= read(&mut self.0).ok()? == level;
+            follows &= read(&mut self.stream).ok()? == level;
         }
         Some(follows)
     }
@@ -216,7 +256,7 @@ impl AsyncRead for Port {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
@@ -226,7 +266,7 @@ impl AsyncWrite for Port {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     /// Does nothing: what was written is with the kernel, and waiting for the line to drain would block the thread.

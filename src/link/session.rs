@@ -4,11 +4,11 @@ mod restart;
 
 pub(in crate::link) use restart::StartSign;
 
-use super::port::Port;
+use super::port::{ModemLine, Port};
 use super::smp::frame::{self, Decoder};
 use super::smp::{self, HEADER_LENGTH, Header, Map, Op, Packet, PacketError, SmpError, Version};
 use super::stream::{READ_SIZE, Stream};
-use super::{LinkError, LinkHealth, LinkOptions, wire};
+use super::{Change, LinkError, LinkHealth, LinkOptions, wire};
 use crate::provision::dialogue::Verb;
 use std::io;
 use std::path::Path;
@@ -23,6 +23,9 @@ const SMALLEST_FRAME: usize = 89;
 const REPLY_PAUSE: Duration = Duration::from_millis(100);
 /// But no longer than so long after the wait for it.
 const REPLY_LIMIT: Duration = Duration::from_secs(5);
+
+/// Pause between two looks at a modem line.
+const LINE_POLL: Duration = Duration::from_millis(75);
 
 /// One SMP conversation with one device over `S`.
 #[derive(Debug)]
@@ -72,6 +75,33 @@ impl Session<Port> {
         session.settle().await?;
         session.probe().await?;
         Ok(session)
+    }
+
+    /// Waits until bytes come, the watched modem line falls, or the time is over. To wait for a line would hold up a
+    /// thread, so that it is looked at now and then.
+    pub(super) async fn listen(
+        &mut self,
+        wait: Duration,
+        watched: Option<ModemLine>,
+    ) -> Result<Change, LinkError> {
+        let deadline = Instant::now() + wait;
+        let mut buffer = [0; READ_SIZE];
+        loop {
+            let until = match watched {
+                Some(_) => deadline.min(Instant::now() + LINE_POLL),
+                None => deadline,
+            };
+            if let Some(count) = self.stream.receive(&mut buffer, until).await? {
+                wire::discarded(count);
+                return Ok(Change::Heard);
+            }
+            if watched.is_some_and(|line| !self.stream.is_up(line)) {
+                return Ok(Change::LineFell);
+            }
+            if Instant::now() >= deadline {
+                return Ok(Change::Nothing);
+            }
+        }
     }
 }
 

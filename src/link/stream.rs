@@ -1,6 +1,6 @@
 //! Bytes to and from what is in a bay, whatever language it speaks: sent, received until a deadline, and counted.
 
-use super::port::Port;
+use super::port::{ModemLine, Port, Watch};
 use super::{LinkError, LinkHealth, LinkOptions};
 use crate::provision::dialogue::{Nonsense, Verb};
 use std::io;
@@ -134,6 +134,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream<S> {
 }
 
 impl Stream<Port> {
+    /// Whether another program opened the port, and has it still.
+    pub fn shared(&self) -> bool {
+        let watch = self.inner.as_ref().and_then(|port| port.watch.as_ref());
+        watch.is_some_and(Watch::intruder)
+    }
+
+    /// A modem line that the other end holds up.
+    pub fn line_up(&mut self) -> Option<ModemLine> {
+        self.inner.as_mut()?.line_up()
+    }
+
+    /// Whether the other end holds this line up.
+    pub fn is_up(&mut self, line: ModemLine) -> bool {
+        self.inner.as_mut().is_some_and(|port| port.is_up(line))
+    }
+
     /// Opens the port again as soon as it is there, once it is closed: a port that is still open cannot come back under
     /// its number.
     pub async fn reopen(

@@ -162,6 +162,10 @@ impl Device for Whole<'_> {
         self.0.health()
     }
 
+    fn shared(&self) -> bool {
+        self.0.shared()
+    }
+
     fn can_hold(&self, holding: &Holding) -> Result<(), Misfit> {
         self.0.can_hold(holding)
     }

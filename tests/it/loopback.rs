@@ -245,17 +245,21 @@ async fn an_adapter_that_dies_is_no_missing_plug() {
     let dir = dir();
     // It takes nothing, because nobody takes from it.
     let port = dir.path().join("full");
-    let _pty = Pty::open(&port).unwrap();
+    let pty = Pty::open(&port).unwrap();
     let mut stuffing = std::fs::OpenOptions::new();
-    let flags = rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::NONBLOCK;
+    let flags = rustix::fs::OFlags::NOCTTY;
     stuffing.write(true).custom_flags(flags.bits() as i32);
     let mut stuffing = stuffing.open(&port).unwrap();
-    while stuffing.write(b"full").is_ok() {}
+    // Room comes back for a while after the last of it was taken, so that this goes on until the cable is unplugged.
+    let stuffing = std::thread::spawn(move || while stuffing.write(b"full").is_ok() {});
     let error = run(&port, &LinkOptions::default(), &limits()).await;
     assert!(
         matches!(error, Err(LoopbackError::SendsNothing { .. })),
         "{error:?}"
     );
+
+    drop(pty);
+    stuffing.join().unwrap();
 
     // It dies in the middle of the pattern, and is not there for the rate after that.
     let port = dir.path().join("dies");

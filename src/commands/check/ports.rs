@@ -8,6 +8,7 @@ use crate::link::LinkError;
 use crate::link::port::Port;
 use crate::provision::fault::Fault;
 use crate::words;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// What is wrong with the port of each bay. A port that comes and goes with its device may be away.
@@ -23,6 +24,8 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
         let other = terminals
             .iter()
             .find(|(_, other)| Some(other) == terminal.as_ref());
+        let mut notes = Vec::new();
+        let mut details = Value::Null;
         let wrong = match other {
             Some((other, _)) => Some(Failure::usage(format!(
                 "{} is the port of bay {other} too: give each bay a port of its own in station.toml",
@@ -30,6 +33,10 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
             ))),
             None => match Port::open_alone(&path, &bay.link).await {
                 Ok(port) => {
+                    if let Some(ms) = port.latency_ms {
+                        notes.push(latency(ms));
+                        details = json!({ "latency_ms": ms });
+                    }
                     open.push(port);
                     None
                 }
@@ -38,9 +45,21 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
         };
         terminals.extend(terminal.map(|terminal| (name.as_str(), terminal)));
         let what = format!("bay {name} at {}", path.display());
-        findings.push(Finding::new(what, wrong));
+        findings.push(Finding {
+            notes,
+            details,
+            ..Finding::new(what, wrong)
+        });
     }
     findings
+}
+
+/// What a person should know of an adapter's latency timer that could not be lowered.
+fn latency(ms: u32) -> String {
+    format!(
+        "its adapter holds back what comes in for up to {ms} ms, which slows every unit: lower that by the udev rule \
+         SUBSYSTEM==\"usb-serial\", DRIVER==\"ftdi_sio\", ATTR{{latency_timer}}=\"1\""
+    )
 }
 
 fn trouble(bay: &BayConfig, error: &LinkError) -> Option<Failure> {

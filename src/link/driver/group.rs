@@ -66,6 +66,10 @@ impl Device for GroupDevice<'_> {
         self.link.health()
     }
 
+    fn shared(&self) -> bool {
+        self.link.shared()
+    }
+
     fn can_hold(&self, holding: &Holding) -> Result<(), Misfit> {
         self.driver.keys.fits(holding)
     }

@@ -39,8 +39,9 @@ pub fn holder_of(path: &Path) -> Option<Holder> {
         let pid = entry.file_name().to_str()?.parse::<u32>().ok()?;
         (pid != std::process::id()).then_some(pid)
     });
+    // Looked at twice: a program that is just being started has the files of who starts it for a moment.
     let pid = others
-        .find(|pid| port.is_open_in(*pid, &mut left))
+        .find(|pid| port.is_open_in(*pid, &mut left) && port.is_open_in(*pid, &mut left))
         .or_else(|| locker_of(&file))?;
     let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     Some(Holder {

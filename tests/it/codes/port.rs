@@ -37,7 +37,11 @@ async fn nothing_on_record(hall: &Hall) {
 }
 
 fn is(fault: &Fault, code: &str) {
-    assert_eq!((fault.code(), fault.blame()), (code, Blame::Station));
+    assert_eq!(
+        (fault.code(), fault.blame()),
+        (code, Blame::Station),
+        "{fault:?}"
+    );
 }
 
 #[test]

@@ -294,6 +294,17 @@ impl Place {
             .await;
     }
 
+    /// Waits until the bay has something to say, and leaves it there: the bay waits with what it says next.
+    pub async fn until_it_reports(&self) {
+        let said = async {
+            while self.said.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let said = tokio::time::timeout(REPORT_MAX, said).await;
+        said.expect("a report in time");
+    }
+
     /// Waits until the bay has its port.
     pub async fn until_open(&mut self) {
         self.until(|report| matches!(report, Report::BayOpened { .. }))

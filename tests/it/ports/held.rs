@@ -1,7 +1,7 @@
 //! Another program at a bay's port: it is named, no unit is blamed, and the bay goes on when it has let go.
 
 use crate::codes::books::Books;
-use crate::naming::place::{Hall, Place, fault};
+use crate::naming::place::{Hall, Place, fault as fault_of};
 use crate::scenarios::line::{in_a_process_with_an_hsm, options};
 use crate::support;
 use dps_station::fixtures::pty::Pty;
@@ -146,8 +146,8 @@ fn a_unit_that_fails_is_blamed_where_no_other_program_is() {
             let bad = hall.flawed("GW-A", Flaw::RequestUnsigned);
             let mut place = hall.open("1");
             place.plug_firmly(&bad);
-            // Until the reports are taken, the unit is no further than its arrival.
-            place.until_open().await;
+            // Until its reports are taken, the bay does not go on from having opened the port.
+            place.until_it_reports().await;
             let other = Other::sitting(&hall.port("1")).await;
             let events = place.stay().await;
             assert_eq!(events.last().unwrap().kind(), "errored", "{events:?}");
@@ -156,7 +156,7 @@ fn a_unit_that_fails_is_blamed_where_no_other_program_is() {
             place.until_open().await;
             let events = place.stay().await;
             assert_eq!(events.last().unwrap().kind(), "failed", "{events:?}");
-            assert_eq!(fault(&events).code(), "request_unsigned");
+            assert_eq!(fault_of(&events).code(), "request_unsigned");
             place.close().await;
         },
     );
@@ -177,8 +177,58 @@ fn what_never_says_who_it_is_is_no_unit_while_another_program_reads_the_port() {
             drop(other);
             // With nobody else at the port it is the unit's own silence.
             let events = place.stay().await;
-            assert_eq!(fault(&events).code(), "device_silent");
+            assert_eq!(fault_of(&events).code(), "device_silent");
             drop(silent);
+            place.close().await;
+        },
+    );
+}
+
+#[test]
+fn a_program_that_opens_the_port_of_an_empty_bay_is_told_at_once() {
+    in_a_process_with_an_hsm(
+        "ports::held::a_program_that_opens_the_port_of_an_empty_bay_is_told_at_once",
+        |plant| async move {
+            let hall = Hall::with(&plant, |_| ());
+            let pty = Pty::open(&hall.port("1")).unwrap();
+            let mut place = hall.open_fixed("1");
+            place.until_open().await;
+            let other = Other::reading(&hall.port("1")).await;
+            other.is_named_by(&place.trouble().await, "cat");
+            drop(other);
+            place.until_open().await;
+            drop(pty);
+            place.plug(&hall.own("GW-A"));
+            passes(&hall, place).await;
+        },
+    );
+}
+
+#[test]
+fn a_program_that_nobody_can_name_is_no_fault_of_the_unit_either() {
+    in_a_process_with_an_hsm(
+        "ports::held::a_program_that_nobody_can_name_is_no_fault_of_the_unit_either",
+        |plant| async move {
+            let hall = Hall::with(&plant, |_| ());
+            let bad = hall.flawed("GW-A", Flaw::RequestUnsigned);
+            let mut place = hall.open("1");
+            place.plug_firmly(&bad);
+            // Until its reports are taken, the bay does not go on from having opened the port.
+            place.until_it_reports().await;
+            // This program's own files are as little looked at as those that it may not see.
+            let other = File::open(hall.port("1")).unwrap();
+            let unnamed = |fault: &Fault| matches!(fault, Fault::PortBusy { holder: None, .. });
+            let events = place.stay().await;
+            assert!(
+                matches!(events.last(), Some(Event::Errored { fault }) if unnamed(fault)),
+                "{events:?}"
+            );
+            let fault = place.trouble().await;
+            assert!(unnamed(&fault), "{fault:?}");
+            drop(other);
+            place.until_open().await;
+            let events = place.stay().await;
+            assert_eq!(fault_of(&events).code(), "request_unsigned");
             place.close().await;
         },
     );
