@@ -137,7 +137,7 @@ pub struct CaConfig {
     #[serde(default = "default_organization")]
     pub organization: String,
     /// Environment that the module reads, such as `SOFTHSM2_CONF`; set before anything else runs.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "value::environment")]
     pub environment: BTreeMap<String, String>,
 }
 
@@ -681,7 +681,7 @@ dps = "main"
         assert!(!config.station.simulated && !config.shift.auto);
         assert_eq!((config.bays.len(), config.products.len()), (2, 1));
         assert!(config.bays[1].hotplug && config.bays[1].link.dtr == Some(true));
-        let simulated = text.replace("# simulated = true ", "simulated = true ");
+        let simulated = text.replace("# simulated = false ", "simulated = true ");
         assert!(parse(&simulated).expect("parses").station.simulated);
         for secret in [
             "file:/etc/station/hsm-pin",

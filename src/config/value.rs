@@ -5,6 +5,7 @@
 use crate::provision::bounds::within;
 use crate::provision::fault::harmless;
 use serde::de::{Deserialize, Deserializer, Error};
+use std::collections::BTreeMap;
 
 /// The longest name, in characters.
 const NAME_MAX: usize = 64;
@@ -43,6 +44,22 @@ pub fn endpoint<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> 
 /// How many pages the ledger may have: what SQLite takes.
 pub fn pages<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     within::<_, u32, 1, 4_294_967_294>(from).map(Some)
+}
+
+/// Variables that a process can be given: one that it cannot be would be looked for for ever.
+pub fn environment<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    let variables = BTreeMap::<String, String>::deserialize(from)?;
+    let whole = |(name, value): (&String, &String)| {
+        !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
+    };
+    match variables.iter().all(whole) {
+        true => Ok(variables),
+        false => Err(D::Error::custom(
+            "the name of a variable is not empty and has no =, and nothing has a NUL",
+        )),
+    }
 }
 
 fn checked<'de, D: Deserializer<'de>>(

@@ -395,3 +395,20 @@ fn a_product_that_is_enrolled_needs_the_service_of_its_dps() {
     let other = with("service_url = \"https://localhost:9\"\n", "");
     refused(&other, "credential =", "dps.credential", "no service_url");
 }
+
+#[test]
+fn a_variable_that_no_process_can_have_is_refused_and_not_tried_for_ever() {
+    for (name, value) in [("", "x"), ("A=B", "x"), ("A", "\\u0000")] {
+        let new = format!("environment = {{ \"{name}\" = \"{value}\" }}");
+        let text = with("pin = \"file:pin\"", &format!("pin = \"file:pin\"\n{new}"));
+        refused(&text, &new, "ca.environment", "variable");
+    }
+}
+
+#[test]
+fn a_secret_that_is_a_number_is_not_repeated() {
+    let text = with("pin = \"file:pin\"", "pin = 739105");
+    refused(&text, "pin =", "ca.pin", "file:PATH");
+    let said = said_of(&["check"], text.as_bytes());
+    assert!(!said.stderr.contains("739105"), "{said:?}");
+}

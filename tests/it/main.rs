@@ -30,6 +30,7 @@ mod scenarios;
 mod screens;
 mod stranger;
 mod support;
+mod template;
 mod tidy;
 mod tpm;
 mod tpm_line;

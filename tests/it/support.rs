@@ -1,6 +1,7 @@
 //! What tests of the whole program share: factory folders, programs run to their end, and what the spy saw of the HSM.
 
 use rusqlite::{Connection, OpenFlags};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -123,6 +124,11 @@ impl Running {
     pub fn kill(mut self) -> Ended {
         self.child.kill().unwrap();
         self.end()
+    }
+
+    /// Asks it to end, as a system that shuts down does.
+    pub fn terminate(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
     }
 
     /// Waits for its end.

@@ -5,6 +5,7 @@ use dps_station::fixtures::dps::{EmulatorOptions, Policy};
 use reqwest::Client;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tokio::task::JoinSet;
@@ -79,7 +80,7 @@ impl Drop for Killed {
 
 fn start(dir: &Path) -> (Killed, Door) {
     let mut process = Command::new(env!("CARGO_BIN_EXE_station"))
-        .args(["--json", "emulate", "dps", "--dir"])
+        .args(["emulate", "dps", "--json", "--dir"])
         .arg(dir)
         .stdout(Stdio::piped())
         .spawn()
@@ -90,9 +91,10 @@ fn start(dir: &Path) -> (Killed, Door) {
     let said: Value = serde_json::from_str(&line).unwrap();
     let connection = text(&said["connection_string"]);
     let (_, key) = connection.split_once("SharedAccessKey=").unwrap();
+    let listen: SocketAddr = text(&said["listen"]).parse().unwrap();
     let door = Door {
-        client: support::client(Path::new(&text(&said["ca_file"]))),
-        service_url: text(&said["service_url"]),
+        client: support::client(Path::new(&text(&said["ca_pem"]))),
+        service_url: format!("https://localhost:{}", listen.port()),
         key: key.to_owned(),
     };
     (Killed(process), door)
