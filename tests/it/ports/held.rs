@@ -142,22 +142,26 @@ fn a_unit_that_fails_is_blamed_where_no_other_program_is() {
     in_a_process_with_an_hsm(
         "ports::held::a_unit_that_fails_is_blamed_where_no_other_program_is",
         |plant| async move {
-            let hall = Hall::with(&plant, |_| ());
-            let bad = hall.flawed("GW-A", Flaw::RequestUnsigned);
-            let mut place = hall.open("1");
-            place.plug_firmly(&bad);
-            // Until its reports are taken, the bay does not go on from having opened the port.
-            place.until_it_reports().await;
-            let other = Other::sitting(&hall.port("1")).await;
-            let events = place.stay().await;
-            assert_eq!(events.last().unwrap().kind(), "errored", "{events:?}");
-            other.is_named_by(&place.trouble().await, "sleep");
-            drop(other);
-            place.until_open().await;
-            let events = place.stay().await;
-            assert_eq!(events.last().unwrap().kind(), "failed", "{events:?}");
-            assert_eq!(fault_of(&events).code(), "request_unsigned");
-            place.close().await;
+            for (flaw, code) in [
+                (Flaw::RequestUnsigned, "request_unsigned"),
+                (Flaw::Model("X".to_owned()), "not_a_device_we_know"),
+            ] {
+                let hall = Hall::with(&plant, |_| ());
+                let mut place = hall.open("1");
+                place.plug_firmly(&hall.flawed("GW-A", flaw));
+                // Until its reports are taken, the bay does not go on from having opened the port.
+                place.until_it_reports().await;
+                let other = Other::sitting(&hall.port("1")).await;
+                let events = place.stay().await;
+                assert_eq!(events.last().unwrap().kind(), "errored", "{events:?}");
+                other.is_named_by(&place.trouble().await, "sleep");
+                drop(other);
+                place.until_open().await;
+                let events = place.stay().await;
+                let ended = (events.last().unwrap().kind(), fault_of(&events).code());
+                assert_eq!(ended, ("failed", code), "{events:?}");
+                place.close().await;
+            }
         },
     );
 }
