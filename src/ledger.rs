@@ -29,6 +29,7 @@ mod claim;
 mod credential;
 mod error;
 mod failure;
+mod lookout;
 mod migrate;
 mod outbox;
 mod project;
@@ -36,6 +37,7 @@ mod read;
 mod reserved;
 mod sql;
 mod store;
+mod tally;
 mod together;
 mod verify;
 mod wal;
@@ -45,10 +47,11 @@ pub use allocation::{AllocationRow, AllocationState};
 pub use chain::{GENESIS, hash};
 pub use claim::Claim;
 pub use error::LedgerError;
+pub use lookout::Lookout;
 pub use outbox::OutboxState;
 pub use read::{
     OpenAttempt, OutboxCounts, OutboxFilter, OutboxRow, ReservationRow, ReservationState, Shift,
-    UnitRow,
+    ShiftStanding, Standing, UnitRow,
 };
 pub use reserved::Reserved;
 pub use store::{
@@ -58,7 +61,7 @@ pub use together::{Happened, Refused, Written};
 pub use verify::{Damage, Place, Report, verify};
 
 use crate::provision::bytes::{Blob, Digest};
-use crate::provision::device::DeviceId;
+use crate::provision::device::{DeviceId, RegistrationId};
 use crate::provision::event::{Balance, Event, Recorded};
 pub use crate::provision::fault::IdentityKind;
 use crate::provision::naming::IdFormat;
@@ -230,7 +233,8 @@ impl Ledger {
             .await
     }
 
-    /// The smallest number of a format, `from` or greater, that was never given out or was given back.
+    /// The smallest number of a format, `from` or greater, that was given back; else the one after the greatest that was
+    /// ever given out.
     pub async fn next_number(&self, format: &IdFormat, from: u32) -> Result<u32, LedgerError> {
         let format = format.clone();
         self.read(move |db| allocation::next_number(db, &format, from))
@@ -252,6 +256,15 @@ impl Ledger {
         self.read(move |db| read::outbox(db, &filter)).await
     }
 
+    /// The records of the outbox with these registration IDs, as far as there are any.
+    pub async fn outbox_of(
+        &self,
+        registration_ids: &[&RegistrationId],
+    ) -> Result<Vec<OutboxRow>, LedgerError> {
+        let ids: Vec<_> = registration_ids.iter().copied().cloned().collect();
+        self.read(move |db| read::outbox_of(db, &ids)).await
+    }
+
     /// How many records of the outbox for `dps` stand where.
     pub async fn outbox_counts(&self, dps: &str) -> Result<OutboxCounts, LedgerError> {
         let dps = dps.to_owned();
@@ -261,6 +274,11 @@ impl Ledger {
     /// The shift that is open, if any.
     pub async fn current_shift(&self) -> Result<Option<Shift>, LedgerError> {
         self.read(read::current_shift).await
+    }
+
+    /// A lookout for what anybody commits.
+    pub fn lookout(&self) -> Lookout {
+        Lookout::new(&self.path)
     }
 
     /// The balance of a shift, in units: of those that it found without a verdict and those that it saw first.

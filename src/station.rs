@@ -4,6 +4,7 @@
 //! Nobody who looks on can slow or stop a bay: the floor is a `watch`, a reader who falls too far behind the reports
 //! misses the oldest of them and is told how many, and a command is one of a closed list.
 
+mod board;
 mod recovery;
 mod upload;
 
@@ -14,11 +15,13 @@ use crate::bay::{Bay, Line, Scans, StationFault};
 use crate::provision::event::Event;
 use crate::provision::fault::{Fault, said};
 use crate::provision::floor::{Command, Floor, Report};
+use board::Board;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tracing::Instrument;
 
 /// Reports that may wait to be folded; a bay that finds the queue full waits for its turn.
@@ -28,11 +31,9 @@ pub const REPORTS_MAX: usize = 256;
 pub const WATCHED_MAX: usize = 16_384;
 /// Commands that may wait to be obeyed.
 pub const COMMANDS_MAX: usize = 16;
-/// How often the floor is shown anew where something changed.
+/// How often the floor is shown anew at most, where something changed.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
-/// Events read at a time.
-const PAGE: u32 = 500;
-/// How often the station says that it lives, or how the shift stands where something moved.
+/// How often the station says that it lives, or how shift and outboxes stand where anybody changed that.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
 
 /// A station, ready to run.
@@ -70,6 +71,9 @@ impl Station {
     pub async fn run(mut self, mut watchers: Watchers) -> Result<Floor, StationFault> {
         let mut floor = Floor::new(&self.id, self.simulated, self.now());
         floor.place(self.bays.iter().map(|bay| bay.name.as_str()));
+        let lookout = self.line.ledger.lookout();
+        let clouds = self.uploader.clouds();
+        let mut board = Board::new(floor, watchers.reports, watchers.floors, lookout, clouds);
         let (stop, stopped) = watch::channel(false);
         let mut bays = JoinSet::new();
         let mut doors = Doors::new();
@@ -88,9 +92,7 @@ impl Station {
         };
         let mut alive = tokio::time::interval(ALIVE_EVERY);
         let mut show = tokio::time::interval(SHOW_EVERY);
-        let mut moved = true;
-        self.recall(&mut floor).await?;
-        let mut shift = None;
+        show.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
             let report = tokio::select! {
                 Some(report) = self.reports.recv() => report,
@@ -101,32 +103,38 @@ impl Station {
                 },
                 command = watchers.commands.recv() => match command {
                     Some(Command::Quit) | None => break Ok(()),
-                    Some(command) => match self.obey(command, &doors).await? {
+                    Some(command) => match self.obey(command, &doors, &mut board).await? {
                         Some(report) => report,
                         None => continue,
                     },
                 },
-                _ = alive.tick() => {
-                    self.pulse(&mut shift, std::mem::take(&mut moved), &mut floor).await?
-                }
-                _ = show.tick() => {
-                    watchers.floors.send_replace(Arc::new(floor.clone()));
+                _ = alive.tick() => match board.look(self.now()).await? {
+                    true => continue,
+                    false => Report::Alive { at_ms: self.now() },
+                },
+                _ = show.tick(), if board.changed() => {
+                    board.show(self.now()).await?;
                     continue;
                 }
             };
             if let Some(fault) = opened.note(&report, doors.len()) {
                 break Err(fault);
             }
-            moved |= moves(&report);
-            floor.fold(&report);
-            let _ = watchers.reports.send(Arc::new(report)); // nobody may be looking on
+            board.tell(report);
         };
         let _ = stop.send(true);
         while bays.join_next().await.is_some() {}
-        result.map(|()| floor)
+        result?;
+        board.look(self.now()).await?;
+        Ok(board.into_floor())
     }
 
-    async fn obey(&self, command: Command, doors: &Doors) -> Result<Option<Report>, StationFault> {
+    async fn obey(
+        &self,
+        command: Command,
+        doors: &Doors,
+        board: &mut Board,
+    ) -> Result<Option<Report>, StationFault> {
         let at_ms = self.now();
         Ok(match command {
             Command::Acknowledge { bay } => Some(Report::Acknowledged { at_ms, bay }),
@@ -134,7 +142,11 @@ impl Station {
                 door.scans.put(&text);
                 Report::Scanned { at_ms, bay, text }
             }),
-            Command::CloseShift => self.close_shift().await?,
+            Command::CloseShift => {
+                self.close_shift().await?;
+                board.move_soon();
+                None
+            }
             Command::Upload => {
                 self.uploader.start();
                 None
@@ -149,85 +161,17 @@ impl Station {
         })
     }
 
-    /// How the shift stands, where something moved or another process opened or closed one; else, that the station
-    /// lives. `shift` is the one last said, and whether it was open.
-    async fn pulse(
-        &self,
-        shift: &mut Option<(String, bool)>,
-        moved: bool,
-        floor: &mut Floor,
-    ) -> Result<Report, StationFault> {
-        let ledger = &self.line.ledger;
-        let open = ledger.current_shift().await.map_err(StationFault::ledger)?;
-        let now = match (open, &*shift) {
-            (Some(open), _) => (open.shift, true),
-            (None, Some((name, _))) => (name.clone(), false),
-            (None, None) => return Ok(Report::Alive { at_ms: self.now() }),
-        };
-        if !moved && shift.as_ref() == Some(&now) {
-            return Ok(Report::Alive { at_ms: self.now() });
-        }
-        self.uploader.count();
-        let (name, open) = &now;
-        let balance = ledger.balance(name).await.map_err(StationFault::ledger)?;
-        let state = Report::ShiftState {
-            at_ms: self.now(),
-            name: name.clone(),
-            open: *open,
-            balance: Some(balance),
-        };
-        if shift.as_ref().is_some_and(|(said, _)| said != name) {
-            floor.fold(&state);
-            self.recall(floor).await?;
-        }
-        *shift = Some(now);
-        Ok(state)
-    }
-
-    /// Counts what belongs to the open shift and was before this process, so that a restart changes no count.
-    async fn recall(&self, floor: &mut Floor) -> Result<(), StationFault> {
+    /// Closes the open shift with its balance; does nothing where none is open.
+    async fn close_shift(&self) -> Result<(), StationFault> {
         let ledger = &self.line.ledger;
         let Some(open) = ledger.current_shift().await.map_err(StationFault::ledger)? else {
             return Ok(());
         };
-        let mut from = open.from_seq;
-        loop {
-            let page = ledger
-                .all_events(from, PAGE)
-                .await
-                .map_err(StationFault::ledger)?;
-            let Some(last) = page.last() else {
-                return Ok(());
-            };
-            from = last.seq + 1;
-            for recorded in page {
-                floor.fold(&Report::Earlier {
-                    recorded: Box::new(recorded),
-                });
-            }
-        }
-    }
-
-    /// Closes the open shift with its balance; says nothing where none is open.
-    async fn close_shift(&self) -> Result<Option<Report>, StationFault> {
-        let ledger = &self.line.ledger;
-        let Some(open) = ledger.current_shift().await.map_err(StationFault::ledger)? else {
-            return Ok(None);
-        };
-        let name = open.shift;
-        let balance = ledger.balance(&name).await.map_err(StationFault::ledger)?;
-        let closed = Event::ShiftClosed {
-            shift: name.clone(),
-            balance,
-        };
+        let shift = open.shift;
+        let balance = ledger.balance(&shift).await.map_err(StationFault::ledger)?;
+        let closed = Event::ShiftClosed { shift, balance };
         ledger.record(&closed).await.map_err(StationFault::ledger)?;
-        let at_ms = self.now();
-        Ok(Some(Report::ShiftState {
-            at_ms,
-            name,
-            open: false,
-            balance: Some(balance),
-        }))
+        Ok(())
     }
 
     fn now(&self) -> i64 {
@@ -267,15 +211,6 @@ impl Opened {
             _ => {}
         }
         None
-    }
-}
-
-/// Whether a report is a reason to report the shift and the outboxes again; those reports themselves are not.
-fn moves(report: &Report) -> bool {
-    match report {
-        Report::Event { .. } => true,
-        Report::Enroller { outbox, .. } => outbox.note.is_some(),
-        _ => false,
     }
 }
 

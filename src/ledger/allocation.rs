@@ -133,13 +133,12 @@ pub fn device_of_uid(db: &Connection, uid: &Blob) -> Result<Option<DeviceId>, Fa
     device.as_deref().map(parse).transpose()
 }
 
-/// The smallest number of a format, `from` or greater, that was never given out or was returned.
+/// The smallest number of a format, `from` or greater, that was returned; else the one after the greatest that was ever
+/// given out.
 pub fn next_number(db: &Connection, format: &IdFormat, from: u32) -> Result<u32, Failure> {
-    let sql =
-        "WITH used AS (SELECT number FROM allocation WHERE format = ?1 AND state <> 'returned')
-         SELECT min(n) FROM (
-             SELECT ?2 AS n UNION ALL SELECT number + 1 FROM used WHERE number >= ?2
-         ) WHERE n NOT IN used";
+    let sql = "SELECT coalesce(
+            (SELECT min(number) FROM allocation WHERE format = ?1 AND state = 'returned' AND number >= ?2),
+            (SELECT max(number) + 1 FROM allocation WHERE format = ?1 AND number >= ?2), ?2)";
     Ok(db.query_row(sql, params![format.to_string(), from], |row| row.get(0))?)
 }
 
@@ -159,16 +158,21 @@ pub fn allocations(db: &Connection) -> Result<Vec<AllocationRow>, Failure> {
 fn rename_unit(db: &Connection, from: &DeviceId, to: &DeviceId) -> Result<(), Failure> {
     let (from, to) = (from.as_str(), to.as_str());
     db.prepare_cached(
-        "INSERT INTO unit (device, bay, verdict, first_seq, judged_seq, last_seq)
-         SELECT ?2, bay, verdict, first_seq, judged_seq, last_seq FROM unit WHERE device = ?1
-         ON CONFLICT DO UPDATE SET bay = excluded.bay, verdict = excluded.verdict, last_seq = excluded.last_seq",
+        "INSERT INTO unit (device, bay, verdict, first_seq, judged_seq, verdict_seq, seen_seq, last_seq)
+         SELECT ?2, bay, verdict, first_seq, judged_seq, verdict_seq, seen_seq, last_seq FROM unit WHERE device = ?1
+         ON CONFLICT DO UPDATE SET bay = excluded.bay, verdict = excluded.verdict,
+             verdict_seq = excluded.verdict_seq, seen_seq = excluded.seen_seq, last_seq = excluded.last_seq",
     )?
     .execute([from, to])?;
     db.prepare_cached("UPDATE attempt SET device = ?2 WHERE device = ?1")?
         .execute([from, to])?;
-    for table in ["claim", "identity", "credential", "unit"] {
-        db.prepare_cached(&format!("DELETE FROM {table} WHERE device = ?"))?
-            .execute([from])?;
+    for delete in [
+        "DELETE FROM claim WHERE device = ?",
+        "DELETE FROM identity WHERE device = ?",
+        "DELETE FROM credential WHERE device = ?",
+        "DELETE FROM unit WHERE device = ?",
+    ] {
+        db.prepare_cached(delete)?.execute([from])?;
     }
     Ok(())
 }

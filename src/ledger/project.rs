@@ -8,6 +8,7 @@ use super::credential;
 use super::failure::Failure;
 use super::outbox;
 use super::sql;
+use super::tally;
 use super::{IdentityKind, LedgerError};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::device::{DeviceId, SerialNumber};
@@ -17,7 +18,7 @@ use crate::provision::event::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// The projections, each with its key columns: what `verify` rebuilds and compares.
-pub const TABLES: [(&str, &str); 11] = [
+pub const TABLES: [(&str, &str); 13] = [
     ("attempt", "attempt"),
     ("unit", "device"),
     ("claim", "device"),
@@ -29,10 +30,19 @@ pub const TABLES: [(&str, &str); 11] = [
     ("shift", "shift"),
     ("bay", "bay"),
     ("allocation", "device"),
+    ("tally", "from_seq"),
+    ("outbox_tally", "dps"),
 ];
 
 /// Lets `recorded` take effect, or says why it contradicts what is on record.
 pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
+    let before = tally::before(db, recorded)?;
+    change(db, recorded)?;
+    outbox::apply(db, recorded)?;
+    tally::after(db, recorded, before)
+}
+
+fn change(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
     if let Event::Identified { .. } = recorded.event {
         claim(db, recorded)?;
     }
@@ -64,6 +74,7 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
             allocation::confirm(db, device(recorded)?)?;
         }
         Event::Injected { .. } | Event::Failed { .. } => judge(db, recorded)?,
+        Event::Recognised { .. } => recognise(db, recorded)?,
         Event::LoopbackTested {
             bay: Some(bay),
             passed,
@@ -83,7 +94,6 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         | Event::ReadBack { .. }
         | Event::Proved { .. }
         | Event::Sealed { .. }
-        | Event::Recognised { .. }
         | Event::Errored { .. }
         | Event::Enrolled { .. }
         | Event::EnrollmentRefused { .. }
@@ -93,7 +103,7 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
     if recorded.event.ends_attempt() {
         end_attempt(db, recorded)?;
     }
-    outbox::apply(db, recorded)
+    Ok(())
 }
 
 fn attempt(recorded: &Recorded) -> Result<String, Failure> {
@@ -143,8 +153,8 @@ fn claim(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
     let bay = bay
         .ok_or_else(|| Failure::illegal(format!("attempt {attempt} does not wait for a device")))?;
     db.prepare_cached(
-        "INSERT INTO unit (device, bay, first_seq, last_seq) VALUES (?1, ?2, ?3, ?3)
-         ON CONFLICT (device) DO UPDATE SET bay = excluded.bay",
+        "INSERT INTO unit (device, bay, first_seq, seen_seq, last_seq) VALUES (?1, ?2, ?3, ?3, ?3)
+         ON CONFLICT (device) DO UPDATE SET bay = excluded.bay, seen_seq = excluded.seen_seq",
     )?
     .execute(params![device, bay, seq(recorded)])?;
     let fence: i64 = db
@@ -296,13 +306,23 @@ fn settle(
 
 fn judge(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
     db.prepare_cached(
-        "UPDATE unit SET verdict = ?, judged_seq = coalesce(judged_seq, ?) WHERE device = ?",
+        "UPDATE unit SET verdict = ?1, judged_seq = coalesce(judged_seq, ?2), verdict_seq = ?2, seen_seq = ?2
+         WHERE device = ?3",
     )?
     .execute(params![
         recorded.event.kind(),
         seq(recorded),
         device(recorded)?.as_str()
     ])?;
+    Ok(())
+}
+
+/// A unit that passed in an earlier shift and was only recognised in this one is no unit of it.
+fn recognise(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
+    db.prepare_cached(
+        "UPDATE unit SET seen_seq = NULL WHERE device = ? AND coalesce(verdict_seq, 0) <= ?",
+    )?
+    .execute(params![device(recorded)?.as_str(), tally::present(db)?])?;
     Ok(())
 }
 
@@ -319,7 +339,10 @@ fn end_attempt(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
 
 fn open_shift(db: &Connection, recorded: &Recorded, shift: &str) -> Result<(), Failure> {
     let open: Option<String> = db
-        .prepare_cached("SELECT shift FROM shift WHERE closed_seq IS NULL OR shift = ?")?
+        .prepare_cached(
+            "SELECT shift FROM (SELECT shift, closed_seq FROM shift ORDER BY opened_seq DESC LIMIT 1)
+             WHERE closed_seq IS NULL UNION ALL SELECT shift FROM shift WHERE shift = ?",
+        )?
         .query_row([shift], |row| row.get(0))
         .optional()?;
     if let Some(other) = open {
@@ -327,8 +350,15 @@ fn open_shift(db: &Connection, recorded: &Recorded, shift: &str) -> Result<(), F
             "shift {shift} cannot open: shift {other} is on record and must be closed, or has this name"
         )));
     }
-    db.prepare_cached("INSERT INTO shift (shift, opened_seq, opened_ms) VALUES (?, ?, ?)")?
-        .execute(params![shift, seq(recorded), recorded.at_ms])?;
+    db.prepare_cached(
+        "INSERT INTO shift (shift, opened_seq, opened_ms, from_seq) VALUES (?, ?, ?, ?)",
+    )?
+    .execute(params![
+        shift,
+        seq(recorded),
+        recorded.at_ms,
+        tally::present(db)?
+    ])?;
     Ok(())
 }
 

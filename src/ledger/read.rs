@@ -9,9 +9,11 @@ use crate::provision::bytes::Digest;
 use crate::provision::device::{DeviceId, RegistrationId, SerialNumber};
 use crate::provision::event::{Balance, Enrollment, Purpose, Recorded};
 use crate::provision::fault::Fault;
+use crate::provision::floor::Counts;
 use crate::provision::verdict::Verdict;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use ulid::Ulid;
 
 /// An attempt that has begun and not ended.
@@ -98,7 +100,7 @@ pub struct OutboxFilter {
 }
 
 /// How many records of an outbox stand where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutboxCounts {
     /// Wait to be enrolled or disabled.
     pub waiting: u32,
@@ -119,6 +121,28 @@ pub struct Shift {
     pub opened_ms: i64,
     /// The place in the chain from where on units count for it; see [`Ledger::balance`](super::Ledger::balance).
     pub from_seq: u64,
+}
+
+/// How the shift and the outboxes stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The shift that was opened last, if any was.
+    pub shift: Option<ShiftStanding>,
+    /// The outboxes that ever had a record, by DPS instance.
+    pub outboxes: BTreeMap<String, OutboxCounts>,
+}
+
+/// How a shift stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShiftStanding {
+    /// Its name.
+    pub shift: String,
+    /// Whether it is open.
+    pub open: bool,
+    /// Its balance; see [`Ledger::balance`](super::Ledger::balance).
+    pub balance: Balance,
+    /// What the bays have seen since it began.
+    pub counts: Counts,
 }
 
 /// A unit that was identified at least once.
@@ -200,59 +224,64 @@ pub fn outbox(db: &Connection, filter: &OutboxFilter) -> Result<Vec<OutboxRow>, 
          ORDER BY next_try_ms, content_seq LIMIT ?4";
     let state = filter.state.as_ref().map(word).transpose()?;
     let limit = filter.limit.map_or(-1, i64::from);
-    rows(
-        db,
-        sql,
-        params![filter.dps, state, filter.due_ms, limit],
-        |row| {
-            let fault: Option<String> = row.get(8)?;
-            let enrollment: String = row.get(9)?;
-            let damaged = |e: serde_json::Error| Failure::Damaged(format!("outbox: {e}"));
-            Ok(OutboxRow {
-                registration_id: column_word(row, 0)?,
-                dps: row.get(1)?,
-                device: column_word(row, 2)?,
-                state: column_word(row, 3)?,
-                sending: row.get(4)?,
-                tries: row.get(5)?,
-                next_try_ms: row.get(6)?,
-                etag: row.get(7)?,
-                fault: fault
-                    .map(|text| serde_json::from_str(&text))
-                    .transpose()
-                    .map_err(damaged)?,
-                enrollment: serde_json::from_str(&enrollment).map_err(damaged)?,
-            })
-        },
-    )
+    let params = params![filter.dps, state, filter.due_ms, limit];
+    rows(db, sql, params, outbox_row)
+}
+
+/// The records of the outbox with these registration IDs, as far as there are any.
+pub fn outbox_of(db: &Connection, ids: &[RegistrationId]) -> Result<Vec<OutboxRow>, Failure> {
+    let sql = "SELECT registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
+             fault, enrollment FROM outbox WHERE registration_id = ?";
+    let mut found = Vec::new();
+    for id in ids {
+        found.extend(rows(db, sql, [id.as_str()], outbox_row)?);
+    }
+    Ok(found)
+}
+
+fn outbox_row(row: &Row<'_>) -> Result<OutboxRow, Failure> {
+    let fault: Option<String> = row.get(8)?;
+    let enrollment: String = row.get(9)?;
+    let damaged = |e: serde_json::Error| Failure::Damaged(format!("outbox: {e}"));
+    Ok(OutboxRow {
+        registration_id: column_word(row, 0)?,
+        dps: row.get(1)?,
+        device: column_word(row, 2)?,
+        state: column_word(row, 3)?,
+        sending: row.get(4)?,
+        tries: row.get(5)?,
+        next_try_ms: row.get(6)?,
+        etag: row.get(7)?,
+        fault: fault
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .map_err(damaged)?,
+        enrollment: serde_json::from_str(&enrollment).map_err(damaged)?,
+    })
 }
 
 /// How many records of the outbox for `dps` stand where.
 pub fn outbox_counts(db: &Connection, dps: &str) -> Result<OutboxCounts, Failure> {
-    let sql = "SELECT count(*) FILTER (WHERE state IN ('pending', 'disable_pending')),
-            count(*) FILTER (WHERE state IN ('pending', 'disable_pending') AND tries > 0),
-            count(*) FILTER (WHERE state = 'enrolled'), count(*) FILTER (WHERE state = 'refused')
-        FROM outbox WHERE dps = ?";
-    let counts = db.query_row(sql, [dps], |row| {
-        Ok(OutboxCounts {
-            waiting: row.get(0)?,
-            tried: row.get(1)?,
-            enrolled: row.get(2)?,
-            refused: row.get(3)?,
-        })
-    })?;
-    Ok(counts)
+    let sql = "SELECT waiting, tried, enrolled, refused FROM outbox_tally WHERE dps = ?";
+    let counts = db.query_row(sql, [dps], |row| outbox_counts_at(row, 0));
+    Ok(counts.optional()?.unwrap_or_default())
 }
 
-/// Where the one before a shift closed; the beginning for the first.
-const COUNTS_FROM: &str = "coalesce(
-        (SELECT max(past.closed_seq) FROM shift AS past WHERE past.closed_seq < shift.opened_seq), 0)";
+fn outbox_counts_at(row: &Row<'_>, first: usize) -> rusqlite::Result<OutboxCounts> {
+    Ok(OutboxCounts {
+        waiting: row.get(first)?,
+        tried: row.get(first + 1)?,
+        enrolled: row.get(first + 2)?,
+        refused: row.get(first + 3)?,
+    })
+}
 
-/// The shift that is open, if any.
+/// The shift that is open, if any: the last one, or none.
 pub fn current_shift(db: &Connection) -> Result<Option<Shift>, Failure> {
-    let sql = format!("SELECT shift, opened_ms, {COUNTS_FROM} FROM shift WHERE closed_seq IS NULL");
+    let sql = "SELECT shift, opened_ms, from_seq FROM
+            (SELECT * FROM shift ORDER BY opened_seq DESC LIMIT 1) WHERE closed_seq IS NULL";
     let shift = db
-        .query_row(&sql, [], |row| {
+        .query_row(sql, [], |row| {
             Ok(Shift {
                 shift: row.get(0)?,
                 opened_ms: row.get(1)?,
@@ -261,6 +290,48 @@ pub fn current_shift(db: &Connection) -> Result<Option<Shift>, Failure> {
         })
         .optional()?;
     Ok(shift)
+}
+
+/// How the shift that was opened last and all outboxes stand.
+pub fn standing(db: &Connection) -> Result<Standing, Failure> {
+    let sql = "SELECT open_before, scanned, passed, failed, injected, enrolled, covered, pending, refused,
+            shift, closed_seq IS NULL, shift.from_seq
+        FROM shift JOIN tally ON tally.from_seq = shift.from_seq ORDER BY opened_seq DESC LIMIT 1";
+    let shift = db
+        .prepare_cached(sql)?
+        .query_row([], |row| {
+            Ok(ShiftStanding {
+                balance: balance_of(row)?,
+                shift: row.get(9)?,
+                open: row.get(10)?,
+                counts: counts_since(db, row.get(11)?)?,
+            })
+        })
+        .optional()?;
+    let sql = "SELECT dps, waiting, tried, enrolled, refused FROM outbox_tally";
+    let mut statement = db.prepare_cached(sql)?;
+    let outboxes = statement.query_map([], |row| Ok((row.get(0)?, outbox_counts_at(row, 1)?)))?;
+    Ok(Standing {
+        shift,
+        outboxes: outboxes.collect::<rusqlite::Result<_>>()?,
+    })
+}
+
+/// What the bays have seen since a tally began: in it, and, where its shift has closed and none is open, after it.
+fn counts_since(db: &Connection, from_seq: i64) -> rusqlite::Result<Counts> {
+    db.prepare_cached(
+        "SELECT sum(seen_passed), sum(seen_failed), sum(seen_injected), sum(seen_open), sum(errors)
+         FROM tally WHERE from_seq >= ?",
+    )?
+    .query_row([from_seq], |row| {
+        Ok(Counts {
+            passed: row.get(0)?,
+            failed: row.get(1)?,
+            injected: row.get(2)?,
+            open: row.get(3)?,
+            errors: row.get(4)?,
+        })
+    })
 }
 
 /// Whether the bay's last loopback test failed.
@@ -292,50 +363,32 @@ pub fn operations_charged_since(db: &Connection, dps: &str, since_ms: i64) -> Re
     Ok(u32::try_from(sum).unwrap_or(u32::MAX))
 }
 
-/// The balance of a shift, in units: of those that it found without a verdict and those that it saw first.
-///
-/// What happened while no shift was open belongs to the next one: no unit is in none. A closed shift has the verdicts
-/// that were given until it closed, and shows what became of these units since: where
-/// their enrollment stands now, and as failed what has failed after it passed. `None`: there is no such shift.
+/// The balance of a shift; `None`: there is no such shift.
 pub fn balance(db: &Connection, shift: &str) -> Result<Option<Balance>, Failure> {
-    let sql = format!(
-        "SELECT {COUNTS_FROM}, coalesce(closed_seq, 9223372036854775807) FROM shift WHERE shift = ?"
-    );
-    let span: Option<(i64, i64)> = db
-        .query_row(&sql, [shift], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let Some((from, closed)) = span else {
-        return Ok(None);
-    };
-    let sql = "WITH counted AS (
-            SELECT first_seq < ?1 AS old, coalesce(judged_seq < ?2, 0) AS judged, verdict, outbox.state
-            FROM unit LEFT JOIN outbox ON outbox.registration_id = unit.registration_id
-            WHERE first_seq < ?2 AND (judged_seq IS NULL OR judged_seq > ?1)
-        )
-        SELECT count(*) FILTER (WHERE old), count(*) FILTER (WHERE NOT old),
-            count(*) FILTER (WHERE judged AND verdict = 'passed'),
-            count(*) FILTER (WHERE judged AND verdict = 'failed'),
-            count(*) FILTER (WHERE NOT judged),
-            count(*) FILTER (WHERE judged AND verdict = 'passed' AND state = 'enrolled'),
-            count(*) FILTER (WHERE judged AND verdict = 'passed' AND state = 'covered'),
-            count(*) FILTER (WHERE judged AND verdict = 'passed' AND state = 'pending'),
-            count(*) FILTER (WHERE judged AND verdict = 'passed' AND state = 'refused'),
-            count(*) FILTER (WHERE judged AND verdict = 'injected')
-        FROM counted";
-    let balance = db.query_row(sql, params![from, closed], |row| {
-        Ok(Balance {
-            open_before: row.get(0)?,
-            scanned: row.get(1)?,
-            passed: row.get(2)?,
-            failed: row.get(3)?,
-            scrapped: 0,
-            open_after: row.get(4)?,
-            enrolled: row.get(5)?,
-            covered: row.get(6)?,
-            pending: row.get(7)?,
-            refused: row.get(8)?,
-            injected: row.get(9)?,
-        })
-    })?;
-    Ok(Some(balance))
+    let sql =
+        "SELECT open_before, scanned, passed, failed, injected, enrolled, covered, pending, refused
+        FROM shift JOIN tally ON tally.from_seq = shift.from_seq WHERE shift = ?";
+    Ok(db.query_row(sql, [shift], balance_of).optional()?)
+}
+
+/// The balance that the first nine columns of a tally give.
+fn balance_of(row: &Row<'_>) -> rusqlite::Result<Balance> {
+    let count = |index| row.get::<_, u32>(index);
+    let (open_before, scanned) = (count(0)?, count(1)?);
+    let (passed, failed, injected) = (count(2)?, count(3)?, count(4)?);
+    let found = u64::from(open_before) + u64::from(scanned);
+    let judged = u64::from(passed) + u64::from(failed) + u64::from(injected);
+    Ok(Balance {
+        open_before,
+        scanned,
+        passed,
+        failed,
+        injected,
+        scrapped: 0,
+        open_after: u32::try_from(found.saturating_sub(judged)).unwrap_or(u32::MAX),
+        enrolled: count(5)?,
+        covered: count(6)?,
+        pending: count(7)?,
+        refused: count(8)?,
+    })
 }

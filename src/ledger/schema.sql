@@ -1,4 +1,4 @@
--- Version 2 of the ledger. `events` is the record; every other table is a projection of it and can be rebuilt.
+-- Version 3 of the ledger. `events` is the record; every other table is a projection of it and can be rebuilt.
 
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY,
@@ -38,8 +38,10 @@ CREATE TABLE attempt (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX attempts_open ON attempt (attempt) WHERE ended_seq IS NULL;
+CREATE INDEX attempts_of_device ON attempt (device) WHERE device IS NOT NULL;
 
--- Each device that was ever identified, and what became of it.
+-- Each device that was ever identified, and what became of it. `judged_seq`: its first verdict, `verdict_seq`: its last.
+-- `seen_seq`: when it was last in a bay as a unit of the shift; none where it had passed before and was only recognised.
 CREATE TABLE unit (
     device TEXT PRIMARY KEY,
     bay TEXT NOT NULL,
@@ -47,6 +49,8 @@ CREATE TABLE unit (
     verdict TEXT CHECK (verdict IN ('passed', 'failed', 'injected')),
     first_seq INTEGER NOT NULL,
     judged_seq INTEGER,
+    verdict_seq INTEGER,
+    seen_seq INTEGER,
     last_seq INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
@@ -66,12 +70,16 @@ CREATE TABLE identity (
     PRIMARY KEY (kind, value)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX identities_of_device ON identity (device);
+
 -- What identifies a device, by its digest: what later events refer to.
 CREATE TABLE credential (
     sha256 BLOB PRIMARY KEY NOT NULL,
     device TEXT NOT NULL REFERENCES unit (device),
     content TEXT NOT NULL
 ) STRICT;
+
+CREATE INDEX credentials_of_device ON credential (device);
 
 -- Each signature that was ever asked for.
 CREATE TABLE reservation (
@@ -82,6 +90,8 @@ CREATE TABLE reservation (
     device TEXT REFERENCES unit (device),
     state TEXT NOT NULL CHECK (state IN ('reserved', 'signed', 'abandoned'))
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX reservations_of_device ON reservation (device) WHERE device IS NOT NULL;
 
 -- What DPS is to hold. `content_seq`: the event that says so. `charged_seq`: the unanswered charge, if any.
 CREATE TABLE outbox (
@@ -117,7 +127,42 @@ CREATE TABLE shift (
     opened_seq INTEGER NOT NULL,
     opened_ms INTEGER NOT NULL,
     closed_seq INTEGER,
-    closed_ms INTEGER
+    closed_ms INTEGER,
+    from_seq INTEGER NOT NULL REFERENCES tally (from_seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX shifts_in_order ON shift (opened_seq);
+CREATE UNIQUE INDEX shift_of_tally ON shift (from_seq);
+
+-- What counts for each shift: what happened after `from_seq`, where the one before closed, until it closed itself.
+-- The first nine are its balance: a unit counts where it was first identified (`scanned`), in each shift that found it
+-- without a verdict (`open_before`), and, by its last verdict and by where its record stands, where it was first judged.
+-- The others are what its bays saw: units by their last verdict there, and attempts that ended in ERROR.
+CREATE TABLE tally (
+    from_seq INTEGER PRIMARY KEY,
+    open_before INTEGER NOT NULL DEFAULT 0,
+    scanned INTEGER NOT NULL DEFAULT 0,
+    passed INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    injected INTEGER NOT NULL DEFAULT 0,
+    enrolled INTEGER NOT NULL DEFAULT 0,
+    covered INTEGER NOT NULL DEFAULT 0,
+    pending INTEGER NOT NULL DEFAULT 0,
+    refused INTEGER NOT NULL DEFAULT 0,
+    seen_passed INTEGER NOT NULL DEFAULT 0,
+    seen_failed INTEGER NOT NULL DEFAULT 0,
+    seen_injected INTEGER NOT NULL DEFAULT 0,
+    seen_open INTEGER NOT NULL DEFAULT 0,
+    errors INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- How many records of the outbox stand where. `tried`: of those that wait.
+CREATE TABLE outbox_tally (
+    dps TEXT PRIMARY KEY,
+    waiting INTEGER NOT NULL DEFAULT 0,
+    tried INTEGER NOT NULL DEFAULT 0,
+    enrolled INTEGER NOT NULL DEFAULT 0,
+    refused INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
 -- Each bay that was tested with a loopback plug; `out`: its last test failed, and it is out of service.
@@ -138,4 +183,5 @@ CREATE TABLE allocation (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX allocation_by_number ON allocation (format, number);
+CREATE INDEX allocation_returned ON allocation (format, number) WHERE state = 'returned';
 CREATE UNIQUE INDEX allocation_of_uid ON allocation (uid) WHERE state <> 'returned';

@@ -1,18 +1,17 @@
 //! All that a screen or a report sees, folded from reports, and all it may ask.
 //!
-//! Invariant: counts are of units, and balance: units = passed + failed + injected + open. Every text in a floor is harmless.
+//! Invariant: a floor is as large as its bays and outboxes, however many units the shift has had. Every text in it is
+//! harmless.
 
 mod bay;
 mod report;
 
 pub use super::health::LinkHealth;
 pub use bay::{BayState, FloorBay, Outcome, RECENT_EVENTS, Step, TEXT_MAX};
-pub use report::{Activity, Command, Outbox, Report};
+pub use report::{Activity, Command, Counts, Outbox, Report};
 
-use super::device::DeviceId;
-use super::event::{Balance, Event, Recorded};
+use super::event::Balance;
 use super::fault::{Fault, harmless};
-use super::verdict::Verdict;
 use std::collections::BTreeMap;
 
 /// Most bays on one floor; reports of more are not shown.
@@ -21,9 +20,6 @@ const BAYS_MAX: usize = 256;
 /// Most DPS instances on one floor.
 const OUTBOXES_MAX: usize = 16;
 
-/// Most units that one shift can count; more are not counted.
-const UNITS_MAX: usize = 200_000;
-
 /// Most lines of a note.
 pub const NOTE_LINES: usize = 8;
 
@@ -31,8 +27,6 @@ pub const NOTE_LINES: usize = 8;
 pub const STALE_AFTER_MS: i64 = 5_000;
 
 /// The floor as it was last reported.
-///
-/// A clone costs as much as the units of the shift: publish it a few times a second, not with every report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Floor {
     /// The station's ID.
@@ -43,7 +37,7 @@ pub struct Floor {
     pub shift: Option<Shift>,
     /// The bays, in the order of their places, then in that in which they were first heard of.
     pub bays: Vec<FloorBay>,
-    /// The units of the shift.
+    /// What the bays saw in the shift, as the ledger has it.
     pub counts: Counts,
     /// The outboxes, by DPS instance.
     pub outboxes: BTreeMap<String, Outbox>,
@@ -51,7 +45,6 @@ pub struct Floor {
     pub note: Option<Note>,
     /// The latest time in any report, in milliseconds since 1970.
     pub last_report_ms: i64,
-    units: BTreeMap<DeviceId, Option<Verdict>>,
 }
 
 /// A shift.
@@ -63,21 +56,6 @@ pub struct Shift {
     pub open: bool,
     /// The ledger's balance of units, once it was asked.
     pub balance: Option<Balance>,
-}
-
-/// The units of a shift by their last verdict, and what counts against no unit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Units whose last verdict is PASS.
-    pub passed: u32,
-    /// Units whose last verdict is FAIL.
-    pub failed: u32,
-    /// Units whose last verdict is INJECTED.
-    pub injected: u32,
-    /// Units without a verdict.
-    pub open: u32,
-    /// Attempts, not units, that ended in ERROR.
-    pub errors: u32,
 }
 
 /// Something to read once.
@@ -105,7 +83,6 @@ impl Floor {
             outboxes: BTreeMap::new(),
             note: None,
             last_report_ms: now_ms,
-            units: BTreeMap::new(),
         }
     }
 
@@ -124,16 +101,22 @@ impl Floor {
         match report {
             Report::Event { bay, recorded } => {
                 self.with_bay(bay, recorded.at_ms, |bay| bay.apply(recorded));
-                self.count(recorded);
             }
-            Report::Earlier { recorded } => self.count(recorded),
             Report::Enroller { dps, outbox, .. } => self.set_outbox(dps, outbox),
             Report::ShiftState {
                 name,
                 open,
                 balance,
+                counts,
                 ..
-            } => self.set_shift(name, *open, *balance),
+            } => {
+                self.counts = *counts;
+                self.shift = Some(Shift {
+                    name: harmless(name, TEXT_MAX),
+                    open: *open,
+                    balance: *balance,
+                });
+            }
             Report::Note {
                 at_ms,
                 title,
@@ -238,104 +221,15 @@ impl Floor {
         outbox.note = outbox.note.or(known);
         self.outboxes.insert(name, outbox);
     }
-
-    fn set_shift(&mut self, name: &str, open: bool, balance: Option<Balance>) {
-        let name = harmless(name, TEXT_MAX);
-        let another = self.shift.as_ref().is_some_and(|shift| shift.name != name);
-        if another && open {
-            self.counts = Counts::default();
-            self.units.clear();
-        }
-        self.shift = Some(Shift {
-            name,
-            open,
-            balance,
-        });
-    }
-
-    fn count(&mut self, recorded: &Recorded) {
-        let verdict = match &recorded.event {
-            Event::Identified { .. } => {
-                if let Some(device) = recorded.event.identified()
-                    && !self.units.contains_key(device)
-                {
-                    self.set_verdict(device, None);
-                }
-                return;
-            }
-            Event::IdCheckedOut { device_id, uid, .. } => {
-                return self.rename(DeviceId::provisional(uid), Some(device_id.clone()));
-            }
-            Event::IdReturned { device_id, uid, .. } => {
-                return self.rename(Some(device_id.clone()), DeviceId::provisional(uid));
-            }
-            Event::Passed { .. } => Verdict::Passed,
-            Event::Failed { .. } => Verdict::Failed,
-            Event::Injected { .. } => Verdict::Injected,
-            Event::Recognised { .. } => return self.uncount_if_open(recorded.device.as_ref()),
-            Event::Errored { .. } => {
-                self.counts.errors = self.counts.errors.saturating_add(1);
-                return;
-            }
-            _ => return,
-        };
-        if let Some(device) = &recorded.device {
-            self.set_verdict(device, Some(verdict));
-        }
-    }
-
-    fn set_verdict(&mut self, device: &DeviceId, verdict: Option<Verdict>) {
-        if self.units.len() >= UNITS_MAX && !self.units.contains_key(device) {
-            return;
-        }
-        if let Some(before) = self.units.insert(device.clone(), verdict) {
-            *self.counts.of(before) -= 1;
-        }
-        *self.counts.of(verdict) += 1;
-    }
-
-    /// A unit is counted under another name from now on.
-    fn rename(&mut self, from: Option<DeviceId>, to: Option<DeviceId>) {
-        if let Some((from, to)) = from.zip(to)
-            && let Some(verdict) = self.units.remove(&from)
-        {
-            *self.counts.of(verdict) -= 1;
-            self.set_verdict(&to, verdict);
-        }
-    }
-
-    /// A unit that passed in an earlier shift was identified in this one, but is no unit of it.
-    fn uncount_if_open(&mut self, device: Option<&DeviceId>) {
-        let Some(device) = device else { return };
-        if self.units.get(device) == Some(&None) {
-            self.units.remove(device);
-            self.counts.open -= 1;
-        }
-    }
-}
-
-impl Counts {
-    /// Units of the shift.
-    pub fn units(&self) -> u32 {
-        self.passed + self.failed + self.injected + self.open
-    }
-
-    fn of(&mut self, verdict: Option<Verdict>) -> &mut u32 {
-        match verdict {
-            Some(Verdict::Passed) => &mut self.passed,
-            Some(Verdict::Failed) => &mut self.failed,
-            Some(Verdict::Injected) => &mut self.injected,
-            _ => &mut self.open,
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::bytes::{Blob, Digest};
-    use super::super::device::{Holding, Identification, RegistrationId};
-    use super::super::event::{EnrollmentRecord, IdentityRef};
+    use super::super::device::{DeviceId, Holding, Identification, RegistrationId};
+    use super::super::event::{EnrollmentRecord, Event, IdentityRef, Recorded};
+    use super::super::verdict::Verdict;
     use super::*;
     use proptest::prelude::*;
 
@@ -432,7 +326,7 @@ mod tests {
                 bay,
                 recorded: event(kind),
             },
-            8 => Report::Earlier { recorded: event(4) },
+            8 => Report::Alive { at_ms },
             9 => Report::Event {
                 bay,
                 recorded: event(8),
@@ -456,6 +350,11 @@ mod tests {
                 name: format!("shift {}", unit % 2),
                 open: unit > 3,
                 balance: None,
+                counts: Counts {
+                    passed: u32::MAX,
+                    open: u32::from(unit),
+                    ..Counts::default()
+                },
             },
             15 => Report::Enroller {
                 at_ms,
@@ -479,32 +378,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_reports_in_any_order_leave_balanced_counts(
+        fn any_reports_in_any_order_leave_a_bounded_floor(
             reports in prop::collection::vec((0u8..18, any::<i64>(), 0u16..400, 0u8..8), 0..300)
         ) {
             let mut floor = Floor::new("line-1", true, 0);
-            let mut errors = 0;
             for (kind, at_ms, bay, unit) in reports {
                 let before = floor.counts;
                 floor.fold(&report(kind, at_ms, format!("{}", bay % 300), unit));
-                if kind == 6 {
-                    errors += 1;
-                    prop_assert_eq!(before.units(), floor.counts.units());
-                    prop_assert_eq!(before.failed, floor.counts.failed);
-                }
-                if kind == 14 {
-                    errors = floor.counts.errors;
-                }
-                let count = |verdict| floor.units.values().filter(|&&s| s == verdict).count();
-                prop_assert_eq!(floor.counts.passed as usize, count(Some(Verdict::Passed)));
-                prop_assert_eq!(floor.counts.failed as usize, count(Some(Verdict::Failed)));
-                prop_assert_eq!(floor.counts.injected as usize, count(Some(Verdict::Injected)));
-                prop_assert_eq!(floor.counts.open as usize, count(None));
-                prop_assert_eq!(floor.counts.errors, errors);
+                prop_assert!(kind == 14 || before == floor.counts, "only the ledger counts");
                 prop_assert!(floor.bays.len() <= BAYS_MAX && floor.outboxes.len() <= OUTBOXES_MAX);
                 prop_assert!(floor.bays.iter().all(|bay| bay.recent.len() <= RECENT_EVENTS));
             }
-            let _ = (floor.outbox(), floor.is_stale(i64::MIN), floor.is_stale(i64::MAX));
+            let _ = (floor.outbox(), floor.counts.units());
+            let _ = (floor.is_stale(i64::MIN), floor.is_stale(i64::MAX));
         }
 
         #[test]
@@ -531,25 +417,24 @@ mod tests {
         );
         floor.fold(&report(12, 2, "1".to_owned(), 0));
         assert_eq!(floor.bay("1").unwrap().unacknowledged, None);
-        assert_eq!(
-            floor.counts,
-            Counts {
-                passed: 1,
-                failed: 1,
-                injected: 0,
-                open: 0,
-                errors: 0
-            }
-        );
+    }
+
+    /// How many bytes a floor takes as text: what its copy takes in memory goes with it.
+    fn size(floor: &Floor) -> usize {
+        format!("{floor:?}").len()
     }
 
     #[test]
-    fn a_unit_of_an_earlier_shift_is_no_unit_of_this_one() {
+    fn a_floor_holds_no_name_of_a_unit_that_it_does_not_show() {
         let mut floor = Floor::new("line-1", true, 0);
-        for kind in [0, 1, 9] {
-            floor.fold(&report(kind, 1, "1".to_owned(), 1));
+        let mut sizes = Vec::new();
+        for unit in 0..=u8::MAX {
+            for kind in [0, 1, 2, 3, 4, 13] {
+                floor.fold(&report(kind, 1, "1".to_owned(), unit));
+            }
+            sizes.push(size(&floor));
         }
-        assert_eq!(floor.bay("1").unwrap().word(), "ALREADY PASSED");
-        assert_eq!(floor.counts.units(), 0);
+        assert_eq!(sizes[0], sizes[255]);
+        assert!(!format!("{floor:?}").contains("GW-"));
     }
 }

@@ -1,5 +1,6 @@
 //! The way to the cloud from a running station: one upload at a time, beside the bays.
 
+use super::board::outbox;
 use crate::dps::Dps;
 use crate::enroller;
 use crate::ledger::Ledger;
@@ -50,38 +51,31 @@ impl Uploader {
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             for (dps, share) in &shared.clouds {
-                shared.report(dps, Some(Activity::Uploading)).await;
+                shared.report(dps, Activity::Uploading).await;
                 let summary = enroller::drain(&shared.ledger, dps, *share).await;
                 let said = summary.fault.map_or(Activity::Uploaded, Activity::Stopped);
-                shared.report(dps, Some(said)).await;
+                shared.report(dps, said).await;
             }
             shared.running.store(false, Ordering::SeqCst);
         });
     }
 
-    /// Reports how each outbox stands. Not awaited: the station that asks is the one that takes the reports.
-    pub fn count(&self) {
-        let shared = Arc::clone(&self.shared);
-        tokio::spawn(async move {
-            for (dps, _) in &shared.clouds {
-                shared.report(dps, None).await;
-            }
-        });
+    /// The names of the instances.
+    pub(super) fn clouds(&self) -> impl Iterator<Item = String> {
+        let clouds = self.shared.clouds.iter();
+        clouds.map(|(dps, _)| dps.name().to_owned())
     }
 }
 
 impl Shared {
     /// Reports what the ledger holds for an instance, and what the enroller has to say if anything.
-    async fn report(&self, dps: &Dps, note: Option<Activity>) {
+    async fn report(&self, dps: &Dps, note: Activity) {
         let Ok(counts) = self.ledger.outbox_counts(dps.name()).await else {
             return; // the station finds out with its own next question, and says so
         };
         let outbox = Outbox {
-            pending: counts.waiting,
-            enrolled: counts.enrolled,
-            refused: counts.refused,
-            deferred: counts.tried,
-            note,
+            note: Some(note),
+            ..outbox(counts)
         };
         let report = Report::Enroller {
             at_ms: (self.clock)(),

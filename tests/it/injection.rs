@@ -15,7 +15,7 @@ use dps_station::provision::device::{
 };
 use dps_station::provision::event::{Event, Proof, Recorded};
 use dps_station::provision::fault::Fault;
-use dps_station::provision::floor::{Floor, Report};
+use dps_station::provision::floor::{Counts, Floor, Report};
 use dps_station::provision::injected::Readback;
 use dps_station::provision::job::{Effect, Job, Next};
 use dps_station::provision::product::Product;
@@ -168,6 +168,12 @@ impl Hall {
         events
     }
 
+    /// What the ledger has counted.
+    async fn counts(&self) -> Counts {
+        let standing = self.line.ledger.lookout().look().await.unwrap().unwrap();
+        standing.shift.unwrap().counts
+    }
+
     async fn next(&mut self) -> Report {
         let report = tokio::time::timeout(STAY_MAX, self.said.recv()).await;
         let report = report.expect("a report in time").expect("the bay runs");
@@ -228,7 +234,7 @@ async fn a_unit_is_injected_and_again_when_it_comes_back() {
     };
     assert_eq!(saved("net/host").unwrap(), LONG_ENDPOINT.as_bytes());
     assert_eq!(saved("net/registration").unwrap(), b"sn-0001");
-    let counts = hall.floor.counts;
+    let counts = hall.counts().await;
     assert_eq!((counts.injected, counts.units()), (1, 1));
     let ledger = &hall.line.ledger;
     let units = ledger.units().await.unwrap();
@@ -285,7 +291,7 @@ async fn a_wrong_value_fails_the_unit_under_either_policy() {
         );
         let sound = hall.stay(&hall.device("SN-0002", None)).await;
         assert_eq!(kinds(&sound), LADDER, "{sound:?}");
-        let counts = hall.floor.counts;
+        let counts = hall.counts().await;
         assert_eq!((counts.failed, counts.injected), (1, 1));
         hall.close().await;
     }

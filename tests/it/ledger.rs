@@ -7,8 +7,10 @@ mod forms;
 mod golden;
 mod migration;
 mod person;
+mod plans;
 mod rules;
 mod sync;
+mod tally;
 
 use dps_station::ledger::{Claim, Ledger, LedgerError, Options, OutboxFilter, Place, verify};
 use dps_station::provision::bytes::{Blob, Digest};
@@ -357,7 +359,7 @@ async fn the_writer_syncs_every_commit_and_keeps_the_rules() {
     assert!(pragmas.foreign_keys && pragmas.recursive_triggers);
     assert_eq!(pragmas.busy_timeout_ms, 5000);
     assert_eq!(pragmas.application_id, dps_station::ledger::APPLICATION_ID);
-    assert_eq!(pragmas.user_version, 2);
+    assert_eq!(pragmas.user_version, 3);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod firmware;
 mod fuzz;
 mod headless;
 mod hsm;
+mod idle;
 mod injection;
 mod kill;
 mod ledger;

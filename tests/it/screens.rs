@@ -7,7 +7,7 @@ use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{DeviceId, Holding, Identification, RegistrationId};
 use dps_station::provision::event::{Balance, EnrollmentRecord, Event, IdentityRef, Recorded};
 use dps_station::provision::fault::{Blame, Fault, HeldValue, HsmError, Mismatch, Told};
-use dps_station::provision::floor::{Activity, Command, Floor, LinkHealth, Outbox, Report};
+use dps_station::provision::floor::{Activity, Command, Counts, Floor, LinkHealth, Outbox, Report};
 use dps_station::ui::keymap;
 use dps_station::ui::model::{Binding, Model, Panel};
 use dps_station::ui::theme::bay_mark;
@@ -27,6 +27,7 @@ fn floor() -> Floor {
         name: "2026-01-01-early".to_owned(),
         open: true,
         balance: None,
+        counts: Counts::default(),
     });
     floor
 }
@@ -46,6 +47,7 @@ fn happen(floor: &mut Floor, bay: usize, at_ms: i64, event: Event) {
         Event::Arrived { .. } => None,
         _ => Some(DeviceId::parse(&format!("GW-{bay:04}")).unwrap()),
     };
+    count(floor, at_ms, &event);
     floor.fold(&Report::Event {
         bay: format!("BAY{bay}"),
         recorded: Box::new(Recorded {
@@ -59,6 +61,30 @@ fn happen(floor: &mut Floor, bay: usize, at_ms: i64, event: Event) {
             because: None,
             event,
         }),
+    });
+}
+
+/// Counts an event as the ledger does for a unit that comes once.
+fn count(floor: &mut Floor, at_ms: i64, event: &Event) {
+    let mut counts = floor.counts;
+    match event {
+        Event::Identified { .. } => counts.open += 1,
+        Event::Passed { .. } => counts.passed += 1,
+        Event::Failed { .. } => counts.failed += 1,
+        Event::Injected { .. } => counts.injected += 1,
+        Event::Errored { .. } => counts.errors += 1,
+        _ => return,
+    }
+    if !matches!(event, Event::Identified { .. } | Event::Errored { .. }) {
+        counts.open = counts.open.saturating_sub(1);
+    }
+    let shift = floor.shift.clone().unwrap();
+    floor.fold(&Report::ShiftState {
+        at_ms,
+        name: shift.name,
+        open: shift.open,
+        balance: shift.balance,
+        counts,
     });
 }
 
@@ -427,6 +453,7 @@ fn help_detail_and_shift_are_one_key_away_and_keep_the_failure_in_sight() {
             open_after: 2,
             ..Balance::default()
         }),
+        counts: floor.counts,
     });
     let mut model = model(floor);
     for (key, panel, name) in [
@@ -542,6 +569,7 @@ fn the_shift_closes_only_by_a_typed_word_in_the_shift_panel() {
         name: "2026-01-01-early".to_owned(),
         open: false,
         balance: None,
+        counts: Counts::default(),
     });
     update(&mut model, Msg::Floor(Arc::new(closed)));
     assert!(!picture_of(&model, 80, 24).contains(asked));

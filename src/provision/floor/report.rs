@@ -54,11 +54,6 @@ pub enum Report {
         /// The event as it stands in the ledger.
         recorded: Box<Recorded>,
     },
-    /// An event of the open shift from before the station was started again: it counts, and moves no bay.
-    Earlier {
-        /// The event as it stands in the ledger.
-        recorded: Box<Recorded>,
-    },
     /// A person acknowledged what a bay showed.
     Acknowledged {
         /// When.
@@ -103,6 +98,9 @@ pub enum Report {
         open: bool,
         /// The ledger's balance of units; absent before it was asked.
         balance: Option<Balance>,
+        /// What the bays saw in it.
+        #[serde(default)]
+        counts: Counts,
     },
     /// Something that a person should read once, such as the result of a first boot.
     Note {
@@ -129,6 +127,33 @@ pub enum Report {
         /// When.
         at_ms: i64,
     },
+}
+
+/// What the bays saw in a shift: its units by their last verdict there, and what counts against no unit.
+///
+/// A unit that an earlier shift judged and that came again is one of them too, other than in the [`Balance`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Units whose last verdict is PASS.
+    pub passed: u32,
+    /// Units whose last verdict is FAIL.
+    pub failed: u32,
+    /// Units whose last verdict is INJECTED.
+    pub injected: u32,
+    /// Units without a verdict.
+    pub open: u32,
+    /// Attempts, not units, that ended in ERROR.
+    pub errors: u32,
+}
+
+impl Counts {
+    /// Units of the shift.
+    pub fn units(&self) -> u32 {
+        let judged = self.passed.saturating_add(self.failed);
+        judged
+            .saturating_add(self.injected)
+            .saturating_add(self.open)
+    }
 }
 
 /// The records of one DPS instance, each in exactly one of the first three counts.
@@ -204,7 +229,7 @@ impl Report {
             | Self::Note { at_ms, .. }
             | Self::Dropped { at_ms, .. }
             | Self::Alive { at_ms } => *at_ms,
-            Self::Event { recorded, .. } | Self::Earlier { recorded } => recorded.at_ms,
+            Self::Event { recorded, .. } => recorded.at_ms,
         }
     }
 }

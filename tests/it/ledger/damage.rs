@@ -243,7 +243,7 @@ fn a_projection_that_does_not_follow_is_named_by_table_and_key() {
             "",
         ),
         (
-            "INSERT INTO shift VALUES ('night', 1, 1, 2, 2)",
+            "INSERT INTO shift SELECT 'night', 2, 1, 2, 2, max(from_seq) FROM tally",
             "shift",
             "night",
         ),

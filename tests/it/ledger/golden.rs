@@ -33,7 +33,7 @@ fn ledgers() -> Vec<(String, tempfile::TempDir, PathBuf)> {
         .filter(|path| path.extension().is_some_and(|e| e == "sql"))
         .collect();
     texts.sort();
-    assert!(texts.len() >= 8, "two ledgers of each of four forms");
+    assert!(texts.len() >= 10, "two ledgers of each of five forms");
     let load = |text: PathBuf| {
         let name = text.file_stem().unwrap().to_string_lossy().into_owned();
         let (folder, path) = load(&name);
@@ -50,20 +50,16 @@ fn as_its_station(path: &Path) -> Options {
     }
 }
 
-/// Every row of every table but `events` and those of newer forms, each as text; without the faults, whose text is made
-/// when they are shown.
-fn tables(path: &Path, names: &[String]) -> BTreeMap<String, Vec<String>> {
+/// Every row of these tables and columns, each as text.
+fn tables(path: &Path, tables: &[(String, String)]) -> BTreeMap<String, Vec<String>> {
     let db = Connection::open(path).unwrap();
-    let rows = |name: &String| {
-        let mut statement = db.prepare(&format!("SELECT * FROM {name}")).unwrap();
-        let fault = statement
-            .column_names()
-            .into_iter()
-            .position(|c| c == "fault");
+    let rows = |name: &String, columns: &String| {
+        let mut statement = db
+            .prepare(&format!("SELECT {columns} FROM {name}"))
+            .unwrap();
         let count = statement.column_count();
         let row = |row: &rusqlite::Row<'_>| {
-            let shown = (0..count).filter(|index| Some(*index) != fault);
-            let values = shown.map(|index| row.get::<_, Value>(index).unwrap());
+            let values = (0..count).map(|index| row.get::<_, Value>(index).unwrap());
             Ok(format!("{:?}", values.collect::<Vec<_>>()))
         };
         let rows = statement.query_map([], row).unwrap();
@@ -71,18 +67,20 @@ fn tables(path: &Path, names: &[String]) -> BTreeMap<String, Vec<String>> {
         rows.sort();
         rows
     };
-    names
-        .iter()
-        .map(|name| (name.clone(), rows(name)))
-        .collect()
+    let rows = |(name, columns): &(String, String)| (name.clone(), rows(name, columns));
+    tables.iter().map(rows).collect()
 }
 
-fn projections(path: &Path) -> Vec<String> {
+/// Every table but `events` and those of newer forms, with its columns; without the faults, whose text is made when they
+/// are shown.
+fn projections(path: &Path) -> Vec<(String, String)> {
     let db = Connection::open(path).unwrap();
-    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'events'";
+    let sql = "SELECT schema.name, group_concat(info.name)
+         FROM sqlite_schema AS schema JOIN pragma_table_info(schema.name) AS info
+         WHERE schema.type = 'table' AND schema.name <> 'events' AND info.name <> 'fault' GROUP BY schema.name";
     let mut statement = db.prepare(sql).unwrap();
-    let names = statement.query_map([], |row| row.get(0)).unwrap();
-    names.map(Result::unwrap).collect()
+    let names = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+    names.unwrap().map(Result::unwrap).collect()
 }
 
 #[tokio::test]
@@ -90,15 +88,17 @@ async fn each_ledger_of_an_older_program_is_taken_over_without_a_loss_and_contin
     for (name, _folder, path) in ledgers() {
         let old = verify(&path).unwrap();
         assert_eq!(old.damages, [], "{name}");
-        assert_eq!((old.version, old.outdated), (1, true), "{name}");
+        let version = 1 + u32::from(name.starts_with("form5"));
+        assert_eq!((old.version, old.outdated), (version, true), "{name}");
         let names = projections(&path);
         let before = tables(&path, &names);
-        let events = tables(&path, &["events".to_owned()]);
+        let all_of_it = [("events".to_owned(), "*".to_owned())];
+        let events = tables(&path, &all_of_it);
 
         let ledger = Ledger::open(as_its_station(&path)).unwrap();
         assert_eq!(clean(&path), old.events, "{name}");
         assert_eq!(tables(&path, &names), before, "{name}");
-        assert_eq!(tables(&path, &["events".to_owned()]), events, "{name}");
+        assert_eq!(tables(&path, &all_of_it), events, "{name}");
         assert_eq!(all(&ledger).await.len() as u64, old.events, "{name}");
 
         if let Some(open) = ledger.current_shift().await.unwrap() {
@@ -182,7 +182,7 @@ fn the_program_verifies_shows_and_continues_each_of_them() {
         let shown = station(&["ledger", "show"]);
         assert_eq!(shown.objects().len() as u64, old.events, "{name}");
         let said = format!(
-            "bringing its tables to version 2, {0} of {0} events",
+            "bringing its tables to version 3, {0} of {0} events",
             old.events
         );
         assert!(shown.stderr.contains(&said), "{name}: {shown:?}");

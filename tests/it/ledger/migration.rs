@@ -7,6 +7,9 @@ use rusqlite::Connection;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+/// The version that this program makes.
+const CURRENT: u32 = 3;
+
 /// A ledger of version 1.
 const OLD: &str = "form4-shift";
 
@@ -172,10 +175,10 @@ async fn a_newer_ledger_is_refused_by_reading_writing_and_verifying_too() {
     let ledger = open(&path);
     pass(&ledger, 1).await;
     let db = Connection::open(&path).unwrap();
-    db.pragma_update(None, "user_version", 3).unwrap();
+    db.pragma_update(None, "user_version", CURRENT + 1).unwrap();
     let newer = |error: LedgerError| {
         assert!(
-            matches!(error, LedgerError::Newer { found: 3, .. }),
+            matches!(error, LedgerError::Newer { found, .. } if found == CURRENT + 1),
             "{error:?}"
         );
     };
@@ -183,7 +186,7 @@ async fn a_newer_ledger_is_refused_by_reading_writing_and_verifying_too() {
     newer(ledger.record(&charged(&[1])).await.unwrap_err());
     newer(verify(&path).unwrap_err());
     newer(Ledger::open(options(&path)).unwrap_err());
-    db.pragma_update(None, "user_version", 2).unwrap();
+    db.pragma_update(None, "user_version", CURRENT).unwrap();
     assert_eq!(clean(&path), 7);
 }
 

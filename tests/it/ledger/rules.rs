@@ -64,10 +64,12 @@ async fn a_number_is_for_one_unit_and_goes_back_only_unused() {
     );
     let format = IdFormat::parse("GW-###").unwrap();
     let next = ledger.next_number(&format, 1).await;
-    assert_eq!(next, Ok(1), "whoever asks finds out that it is taken");
+    assert_eq!(next, Ok(3), "none before it was given back");
 
     ledger.record(&returned).await.unwrap();
     assert!(ledger.record(&returned).await.is_err());
+    assert_eq!(ledger.next_number(&format, 1).await, Ok(2));
+    assert_eq!(ledger.next_number(&format, 3).await, Ok(3));
     ledger.check_out(attempt, &given(2, 2)).await.unwrap();
     let held = ledger.device_of_uid(&Blob(vec![2])).await.unwrap();
     assert_eq!(held, Some(device(2)));
