@@ -2,6 +2,7 @@
 
 pub mod keymap;
 pub mod model;
+mod pace;
 pub mod theme;
 pub mod update;
 pub mod view;
@@ -12,6 +13,7 @@ use crossterm::execute;
 use crossterm::terminal::{EnterAlternateScreen, disable_raw_mode, enable_raw_mode};
 use futures_util::StreamExt;
 use model::Model;
+use pace::Pace;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::buffer::Buffer;
@@ -19,17 +21,11 @@ use ratatui::layout::Rect;
 use rustix::process::Signal;
 use std::io::{Stdout, stdout};
 use std::sync::{Arc, Once};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::sleep;
 use update::{Msg, update};
-
-/// Most drawings a second.
-const FRAMES_PER_SECOND: u32 = 15;
-
-/// Frames after which the screen is drawn even if nothing happened: the clock.
-const FRAMES_PER_CLOCK: u32 = FRAMES_PER_SECOND / 2;
 
 const THREAD: &str = "screen";
 
@@ -140,11 +136,9 @@ async fn show(
     commands: mpsc::Sender<Command>,
 ) -> Result<(), UiError> {
     let mut keys = EventStream::new();
-    let mut frames = frame_clock();
     let mut resumed = signal(SignalKind::from_raw(Signal::CONT.as_raw()))?;
     let mut model = Model::new(floors.borrow_and_update().clone(), now_ms());
-    let mut stale_frames = FRAMES_PER_CLOCK;
-    let mut changed = true;
+    let mut pace = Pace::new();
     loop {
         let msg = tokio::select! {
             alive = floors.changed() => match alive {
@@ -152,7 +146,7 @@ async fn show(
                 Err(_) => return Ok(()),
             },
             event = keys.next() => {
-                changed = true;
+                pace.change();
                 match event.ok_or(UiError::NoKeyboard)?? {
                     Event::Key(key) => match keymap::action(key) {
                         Some(action) => Msg::Action(action),
@@ -163,20 +157,20 @@ async fn show(
             }
             _ = resumed.recv() => {
                 take_back(&mut terminal)?;
-                changed = true;
+                pace.change();
                 continue;
             }
-            _ = frames.tick() => {
-                stale_frames += 1;
-                if changed || stale_frames >= FRAMES_PER_CLOCK {
-                    update(&mut model, Msg::Clock(now_ms()));
-                    terminal.draw(|frame| view::view(frame, &model))?;
-                    (changed, stale_frames) = (false, 0);
-                }
+            () = sleep(pace.wait(now_ms())) => {
+                let now_ms = now_ms();
+                // The station may have said that it lives, for which it wakes nobody.
+                update(&mut model, Msg::Floor(floors.borrow_and_update().clone()));
+                update(&mut model, Msg::Clock(now_ms));
+                terminal.draw(|frame| view::view(frame, &model))?;
+                pace.drawn(now_ms);
                 continue;
             }
         };
-        changed = true;
+        pace.change();
         update(&mut model, Msg::Clock(now_ms()));
         let Some(command) = update(&mut model, msg) else {
             continue;
@@ -191,12 +185,6 @@ async fn show(
             Err(mpsc::error::TrySendError::Closed(_)) => return Ok(()),
         }
     }
-}
-
-fn frame_clock() -> Interval {
-    let mut frames = interval(Duration::from_secs(1) / FRAMES_PER_SECOND);
-    frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    frames
 }
 
 fn now_ms() -> i64 {
