@@ -5,11 +5,12 @@
 mod pace;
 mod reconcile;
 mod refusal;
+mod waiting;
 
 pub use reconcile::{Discrepancy, DiscrepancyKind, reconcile};
 
 use crate::dps::{Dps, DpsError};
-use crate::ledger::{Ledger, OutboxFilter, OutboxRow, OutboxState};
+use crate::ledger::Ledger;
 use crate::provision::batch::{
     Batch, Difference, Held, ItemResult, Row, Status, difference, next_try_ms, plan, read_answer,
     same_identity,
@@ -19,6 +20,7 @@ use crate::provision::event::{Enrollment, Event};
 use crate::provision::fault::{Fault, RecordTrouble};
 use refusal::{is_about_content, refused_alone};
 use std::time::Duration;
+use waiting::{row, waiting};
 
 /// Passes over the outbox in one run: with doubling waits, more than [`PATIENCE_MS`] allows.
 const PASS_LIMIT: u32 = 20;
@@ -117,30 +119,6 @@ pub async fn dry_run(
         intents.push((id.clone(), intent));
     }
     Ok(intents)
-}
-
-/// All records that wait for `dps`: first those to enroll, then those to disable, each oldest first.
-async fn waiting(ledger: &Ledger, dps: &Dps) -> Result<Vec<Row>, Fault> {
-    let mut rows = Vec::new();
-    for (state, wanted) in [
-        (OutboxState::Pending, Status::Enabled),
-        (OutboxState::DisablePending, Status::Disabled),
-    ] {
-        let filter = OutboxFilter {
-            dps: Some(dps.name().to_owned()),
-            state: Some(state),
-            ..OutboxFilter::default()
-        };
-        let found = ledger.outbox(filter).await?;
-        rows.extend(found.into_iter().map(|row: OutboxRow| Row {
-            enrollment: row.enrollment,
-            wanted,
-            tries: row.tries,
-            next_try_ms: row.next_try_ms,
-            unanswered: row.sending || row.fault.as_ref().is_some_and(refusal::is_unanswered),
-        }));
-    }
-    Ok(rows)
 }
 
 /// What a record that was read back means.
@@ -249,7 +227,8 @@ impl<'a> Run<'a> {
         }
         let ids: Vec<_> = rows.iter().map(|r| &r.enrollment.registration_id).collect();
         self.charge(count(rows.len()), &ids).await?;
-        let now = waiting(self.ledger, self.dps).await?;
+        let now = self.ledger.outbox_of(&ids).await?;
+        let now: Vec<Row> = now.into_iter().filter_map(row).collect();
         let unchanged = |row: &&Row| {
             now.iter()
                 .any(|now| now.wanted == row.wanted && now.enrollment == row.enrollment)
