@@ -16,6 +16,8 @@
 //! | `smp.rs`, `smp/frame.rs`, `smp/group.rs` | SMP as bytes, without I/O |
 //! | `stream.rs` | bytes to and from what is there, in whatever language, and the counters |
 //! | `port.rs`, `port/list.rs`, `loopback.rs` | the serial port: opened, listed, tested |
+//! | `port/holder.rs`, `port/watch.rs` | who else has the port, and who opens it later |
+//! | `port/latency.rs` | how long an adapter holds back what came in |
 //! | `error.rs` | [`LinkError`]; the facts that it carries are in [`provision::dialogue`](crate::provision::dialogue) |
 //!
 //! **To add a driver:** a file in `driver/` with a type that is a [`Driver`] and one that is a [`Device`], and a line in

@@ -73,7 +73,7 @@ impl Port {
     /// keeps out every program that does not run as root, and ends when the port is closed by all who have it. A
     /// pseudo-terminal does not: there that mode ends only with the other end, so that it would outlive a killed
     /// station and shut out its successor. Neither mode nor lock says anything of a program that was there before, or
-    /// that runs as root: [`holder`] looks for those, and [`Watch`] sees those that come later.
+    /// that runs as root: [`holder()`] looks for those, and [`Watch`] sees those that come later.
     ///
     /// # Errors
     ///
