@@ -10,7 +10,9 @@ mod memory;
 mod naming;
 mod perform;
 mod presence;
+mod returns;
 mod scans;
+mod stay;
 mod tpm;
 mod traced;
 
@@ -144,20 +146,32 @@ impl Bay {
                 Arrival::Device(found) => Ok(found),
                 Arrival::Stranger(fault) => Err(fault),
             };
-            let unit = self.attempt(link, found, memory).await?;
-            self.report_link(link, memory).await;
+            let unit = self.stay(link, found, memory).await?;
             if std::mem::take(&mut memory.held) {
                 return Ok(false); // the unit has its turn when the port is opened again
             }
-            self.departure(link, unit.as_ref()).await;
-            let gone = Report::Removed {
-                at_ms: self.now(),
-                bay: self.name.clone(),
-            };
-            self.scans.take(); // a label that was scanned for it is not the next one's
-            self.report(gone).await;
-            self.report_waiting().await;
+            self.departure(link, unit.as_ref(), memory).await;
+            self.removed().await;
         }
+    }
+
+    /// Says that what was in the bay has left it.
+    async fn removed(&self) {
+        self.scans.take(); // a label that was scanned for it is not the next one's
+        let (at_ms, bay) = (self.now(), self.name.clone());
+        self.report(Report::Removed { at_ms, bay }).await;
+        self.report_waiting().await;
+    }
+
+    /// An attempt that begins: something arrived.
+    fn arrive(&self) -> Attempt {
+        let mut attempt = Attempt::new(self.now());
+        let arrived = Event::Arrived {
+            bay: self.name.clone(),
+            port: self.port.display().to_string(),
+        };
+        attempt.push(self.now(), None, arrived);
+        attempt
     }
 
     /// One stay of one device; gives what the device last said of itself, if it ever did.
@@ -167,12 +181,7 @@ impl Bay {
         found: Result<Found, Fault>,
         memory: &mut Memory,
     ) -> Result<Option<Identification>, StationFault> {
-        let mut attempt = Attempt::new(self.now());
-        let arrived = Event::Arrived {
-            bay: self.name.clone(),
-            port: self.port.display().to_string(),
-        };
-        attempt.push(self.now(), None, arrived);
+        let mut attempt = self.arrive();
         let found = match found {
             Ok(found) => found,
             Err(fault) => {
@@ -210,12 +219,16 @@ impl Bay {
                 let measured = link.health().since(began);
                 self.queue(&mut attempt, None, unjudged(fault), measured);
                 self.settle(&mut attempt, &device, None, measured).await?;
+                memory.returns.judged(false);
                 return Ok(found);
             }
         };
         let found = found.identification;
         let naming = &made.product.naming;
-        let names = match self.name(&mut attempt, link, &found, naming).await? {
+        let names = match self
+            .name(&mut attempt, link, &found, naming, memory)
+            .await?
+        {
             Ok(names) => names,
             Err(fault) => {
                 let fault = self.blame(fault, link, memory).await;
@@ -251,12 +264,7 @@ impl Bay {
             resetting: false,
         };
         let ended = self.drive(&mut attempt, &mut job, &mut work).await?;
-        if matches!(
-            ended,
-            Verdict::Passed | Verdict::Recognised | Verdict::Injected
-        ) {
-            work.memory.silences.clear();
-        }
+        work.memory.ended(ended);
         Ok(work.last)
     }
 
@@ -324,7 +332,11 @@ impl Bay {
                     ahead.interpret(work.perform(effect).instrument(step).await)
                 }
             };
-            let event = work.of_the_unit_here(event).await;
+            let returns = &mut work.memory.returns;
+            let event = match returns.is_often() {
+                true => ahead.verdict(returns.verdict(&self.name, work.name)),
+                false => work.of_the_unit_here(event).await,
+            };
             let before = attempt.waiting().count();
             self.queue(attempt, Some(&*job), event, work.measured());
             for event in attempt.waiting().skip(before) {

@@ -137,7 +137,12 @@ impl Station {
     ) -> Result<Option<Report>, StationFault> {
         let at_ms = self.now();
         Ok(match command {
-            Command::Acknowledge { bay } => Some(Report::Acknowledged { at_ms, bay }),
+            Command::Acknowledge { bay } => {
+                if let Some(door) = doors.get(&bay) {
+                    door.scans.acknowledge();
+                }
+                Some(Report::Acknowledged { at_ms, bay })
+            }
             Command::Scan { text, bay } => doors.get(&bay).map(|door| {
                 door.scans.put(&text);
                 Report::Scanned { at_ms, bay, text }

@@ -35,6 +35,7 @@ pub(crate) fn link_fault(bay: &str, error: &LinkError) -> Fault {
             found,
             before: None,
         },
+        LinkError::NotRestarted { device } => Fault::NoRestart { device },
         LinkError::Silent { port, what: asked } => Fault::DeviceSilent { bay, port, asked },
         LinkError::Refused {
             port,

@@ -1,9 +1,11 @@
 //! What a bay remembers from one attempt to the next: how well its link works, and which units fell silent.
 
+use super::returns::Returns;
 use crate::link::LinkHealth;
 use crate::provision::device::DeviceId;
 use crate::provision::fault::{Doing, Fault};
 use crate::provision::health::LinkLimits;
+use crate::provision::verdict::Verdict;
 use std::collections::VecDeque;
 
 /// Attempts over which a link is judged.
@@ -19,6 +21,8 @@ pub(super) struct Memory {
     attempts: VecDeque<LinkHealth>,
     /// Who fell silent.
     pub silences: Silences,
+    /// Who comes back by itself.
+    pub returns: Returns,
     /// Whether another program had the port when a unit would have been blamed last.
     pub held: bool,
 }
@@ -38,7 +42,20 @@ impl Memory {
             before: LinkHealth::default(),
             attempts: VecDeque::new(),
             silences: Silences::default(),
+            returns: Returns::default(),
             held: false,
+        }
+    }
+
+    /// A job ended.
+    pub fn ended(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Passed | Verdict::Recognised | Verdict::Injected => {
+                self.silences.clear();
+                self.returns.judged(true);
+            }
+            Verdict::Failed | Verdict::Errored => self.returns.judged(false),
+            Verdict::Interrupted => {}
         }
     }
 
@@ -46,6 +63,7 @@ impl Memory {
     pub fn port_held(&mut self) {
         self.held = true;
         self.silences.clear();
+        self.returns = Returns::default();
     }
 
     /// Everything counted, whatever the number of times that the port was opened; `now` is the present session's.

@@ -2,6 +2,7 @@
 
 use super::attempt::Attempt;
 use super::faults::{in_two_bays, no_port_list, no_product, wrong_label};
+use super::memory::Memory;
 use super::presence::PRESENCE_TIMEOUT;
 use super::{Bay, LineProduct, StationFault, refusal};
 use crate::ledger::LedgerError;
@@ -19,6 +20,8 @@ use ulid::Ulid;
 
 /// How long a unit waits for its label to be scanned.
 const SCAN_LIMIT: Duration = Duration::from_secs(60);
+/// How long a label that was scanned waits for its unit to answer.
+const LABEL_LIMIT: Duration = Duration::from_secs(30);
 /// How many numbers are tried that turn out to be taken: as many bays may want one at once, and more.
 const CHECK_OUT_TRIES: u32 = 1_000;
 
@@ -69,14 +72,18 @@ impl Bay {
         link: &mut DeviceLink,
         found: &Identification,
         naming: &Naming,
+        memory: &mut Memory,
     ) -> Tried<Names> {
+        if memory.returns.is_often() {
+            return self.known_name(found, naming, memory).await;
+        }
         let mut names = Names::default();
         if naming.is_the_devices() {
             return Ok(Ok(names));
         }
         self.begin(attempt).await?;
         if naming.wants_scan() {
-            match self.label(link, found).await {
+            match self.label(link, found, memory).await {
                 Ok(label) => names.scanned = Some(label),
                 Err(fault) => return Ok(Err(fault)),
             }
@@ -116,6 +123,28 @@ impl Bay {
         }))
     }
 
+    /// What a unit is called that is only to get its verdict, as far as that is known: no label is waited for, and no
+    /// number given out.
+    async fn known_name(
+        &self,
+        found: &Identification,
+        naming: &Naming,
+        memory: &mut Memory,
+    ) -> Tried<Names> {
+        if !naming.injects() {
+            return Ok(Ok(Names::default()));
+        }
+        let known = self.line.ledger.device_of_uid(&found.uid).await;
+        let assigned = known.map_err(StationFault::ledger)?;
+        Ok(match assigned {
+            Some(_) => Ok(Names {
+                assigned,
+                scanned: None,
+            }),
+            None => Err(memory.returns.verdict(&self.name, &found.device_id)),
+        })
+    }
+
     /// Gives out the next number. Another bay or process may be faster: then it is the one after.
     async fn check_out(&self, attempt: Ulid, format: &IdFormat, uid: &Blob) -> Tried<DeviceId> {
         let ledger = &self.line.ledger;
@@ -145,7 +174,12 @@ impl Bay {
     }
 
     /// The unit's label: the one scanned last for this bay, or the next one, as long as the unit is there.
-    async fn label(&self, link: &mut DeviceLink, found: &Identification) -> Result<String, Fault> {
+    async fn label(
+        &self,
+        link: &mut DeviceLink,
+        found: &Identification,
+        memory: &mut Memory,
+    ) -> Result<String, Fault> {
         if let Some(label) = self.scans.take() {
             return Ok(label);
         }
@@ -157,7 +191,7 @@ impl Bay {
         };
         let label = tokio::select! {
             label = self.scans.next() => label,
-            () = self.departure(link, Some(found)) => return Err(gone()),
+            () = self.departure(link, Some(found), memory) => return Err(gone()),
             () = sleep(SCAN_LIMIT) => {
                 return Err(Fault::NotScanned {
                     bay: self.name.clone(),
@@ -174,6 +208,20 @@ impl Bay {
             Err(error) if error.lost_port() => Err(gone()),
             _ => Ok(label), // a unit that is silent now is for the job's first step to judge
         }
+    }
+
+    /// That the unit is dead whose label was scanned: none has answered since, and the label is no other unit's.
+    pub(super) fn unanswered(&self) -> Option<Fault> {
+        let mut products = self.line.products.iter();
+        if !products.any(|made| made.product.naming.wants_scan()) {
+            return None;
+        }
+        let label = self.scans.take_older(LABEL_LIMIT)?;
+        Some(Fault::NothingAnswers {
+            bay: self.name.clone(),
+            label,
+            waited_ms: u64::try_from(LABEL_LIMIT.as_millis()).unwrap_or(u64::MAX),
+        })
     }
 
     /// Says that the bay waits: for a unit, or for the label of the one that is in it.

@@ -77,7 +77,7 @@ impl Bay {
                     .await;
                     return Ok(link);
                 }
-                Err(LinkError::PortMissing { .. }) if self.hotplug => self.plugged_in().await,
+                Err(LinkError::PortMissing { .. }) if self.hotplug => self.plugged_in().await?,
                 Err(error) => {
                     let fault = link_fault(&self.name, &error);
                     if said.as_ref() != Some(&fault) {
@@ -90,7 +90,7 @@ impl Bay {
                         said = Some(fault);
                     }
                     match error {
-                        LinkError::PortMissing { .. } => self.plugged_in().await,
+                        LinkError::PortMissing { .. } => self.plugged_in().await?,
                         error => {
                             sleep(REOPEN_POLL).await;
                             self.let_go(&error).await;
@@ -102,11 +102,16 @@ impl Bay {
     }
 
     /// Waits until something is at the port's path; at least for a moment, since a port may be there by name only.
-    async fn plugged_in(&self) {
+    async fn plugged_in(&self) -> Result<(), StationFault> {
         loop {
             sleep(ARRIVAL_POLL).await;
             if port::present(&self.port) {
-                return;
+                return Ok(());
+            }
+            if self.hotplug
+                && let Some(fault) = self.unanswered()
+            {
+                self.refuse(fault).await?;
             }
         }
     }
@@ -214,6 +219,9 @@ impl Bay {
                 return Arrival::PortLost;
             }
             let heard = link.health().bytes_in > heard_before;
+            if let Some(fault) = self.unanswered() {
+                return Arrival::Stranger(fault);
+            }
             // What talks now and then, such as firmware that logs once a second, is there in between too.
             quiet = if heard { 0 } else { quiet + 1 };
             let there = heard || self.hotplug;
@@ -236,12 +244,19 @@ impl Bay {
         }
     }
 
-    /// Waits until what was in the bay has left: silence, another device, a fresh start, or the port gone.
-    pub(super) async fn departure(&self, link: &mut DeviceLink, unit: Option<&Identification>) {
+    /// Waits until what was in the bay has left: silence, another device, a fresh start of one without a verdict, or
+    /// the port gone.
+    pub(super) async fn departure(
+        &self,
+        link: &mut DeviceLink,
+        unit: Option<&Identification>,
+        memory: &mut Memory,
+    ) {
         let mut unheard = 0;
         let mut pause = *DEPARTURE_POLL.start();
         let mut line = link.line_up();
         loop {
+            self.heed(memory);
             let heard_before = link.health().bytes_in;
             let changed = tokio::select! {
                 biased;
@@ -261,6 +276,10 @@ impl Bay {
                     if identification.device_id == unit.device_id
                         && identification.boots == unit.boots =>
                 {
+                    memory.returns.there(Some(&identification));
+                    unheard = 0;
+                }
+                (Ok(found), Some(_)) if memory.returns.still_here(&found.identification) => {
                     unheard = 0;
                 }
                 (Ok(_), _) => return,
@@ -268,6 +287,11 @@ impl Bay {
                 // A port that comes and goes with its device tells more than an answer.
                 (Err(_), _) if self.hotplug => {}
                 (Err(_), None) if link.health().bytes_in > heard_before => unheard = 0,
+                (Err(_), Some(_))
+                    if link.health().bytes_in > heard_before && memory.returns.still_talks() =>
+                {
+                    unheard = 0;
+                }
                 (Err(_), _) => {
                     unheard += 1;
                     pause = *DEPARTURE_POLL.start();

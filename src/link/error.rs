@@ -77,6 +77,11 @@ pub enum LinkError {
         /// What it calls itself.
         found: DeviceId,
     },
+    /// The device answers, and has not started anew although it was told to.
+    NotRestarted {
+        /// What it calls itself.
+        device: DeviceId,
+    },
     /// The system failed.
     Io {
         /// The port's path.

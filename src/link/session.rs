@@ -6,10 +6,10 @@ pub(in crate::link) use restart::StartSign;
 
 use super::port::{ModemLine, Port};
 use super::smp::frame::{self, Decoder};
-use super::smp::{self, HEADER_LENGTH, Header, Map, Op, Packet, PacketError, SmpError, Version};
+use super::smp::{self, HEADER_LENGTH, Header, Map, Op, Packet, SmpError, Version};
 use super::stream::{READ_SIZE, Stream};
 use super::{Change, LinkError, LinkHealth, LinkOptions, wire};
-use crate::provision::dialogue::Verb;
+use crate::provision::dialogue::{Nonsense, Verb};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -266,7 +266,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     pub(super) fn field<T>(
         &self,
         what: Verb,
-        field: Result<T, PacketError>,
+        field: Result<T, impl Into<Nonsense>>,
     ) -> Result<T, LinkError> {
         field.map_err(|error| self.stream.malformed(what, error))
     }

@@ -110,6 +110,15 @@ pub enum Nonsense {
     Body,
     /// A field is missing or has the wrong type.
     Field(String),
+    /// A field is longer than it may be, or announces more.
+    TooLong {
+        /// The field.
+        field: String,
+        /// Bytes in it.
+        found: usize,
+        /// The most that it may have.
+        max: usize,
+    },
     /// None was heard, because the request itself cannot be sent.
     Unsendable {
         /// The length of the request, in bytes.

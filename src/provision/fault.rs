@@ -110,6 +110,13 @@ pub enum Fault {
     },
     /// The unit started anew in the middle of its job.
     PowerLost { bay: String, device: DeviceId },
+    /// The unit keeps starting anew by itself.
+    KeepsRestarting {
+        bay: String,
+        device: DeviceId,
+        /// So often it was served without ever being away.
+        times: u32,
+    },
     /// A step with the unit took longer than its product allows.
     TooSlow {
         bay: String,
@@ -123,6 +130,14 @@ pub enum Fault {
     WrongLabel(LabelTrouble),
     /// No label was scanned for it in time.
     NotScanned { bay: String, device: DeviceId },
+    /// Its label was scanned, and no unit answered in time.
+    NothingAnswers {
+        bay: String,
+        /// What the label says.
+        label: String,
+        /// Since when, in milliseconds.
+        waited_ms: u64,
+    },
     /// It has no unique ID that a name could be tied to.
     NoUid {
         /// What it calls itself.

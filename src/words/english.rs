@@ -74,6 +74,14 @@ pub fn what(fault: &Fault) -> String {
         Fault::NotScanned { bay, device } => {
             format!("bay {bay}: no label was scanned for {device}")
         }
+        Fault::NothingAnswers {
+            bay,
+            label,
+            waited_ms,
+        } => format!(
+            "bay {bay}: the label {label} was scanned, and nothing in the bay has answered for {} s",
+            waited_ms / 1000
+        ),
         Fault::NoUid { device } => format!("{device} has no unique ID to tie a name to"),
         Fault::OtherFormat { known, format } => {
             format!("the unit is on record as {known}, and its product has {format}")
@@ -87,6 +95,9 @@ pub fn what(fault: &Fault) -> String {
         Fault::DoesNotHold { device, how } => mismatch(device, how),
         Fault::NoRestart { device } => format!("{device} did not start anew when it was reset"),
         Fault::Swapped { found, before } => match before {
+            Some(before) if before == found => {
+                format!("another unit that calls itself {found} too is in the bay now")
+            }
             Some(before) => format!("{found} is in the bay where {before} was"),
             None => format!("another device, {found}, is in the bay now"),
         },
@@ -176,6 +187,9 @@ pub fn next(fault: &Fault) -> String {
         Fault::DuplicateIdentity { .. } => SET_BOTH_ASIDE,
         Fault::SealedUnknown { .. } => {
             "load fresh firmware, which clears the seal, and put the unit in again"
+        }
+        Fault::NothingAnswers { .. } => {
+            "check plug and power, then scan the label and put the unit in again; set it aside if that does not help"
         }
         Fault::Swapped { .. } => "put one unit in, and leave it until it is done",
         Fault::NotSigned { .. } => "see `station check`, then put the unit in again",

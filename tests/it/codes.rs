@@ -59,6 +59,10 @@ const SCENARIOS: &[(&str, &str)] = &[
     ("device_silent", FILES),
     ("bay_silent", FILES),
     ("power_lost", FILES),
+    (
+        "keeps_restarting",
+        "returns::a_unit_that_restarts_for_ever_in_its_job_is_one_fault",
+    ),
     ("too_slow", FILES),
     ("swapped", FILES),
     ("not_a_device_we_know", FILES),
@@ -86,6 +90,10 @@ const SCENARIOS: &[(&str, &str)] = &[
     (
         "not_scanned",
         "codes::several::a_unit_whose_label_nobody_scans_is_not_named",
+    ),
+    (
+        "nothing_answers",
+        "codes::several::a_label_whose_unit_is_dead_is_told_of",
     ),
     (
         "other_format",

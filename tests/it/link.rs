@@ -11,6 +11,7 @@ mod stock;
 use bench::{Bench, identify_lines, over, quick, say, session, spec, wanted, wire};
 use dps_station::fixtures::device::{Cable, Device, Tpm};
 use dps_station::fixtures::pty::Pty;
+use dps_station::fixtures::scenario::Flaw;
 use dps_station::link::session::Session;
 use dps_station::link::smp::frame::{self, Decoder};
 use dps_station::link::smp::group::{self, Code};
@@ -18,7 +19,7 @@ use dps_station::link::smp::{self, Map, Packet, SmpError, Version};
 use dps_station::link::{Injection, LinkError, LinkOptions, ValueType};
 use dps_station::provision::bytes::Digest;
 use dps_station::provision::device::{DeviceId, Holding};
-use dps_station::provision::dialogue::Grounds;
+use dps_station::provision::dialogue::{Grounds, Nonsense};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -55,6 +56,22 @@ fn verified_request(request: &[u8], name: &str) -> Vec<u8> {
         x509_parser::certification_request::X509CertificationRequest::from_der(request).unwrap();
     let info = request.certification_request_info;
     info.subject_pki.subject_public_key.data.to_vec()
+}
+
+#[tokio::test]
+async fn a_value_that_is_too_long_is_not_said_to_be_missing() {
+    let model = "M".repeat(group::MAX_NAME + 1);
+    let bench = Bench::with(|device| device.with_flaw(Some(Flaw::Model(model))));
+    let _plug = bench.plug_in(Cable::uart(&bench.port())).await;
+    let mut link = Session::open(&bench.port(), &quick()).await.unwrap();
+    let nonsense = Nonsense::TooLong {
+        field: "model".to_owned(),
+        found: group::MAX_NAME + 1,
+        max: group::MAX_NAME,
+    };
+    let found = link.identify().await.unwrap_err();
+    let right = matches!(&found, LinkError::Malformed { nonsense: said, .. } if *said == nonsense);
+    assert!(right, "{found:?}");
 }
 
 async fn simulated(cable: impl Fn(&Path) -> Cable) {

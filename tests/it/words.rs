@@ -1,5 +1,6 @@
 //! Each fault in all its forms: what a ledger keeps of it does not change unseen, and a person can read each one.
 
+use dps_station::provision::device::DeviceId;
 use dps_station::provision::fault::Fault;
 use dps_station::words::{self, Words};
 use serde_json::Value;
@@ -184,4 +185,18 @@ fn collect(folder: &Path, sources: &mut Vec<PathBuf>) {
             sources.push(path);
         }
     }
+}
+
+#[test]
+fn a_unit_is_never_where_it_was_itself() {
+    let unit = |id: &str| DeviceId::parse(id).unwrap();
+    let swapped = |found: &str, before: &str| {
+        let (found, before) = (unit(found), Some(unit(before)));
+        words::of(&Fault::Swapped { found, before }).what
+    };
+    let other = swapped("GW-0002", "GW-0001");
+    assert_eq!(other, "GW-0002 is in the bay where GW-0001 was");
+    let namesake = swapped("GW-0001", "GW-0001");
+    let wanted = "another unit that calls itself GW-0001 too is in the bay now";
+    assert_eq!(namesake, wanted);
 }

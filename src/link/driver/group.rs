@@ -6,7 +6,7 @@ use super::settings::Injection;
 use super::{Driver, Found, who};
 use crate::link::port::Port;
 use crate::link::session::{Patience, Question, Session, StartSign};
-use crate::link::smp::{Map, Op, PacketError, group};
+use crate::link::smp::{Map, Op, group};
 use crate::link::{Device, DeviceLink, LinkError, LinkHealth, Observation, Reply};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::device::{DeviceId, Holding, Identification};
@@ -319,6 +319,10 @@ impl Session<Port> {
 impl StartSign for Identification {
     type Device = Self;
 
+    fn device(&self) -> DeviceId {
+        self.device_id.clone()
+    }
+
     async fn look(
         &self,
         session: &mut Session<Port>,
@@ -335,20 +339,30 @@ impl StartSign for Identification {
     }
 }
 
+/// Whether a field is no longer than it may be, in bytes.
+fn within(field: &str, found: usize, max: usize) -> Result<(), Nonsense> {
+    match found <= max {
+        true => Ok(()),
+        false => Err(Nonsense::TooLong {
+            field: field.to_owned(),
+            found,
+            max,
+        }),
+    }
+}
+
 fn identification(reply: &Map) -> Result<Identification, Nonsense> {
     let version = reply.get_uint("v")?;
     if version != group::PAGE_VERSION {
         return Err(Nonsense::GroupVersion(version));
     }
-    let name = |key| match reply.get_text(key) {
-        Ok(name) if name.len() <= group::MAX_NAME => Ok(harmless(name, group::MAX_NAME)),
-        Ok(_) => Err(PacketError::Field(key)),
-        Err(error) => Err(error),
+    let name = |key| -> Result<String, Nonsense> {
+        let name = reply.get_text(key)?;
+        within(key, name.len(), group::MAX_NAME)?;
+        Ok(harmless(name, group::MAX_NAME))
     };
     let uid = reply.get_bytes("uid")?;
-    if uid.len() > group::MAX_UID {
-        return Err(PacketError::Field("uid").into());
-    }
+    within("uid", uid.len(), group::MAX_UID)?;
     let uid = Blob(uid.to_vec());
     let id = reply.get_text("id")?;
     let device_id = match id {

@@ -250,6 +250,10 @@ struct Mark {
 impl StartSign for Mark {
     type Device = DeviceId;
 
+    fn device(&self) -> DeviceId {
+        self.device.clone()
+    }
+
     async fn look(
         &self,
         session: &mut Session<Port>,

@@ -4,6 +4,7 @@ use super::{Patience, Port, Question, READ_SIZE, Session};
 use crate::link::LinkError;
 use crate::link::smp::frame::Decoder;
 use crate::link::smp::{self, Map, Op};
+use crate::provision::device::DeviceId;
 use crate::provision::dialogue::Verb;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -29,7 +30,8 @@ impl Session<Port> {
     ///
     /// # Errors
     ///
-    /// `Silent` when it does not come back in the options' time, `Swapped` when another device does.
+    /// `Silent` when it does not come back in the options' time, `NotRestarted` when it never left, `Swapped` when
+    /// another device comes.
     pub(in crate::link) async fn restart_watching<T: StartSign>(
         &mut self,
         sign: &T,
@@ -42,6 +44,7 @@ impl Session<Port> {
             command: smp::RESET,
             patience: Patience::Once(self.options.answer()),
         };
+        let mut answers = false;
         while Instant::now() < deadline {
             match self.ask(reset, |_| Map::new()).await {
                 // Neither an answer nor its absence says whether the device will start anew.
@@ -49,12 +52,21 @@ impl Session<Port> {
                 Err(error) if error.lost_port() => {}
                 Err(error) => return Err(error),
             }
-            if let Some(device) = self.watch_restart(sign, deadline).await? {
-                return Ok(device);
+            match self.watch_restart(sign, deadline).await {
+                Ok(Some(device)) => return Ok(device),
+                Ok(None) => answers = true,
+                // The time was over before this reset request could be called lost.
+                Err(LinkError::Silent { .. }) if answers => break,
+                Err(error) => return Err(error),
             }
             self.stream.health.retries += 1;
         }
-        Err(self.stream.silent(Verb::Restart))
+        Err(match answers {
+            true => LinkError::NotRestarted {
+                device: sign.device(),
+            },
+            false => self.stream.silent(Verb::Restart),
+        })
     }
 
     /// The device, started anew, or nothing if the device still answers with the old one long after the request.
@@ -113,6 +125,9 @@ impl Session<Port> {
 pub(in crate::link) trait StartSign: Sync {
     /// What is known of the device then.
     type Device: Send;
+
+    /// What the device calls itself.
+    fn device(&self) -> DeviceId;
 
     /// One look at the device, which gets `patience` for each answer: nothing as long as it has not started anew;
     /// `Swapped` where it is another one.

@@ -47,6 +47,9 @@ pub fn what(fault: &Fault) -> Option<String> {
         Fault::PowerLost { bay, device } => {
             format!("bay {bay}: {device} started anew in the middle of its job")
         }
+        Fault::KeepsRestarting { bay, device, times } => format!(
+            "bay {bay}: {device} came back by itself each time that it was served, which was {times} times in a row"
+        ),
         Fault::AdapterFailed { port, how } => match how {
             AdapterTrouble::Gone => format!("{port}: the adapter went away"),
             AdapterTrouble::Io(said) => format!("{port}: the adapter failed ({said})"),
@@ -85,6 +88,9 @@ pub fn next(fault: &Fault) -> Option<&'static str> {
             "plug the adapter in again, and replace it if that does not help"
         }
         Fault::DeviceSilent { .. } | Fault::PowerLost { .. } => CHECK_PLUG,
+        Fault::KeepsRestarting { .. } => {
+            "check plug and power, leave the unit out for ten seconds, then put the unit in again; set it aside if that does not help"
+        }
         Fault::DeviceUnable { .. } => {
             "correct the product in station.toml: it asks more of its devices than they can do"
         }
@@ -218,6 +224,11 @@ fn nonsense(nonsense: &Nonsense) -> String {
         Nonsense::Body => "the body is not a CBOR map of sane size",
         Nonsense::Field(name) => {
             return format!("the field {name:?} is missing or has the wrong type");
+        }
+        Nonsense::TooLong { field, found, max } => {
+            return format!(
+                "the field {field:?} is too long: {found} bytes, and {max} is the most"
+            );
         }
         Nonsense::Unsendable { found, min, max } => {
             return format!("a packet has {min} to {max} bytes, not {found}");

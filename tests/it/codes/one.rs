@@ -327,6 +327,8 @@ fn unproved() -> Vec<Case> {
         Case::fails("does_not_hold", "read_back", Certificate)
             .says(|fault| differs(fault, &Mismatch::KeyLost))
             .unit(|hall| flawed(hall, UnitFlaw::KeyLostAtReset)),
+        Case::fails("no_restart", "written", Certificate)
+            .unit(|hall| flawed(hall, UnitFlaw::IgnoresReset)),
         Case::fails("does_not_hold", "written", Certificate)
             .says(|fault| {
                 let other = DeviceId::parse("FW-1").ok();

@@ -6,6 +6,7 @@ use crate::naming::place::{Hall, spec, uid};
 use crate::plant::Plant;
 use crate::scenarios::line::in_a_process_with_an_hsm;
 use dps_station::fixtures::device::SharedDevice;
+use dps_station::fixtures::pty::Pty;
 use dps_station::fixtures::scenario::Flaw;
 use dps_station::ledger::{AllocationState, OutboxState, ReservationState, verify};
 use dps_station::provision::device::DeviceId;
@@ -254,6 +255,48 @@ fn a_unit_whose_label_nobody_scans_is_not_named() {
             let unit = hall.own("GW-A");
             unnamed("not_scanned", Blame::Device).check(&stay(&hall, &unit).await);
             holds(&hall, Books::default(), &plant, before, 0).await;
+        },
+    );
+}
+
+/// Whether its port is there without it or not. This takes as long as a label waits for its unit, and a little more.
+#[test]
+fn a_label_whose_unit_is_dead_is_told_of() {
+    in_a_process_with_an_hsm(
+        "codes::several::a_label_whose_unit_is_dead_is_told_of",
+        |plant| async move {
+            let before = signed(&plant);
+            let halls = [true, false].map(|hotplug| (hotplug, Hall::new(&plant, LABELLED)));
+            let mut waiting = Vec::new();
+            for (hotplug, hall) in &halls {
+                let place = match hotplug {
+                    true => hall.open("1"),
+                    false => hall.open_fixed("1"),
+                };
+                place.scans.put("GW-A");
+                let port = (!hotplug).then(|| Pty::open(&hall.port("1")).unwrap());
+                waiting.push((hall, place, port));
+            }
+            for (hall, mut place, port) in waiting {
+                let events = place.stay().await;
+                let fault = unnamed("nothing_answers", Blame::Device)
+                    .check(&events)
+                    .clone();
+                assert!(matches!(&fault, Fault::NothingAnswers { label, .. } if label == "GW-A"));
+                // The next label is for the next unit.
+                drop(port);
+                place.pull().await;
+                place.scans.put("GW-B");
+                place.plug_firmly(&hall.own("GW-B"));
+                let events = place.stay().await;
+                assert_eq!(events.last().unwrap().kind(), "passed", "{events:?}");
+                place.close().await;
+            }
+            for (_, hall) in &halls {
+                assert_eq!(Books::of(&hall.line.ledger).await, one_passed());
+                assert_eq!(verify(&hall.ledger()).unwrap().damages, []);
+            }
+            assert_eq!(signed(&plant) - before, 2);
         },
     );
 }

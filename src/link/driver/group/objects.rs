@@ -1,8 +1,9 @@
 //! What is read and written in parts: certificate requests, chains, TPM commands and responses.
 
+use super::within;
 use crate::link::LinkError;
 use crate::link::session::{Question, Session};
-use crate::link::smp::{Map, Op, PacketError, group};
+use crate::link::smp::{Map, Op, group};
 use crate::provision::bytes::Digest;
 use crate::provision::dialogue::{Grounds, Nonsense, Verb};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -121,15 +122,11 @@ pub(super) struct Part {
 }
 
 impl Part {
-    pub fn of(reply: &Map, limit: usize) -> Result<Self, PacketError> {
+    pub fn of(reply: &Map, limit: usize) -> Result<Self, Nonsense> {
         let length = reply.get_size("len")?;
         let data = reply.get_bytes("data")?;
-        if length > limit {
-            return Err(PacketError::Field("len"));
-        }
-        if data.len() > length {
-            return Err(PacketError::Field("data"));
-        }
+        within("data", length, limit)?;
+        within("data", data.len(), length)?;
         Ok(Self {
             length,
             digest: Digest(reply.get_32("sha")?),
