@@ -1,7 +1,7 @@
 """A provisioning script of the parts that people use today, for the same job on the same devices as the station's.
 
-smpclient speaks to the device, python-pkcs11 to the HSM, cryptography makes and checks certificates, sqlite3 keeps one row
-a step, each committed before the next step begins. Prints one JSON object a line: ready, arrived, passed, removed.
+smpclient speaks to the device, python-pkcs11 to the HSM, cryptography makes and checks certificates, sqlite3 keeps one
+row a step, each committed before the next step begins. Prints one JSON object a line: ready, arrived, passed, removed.
 """
 
 import argparse
@@ -163,7 +163,9 @@ class Issuer:
         if not csr.is_signature_valid or csr.subject != name:
             raise Failed("the certificate request is not this device's")
         now = datetime.now(timezone.utc)
-        key_usage = dict.fromkeys(["content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"], False)
+        others = ["content_commitment", "key_encipherment", "data_encipherment", "key_agreement"]
+        others += ["key_cert_sign", "crl_sign", "encipher_only", "decipher_only"]
+        usage = x509.KeyUsage(digital_signature=True, **dict.fromkeys(others, False))
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.ca.public_key())
         return (
             x509.CertificateBuilder()
@@ -171,7 +173,7 @@ class Issuer:
             .serial_number(serial)
             .not_valid_before(now - timedelta(minutes=5)).not_valid_after(now + timedelta(days=3650))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.KeyUsage(digital_signature=True, **key_usage), critical=True)
+            .add_extension(usage, critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(csr.public_key()), critical=False)
             .add_extension(authority, critical=False)

@@ -13,7 +13,7 @@ use dps_station::provision::device::Holding;
 use necessary::Said;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The device's name.
@@ -29,7 +29,7 @@ async fn a_device_costs_little_more_than_the_necessary_bytes() {
     let port = dir.path().join("bay");
     let device = Arc::new(Mutex::new(new_device(dir.path(), NAME)));
     let far_end = tokio::spawn(run_device(device, Cable::uart(&port)));
-    let (said, spent) = dialogue(&port).await;
+    let (said, spent, _) = dialogue(&port).await;
     assert_eq!(spent.retries, 0);
     let necessary = necessary::bytes(&said, BUFFER);
     let bytes = spent.bytes_out + spent.bytes_in;
@@ -52,10 +52,11 @@ async fn an_adapter_that_holds_back_and_a_late_reset_cost_time_and_nothing_else(
     let line = Line::lay(&port, false, times.clone()).unwrap();
     let device = Arc::new(Mutex::new(new_device(dir.path(), NAME)));
     let plugged = line.put(Some(Arc::clone(&device))).await.unwrap();
-    let (_, spent) = dialogue(&port).await;
+    let (_, spent, restart) = dialogue(&port).await;
     assert_eq!((spent.retries, spent.wrong()), (0, 0), "{spent:?}");
     assert!(device.lock().unwrap().sealed());
     // A line is never faster than its parts.
+    assert!(restart >= times.before_reset + times.boot(), "{restart:?}");
     let tally = line.tally();
     let bytes = usize::try_from(tally.bytes).unwrap();
     let least = 2 * times.boot() + times.before_reset + times.of(bytes) + tally.own;
@@ -63,8 +64,8 @@ async fn an_adapter_that_holds_back_and_a_late_reset_cost_time_and_nothing_else(
     assert!(tally.round_trips >= spent.round_trips, "{tally:?}");
 }
 
-/// The whole of a device's dialogue, as a bay has it; gives what was said, and what it took.
-async fn dialogue(port: &Path) -> (Said, LinkHealth) {
+/// The whole of a device's dialogue, as a bay has it; gives what was said, what it took, and how long the restart took.
+async fn dialogue(port: &Path) -> (Said, LinkHealth, Duration) {
     let chain = [vec![0x30, 0x82, 1, 0x9a], vec![0x30, 0x82, 1, 0xc2]].map(|mut der| {
         let length = 4 + usize::from(der[2]) * 256 + usize::from(der[3]);
         der.resize(length, 0x5a); // as long as the leaf and the issuing CA of a factory
@@ -95,7 +96,9 @@ async fn dialogue(port: &Path) -> (Said, LinkHealth) {
     let request = link.make_key(NAME).await.unwrap();
     link.install(&chain).await.unwrap();
     link.inject(&holding, &keys).await.unwrap();
+    let began = Instant::now();
     link.restart_from(&found).await.unwrap();
+    let restart = began.elapsed();
     assert_eq!(
         link.read_back(&keys).await.unwrap().observed.holding,
         holding
@@ -112,5 +115,5 @@ async fn dialogue(port: &Path) -> (Said, LinkHealth) {
         id_scope: holding.id_scope,
         endpoint: holding.global_endpoint,
     };
-    (said, link.health().since(before_job))
+    (said, link.health().since(before_job), restart)
 }
