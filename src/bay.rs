@@ -123,7 +123,7 @@ impl Bay {
     async fn serve(&self) -> Result<(), StationFault> {
         let mut memory = Memory::new(self.limits);
         loop {
-            let mut link = self.open().await?;
+            let mut link = self.open(&memory.frames).await?;
             self.report_waiting().await;
             let test_wanted = self.serve_port(&mut link, &mut memory).await?;
             self.close(link, &mut memory).await; // a test opens and locks the port itself
@@ -309,6 +309,9 @@ impl Bay {
         job: &mut Job,
         work: &mut perform::Work<'_>,
     ) -> Result<Verdict, StationFault> {
+        if !work.last.sealed {
+            let _ = work.device.tune().await; // a lost port shows at the next step
+        }
         let mut ahead = job.ahead();
         for event in attempt.waiting() {
             ahead.foresee(event).map_err(StationFault::damaged)?;

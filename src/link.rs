@@ -14,6 +14,7 @@
 //! | `driver/settings.rs` | what these two have in common: the settings, and the product's keys for them |
 //! | `session.rs`, `session/restart.rs` | one SMP conversation: deadlines, what is sent again, a reset watched |
 //! | `smp.rs`, `smp/frame.rs`, `smp/group.rs` | SMP as bytes, without I/O |
+//! | `frames.rs` | how long packets may be, by firmware |
 //! | `stream.rs` | bytes to and from what is there, in whatever language, and the counters |
 //! | `port.rs`, `port/list.rs`, `loopback.rs` | the serial port: opened, listed, tested |
 //! | `port/holder.rs`, `port/watch.rs` | who else has the port, and who opens it later |
@@ -42,6 +43,7 @@
 mod device;
 mod driver;
 mod error;
+mod frames;
 pub mod loopback;
 pub mod port;
 pub mod session;
@@ -50,9 +52,10 @@ mod stream;
 mod wire;
 
 pub use crate::provision::health::LinkHealth;
-pub use device::{Device, Observation, Reply};
-pub use driver::{Driver, Found, Injection, ValueType, of_product, who};
+pub use device::{Device, Expected, Held, Observation, Reply};
+pub use driver::{Driver, Found, Injection, ReadBack, ValueType, of_product, who};
 pub use error::LinkError;
+pub use frames::Frames;
 
 use crate::provision::bounds::within;
 use crate::provision::device::Identification;
@@ -64,6 +67,12 @@ use smp::{frame, group};
 use std::path::Path;
 use std::time::Duration;
 
+/// Longest packet to a device that says that it takes longer ones, in bytes, unless the options say otherwise: a
+/// certificate chain goes in one, and what a lost one costs is bearable.
+const LONG_PACKET: usize = 1024;
+/// Bits on the line for one byte, with start and stop bit.
+const BITS_PER_BYTE: u32 = 10;
+
 /// The open way to whatever is in a bay; [`who`] that is, drivers find out.
 #[derive(Debug)]
 pub struct DeviceLink {
@@ -71,6 +80,8 @@ pub struct DeviceLink {
     smp: Session<Port>,
     /// What *identify* was answered with in the present look at who is there, once it was asked.
     hello: Option<Result<Identification, LinkError>>,
+    /// How long packets may be.
+    frames: Frames,
 }
 
 /// What changed at a port at which somebody listened.
@@ -91,11 +102,12 @@ pub struct LinkOptions {
     /// Bits per second; USB CDC ACM and pseudo-terminals ignore it.
     #[serde(deserialize_with = "within::<_, _, { *RATE.start() as u64 }, { *RATE.end() as u64 }>")]
     pub baud: u32,
-    /// Longest packet to begin with, in bytes. 182 fit two lines, which is what a Zephyr server buffers by default.
+    /// Longest packet that every device takes, in bytes. 182 fit two lines, which is what a Zephyr server buffers by
+    /// default.
     #[serde(deserialize_with = "within::<_, _, 89, 4_096>")]
     pub frame_size: usize,
-    /// Longest packet to try for when a session opens, in bytes: the size doubles from `frame_size` as long as an
-    /// echo of that size comes back.
+    /// Longest packet to a device that says that it takes longer ones, in bytes. With no more than `frame_size`, it is not
+    /// asked.
     #[serde(deserialize_with = "within::<_, _, 89, 4_096>")]
     pub frame_limit: usize,
     /// Longest line, in bytes, with marker and newline.
@@ -133,15 +145,20 @@ pub struct LinkOptions {
 }
 
 impl DeviceLink {
-    /// Opens a bay's port.
+    /// Opens a bay's port. What is learnt of the firmware there goes into `frames`, for the next time.
     ///
     /// # Errors
     ///
     /// Those of [`Session::open`].
-    pub async fn open(path: &Path, options: &LinkOptions) -> Result<Self, LinkError> {
+    pub async fn open(
+        path: &Path,
+        options: &LinkOptions,
+        frames: &Frames,
+    ) -> Result<Self, LinkError> {
         Ok(Self {
             smp: Session::open(path, options).await?,
             hello: None,
+            frames: frames.clone(),
         })
     }
 
@@ -181,7 +198,7 @@ impl Default for LinkOptions {
         Self {
             baud: 115_200,
             frame_size: two_lines,
-            frame_limit: two_lines,
+            frame_limit: LONG_PACKET,
             line_length: frame::LINE_LENGTH,
             line_pause_ms: 0,
             answer_ms: 1_000,
@@ -200,6 +217,14 @@ impl Default for LinkOptions {
 impl LinkOptions {
     fn answer(&self) -> Duration {
         Duration::from_millis(self.answer_ms)
+    }
+
+    /// What so many bytes take on the line.
+    fn on_line(&self, bytes: usize) -> Duration {
+        let bits = u32::try_from(bytes)
+            .unwrap_or(u32::MAX)
+            .saturating_mul(BITS_PER_BYTE);
+        Duration::from_secs(1) * bits / self.baud.max(1)
     }
 
     fn slow_answer(&self) -> Duration {

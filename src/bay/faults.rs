@@ -101,7 +101,7 @@ pub(super) fn step_of(effect: &Effect) -> Doing {
         Effect::Sign { .. } => Doing::Signing,
         Effect::Write { .. } => Doing::Writing,
         Effect::Restart => Doing::Restarting,
-        Effect::ReadBack => Doing::ReadingBack,
+        Effect::ReadBack { .. } => Doing::ReadingBack,
         Effect::ProveKey => Doing::ProvingKey,
         Effect::Rehearse { .. } => Doing::Rehearsing,
         Effect::Seal { .. } => Doing::Sealing,

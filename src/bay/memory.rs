@@ -1,7 +1,7 @@
 //! What a bay remembers from one attempt to the next: how well its link works, and which units fell silent.
 
 use super::returns::Returns;
-use crate::link::LinkHealth;
+use crate::link::{Frames, LinkHealth};
 use crate::provision::device::DeviceId;
 use crate::provision::fault::{Doing, Fault};
 use crate::provision::health::LinkLimits;
@@ -25,6 +25,8 @@ pub(super) struct Memory {
     pub returns: Returns,
     /// Whether another program had the port when a unit would have been blamed last.
     pub held: bool,
+    /// How long packets may be, for each firmware that was here.
+    pub frames: Frames,
 }
 
 /// The units that fell silent in a row, and at which step.
@@ -44,6 +46,7 @@ impl Memory {
             silences: Silences::default(),
             returns: Returns::default(),
             held: false,
+            frames: Frames::default(),
         }
     }
 

@@ -5,7 +5,7 @@ use super::memory::Memory;
 use super::presence::PRESENCE_TIMEOUT;
 use super::{Bay, CaKey, LineProduct};
 use crate::ledger::Reserved;
-use crate::link::{Device, LinkError, LinkHealth};
+use crate::link::{Device, Expected, LinkError, LinkHealth, Observation};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::certificate::{Csr, draft_leaf};
 use crate::provision::device::{DeviceId, Holding, Identification, SerialNumber};
@@ -64,7 +64,9 @@ impl Work<'_> {
                 assigned,
             } => timeout(limit, self.write(holding, chain, assigned)).await,
             Effect::Restart => timeout(limit, self.restart()).await,
-            Effect::ReadBack => timeout(limit, self.read_back()).await,
+            Effect::ReadBack { holding, chain } => {
+                timeout(limit, self.read_back(&holding, &chain)).await
+            }
             Effect::ProveKey => timeout(limit, self.prove_key()).await,
             Effect::Seal { holds } => timeout(limit, self.seal(holds)).await,
         };
@@ -110,10 +112,19 @@ impl Work<'_> {
         Ok(Fact::Restarted(self.last.clone()))
     }
 
-    async fn read_back(&mut self) -> Result<Fact, LinkError> {
-        let read = self.device.read_back().await?;
-        let chain = read.chain.into_iter().map(Blob).collect();
-        Ok(Fact::Observed(read.observed, chain))
+    async fn read_back(&mut self, holding: &Holding, chain: &[Blob]) -> Result<Fact, LinkError> {
+        let expected = Expected {
+            holds: holding.digest(),
+            says: self.last.holds,
+            chain: chain.iter().flat_map(|der| &der.0).copied().collect(),
+        };
+        Ok(match self.device.read_back(&expected).await? {
+            Observation::Values(held) => {
+                let chain = held.chain.into_iter().map(Blob).collect();
+                Fact::Observed(held.observed, chain)
+            }
+            Observation::Digests { holds, chain } => Fact::Confirmed { holds, chain },
+        })
     }
 
     async fn prove_key(&mut self) -> Result<Fact, LinkError> {

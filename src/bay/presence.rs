@@ -3,7 +3,7 @@
 use super::faults::{link_fault, talks};
 use super::memory::Memory;
 use super::{Bay, StationFault};
-use crate::link::{Change, DeviceLink, Driver, Found, LinkError, port, who};
+use crate::link::{Change, DeviceLink, Driver, Found, Frames, LinkError, port, who};
 use crate::provision::device::Identification;
 use crate::provision::fault::{Blame, Doing, Fault, Holder};
 use crate::provision::floor::Report;
@@ -62,11 +62,11 @@ impl Bay {
     }
 
     /// Opens the port, waiting for it where it is not there or another program has it; each trouble is reported once.
-    pub(super) async fn open(&self) -> Result<DeviceLink, StationFault> {
+    pub(super) async fn open(&self, frames: &Frames) -> Result<DeviceLink, StationFault> {
         let mut said = None;
         loop {
             self.in_service().await?;
-            match DeviceLink::open(&self.port, &self.link).await {
+            match DeviceLink::open(&self.port, &self.link, frames).await {
                 Ok(link) => {
                     let port = self.port.display().to_string();
                     self.report(Report::BayOpened {

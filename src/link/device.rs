@@ -54,8 +54,14 @@ pub trait Device: Send + Sync {
     /// said of itself. `Silent` where it does not come back in time, `Swapped` where another one does.
     fn restart<'a>(&'a mut self, before: &'a Identification) -> Reply<'a, Identification>;
 
-    /// Reads everything that it holds.
-    fn read_back(&mut self) -> Reply<'_, Observation>;
+    /// Finds out what its link can do, where the device can say it; nothing that follows depends on that.
+    fn tune(&mut self) -> Reply<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Reads back what it holds. What its own digest proves need not be read again; where anything is not as
+    /// expected, everything is read, so that it can be told what.
+    fn read_back<'a>(&'a mut self, expected: &'a Expected) -> Reply<'a, Observation>;
 
     /// Has it make a key, if it has none, and gives its DER certificate request with that common name.
     fn make_key<'a>(&'a mut self, common_name: &'a str) -> Reply<'a, Vec<u8>> {
@@ -89,13 +95,38 @@ pub trait Device: Send + Sync {
     }
 }
 
-/// What a device was found to hold.
+/// What a device should hold, and what it says of that since its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Observation {
+pub struct Expected {
+    /// Digest of what it should hold.
+    pub holds: Digest,
+    /// The digest that it gave of what it holds.
+    pub says: Digest,
+    /// Its certificates in DER, its own first, one after the other; empty where it has none.
+    pub chain: Vec<u8>,
+}
+
+/// What a device holds, value by value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
     /// The values, with the digest of the leaf certificate.
     pub observed: Observed,
     /// The certificates in DER, the device's own first; empty where it has none.
     pub chain: Vec<Vec<u8>>,
+}
+
+/// What a device was found to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observation {
+    /// Each value was read.
+    Values(Held),
+    /// Its own digests say it.
+    Digests {
+        /// Digest of the values and of the leaf certificate.
+        holds: Digest,
+        /// Digest of its certificates, one after the other; of nothing where it should have none.
+        chain: Digest,
+    },
 }
 
 /// The answer of a device that does not have the verb.

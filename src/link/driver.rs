@@ -6,7 +6,7 @@ mod settings;
 mod stock;
 
 pub use find::{Found, who};
-pub use settings::{Injection, ValueType};
+pub use settings::{Injection, ReadBack, ValueType};
 
 use super::{Device, DeviceLink, Reply};
 use group::Group;

@@ -4,6 +4,7 @@ mod restart;
 
 pub(in crate::link) use restart::StartSign;
 
+use super::frames::{Firmware, Frames};
 use super::port::{ModemLine, Port};
 use super::smp::frame::{self, Decoder};
 use super::smp::{self, HEADER_LENGTH, Header, Map, Op, Packet, SmpError, Version};
@@ -37,6 +38,8 @@ pub struct Session<S> {
     sequence: u8,
     next_rid: u32,
     frame_size: usize,
+    /// Whose word stands for packets longer than the options' size.
+    long: Option<(Frames, Firmware)>,
     /// Replies to questions that were given up.
     late: u64,
 }
@@ -65,7 +68,7 @@ pub(super) enum Patience {
 }
 
 impl Session<Port> {
-    /// Opens the port for itself alone, waits until the line is quiet and, if the options say so, finds out how long packets may be.
+    /// Opens the port for itself alone, and waits until the line is quiet.
     ///
     /// # Errors
     ///
@@ -73,7 +76,6 @@ impl Session<Port> {
     pub async fn open(path: &Path, options: &LinkOptions) -> Result<Self, LinkError> {
         let mut session = Self::over(Port::open_alone(path, options).await?, path, options)?;
         session.settle().await?;
-        session.probe().await?;
         Ok(session)
     }
 
@@ -124,7 +126,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             version: Version::Two,
             sequence: rid[0],
             next_rid: u32::from_be_bytes(rid),
-            frame_size: options.frame_size.clamp(SMALLEST_FRAME, frame::MAX_PACKET),
+            frame_size: shortest_limit(options),
+            long: None,
             late: 0,
             options: options.clone(),
         })
@@ -146,27 +149,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         Ok(())
     }
 
-    /// Doubles the longest packet as long as an echo of that size comes back.
-    async fn probe(&mut self) -> Result<(), LinkError> {
-        let echo = Question {
-            what: Verb::Echo,
-            op: Op::Write,
+    /// The longest packet that the device says it has room for, in bytes: its buffer holds length and checksum too
+    /// (Zephyr, `os_mgmt`, "MCUmgr parameters"). None where it does not say, or where the options allow no longer ones.
+    pub(super) async fn longest_packet(&mut self) -> Result<Option<usize>, LinkError> {
+        if self.options.frame_limit <= shortest_limit(&self.options) {
+            return Ok(None);
+        }
+        let parameters = Question {
+            what: Verb::Parameters,
+            op: Op::Read,
             group: smp::OS_GROUP,
-            command: smp::ECHO,
+            command: smp::PARAMETERS,
             patience: Patience::Once(self.options.answer()),
         };
-        let limit = self.options.frame_limit.min(frame::MAX_PACKET);
-        while self.frame_size < limit {
-            let size = limit.min(self.frame_size * 2);
-            let overhead = HEADER_LENGTH + Map::new().text("d", "").encode().len() + 2;
-            let text = "e".repeat(size - overhead);
-            match self.ask(echo, |_| Map::new().text("d", &text)).await {
-                Ok(reply) if reply.get_text("r") == Ok(&text) => self.frame_size = size,
-                Err(error) if error.lost_port() => return Err(error),
-                _ => break,
+        match self.ask(parameters, |_| Map::new()).await {
+            Ok(reply) => {
+                let buffer = reply.get_size("buf_size").ok();
+                Ok(buffer.and_then(|size| size.checked_sub(frame::ENVELOPE)))
             }
+            Err(error) if error.lost_port() => Err(error),
+            Err(_) => Ok(None),
         }
-        Ok(())
+    }
+
+    /// Allows packets of this size, in bytes, to this firmware, within the options.
+    pub(super) fn allow(&mut self, size: Option<usize>, frames: Frames, firmware: Firmware) {
+        let shortest = shortest_limit(&self.options);
+        let longest = self.options.frame_limit.clamp(shortest, frame::MAX_PACKET);
+        self.frame_size = size.map_or(shortest, |size| size.clamp(shortest, longest));
+        self.long = Some((frames, firmware));
+    }
+
+    /// A packet of this size got no answer: the next ones are shorter.
+    fn shorten(&mut self, sent: usize) {
+        let shortest = shortest_limit(&self.options);
+        if sent <= shortest {
+            self.frame_size = (sent / 2).max(SMALLEST_FRAME);
+            return;
+        }
+        if self.frame_size > shortest
+            && let Some((frames, firmware)) = &self.long
+        {
+            frames.doubt(firmware);
+        }
+        self.frame_size = self.frame_size.min(shortest);
     }
 
     /// A request ID that was not used before.
@@ -225,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             let sent = packet.encode().len();
             let doubtful = tries > 1 || sent > frame::packet_in(2, frame::LINE_LENGTH);
             if doubtful && sent > self.frame_size / 2 {
-                self.frame_size = (sent / 2).max(SMALLEST_FRAME);
+                self.shorten(sent);
             }
             tries += 1;
             self.stream.health.retries += 1;
@@ -289,6 +315,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             self.stream.send(line).await?;
         }
         let sent = Instant::now();
+        // What was sent may still be in the system's buffers.
+        let wait = wait + self.options.on_line(lines.iter().map(Vec::len).sum());
         let mut deadline = sent + wait;
         let mut buffer = [0; READ_SIZE];
         let mut nonsense = None;
@@ -330,6 +358,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             None => self.stream.silent(what),
         })
     }
+}
+
+/// The longest packet that every server takes, as the options have it.
+fn shortest_limit(options: &LinkOptions) -> usize {
+    options.frame_size.clamp(SMALLEST_FRAME, frame::MAX_PACKET)
 }
 
 /// Whether a packet is the reply to the request; an old server may answer in version 1.

@@ -31,8 +31,10 @@ pub enum Verb {
     TakeMark,
     /// Show whether that value is still there.
     ShowMark,
-    /// Say again what it was told.
+    /// Say again what it was told; no program asks for that now.
     Echo,
+    /// Say how long packets may be.
+    Parameters,
     /// Accept bytes at all.
     Listen,
 }

@@ -12,6 +12,7 @@ use super::bytes::{Blob, Digest};
 use super::device::{DeviceId, Holding, Identification, RegistrationId, SerialNumber};
 use super::fault::{Fault, Unsigned};
 use super::health::LinkHealth;
+use super::injected::Observed;
 use super::loopback::Loopback;
 use super::naming::IdFormat;
 use serde::{Deserialize, Serialize};
@@ -125,11 +126,14 @@ pub enum Event {
     },
     /// What the device holds after the restart.
     ReadBack {
-        /// The values read, each as the device gave it.
+        /// The values read, each as the device gave it; by digest, those whose digest it gave.
         observed: Holding,
         /// The most bytes that the device gives of any value, where it says so.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         value_limit: Option<usize>,
+        /// Whether the device showed it by the digest of what it holds, and not value by value.
+        #[serde(default)]
+        by_digest: bool,
     },
     /// The device used the identity it now holds.
     Proved {
@@ -439,6 +443,21 @@ impl Event {
     /// The version of its stored form.
     pub fn version(&self) -> u32 {
         stored::version(self.kind()).expect("every kind has its version in the table")
+    }
+
+    /// What was read back, if that is what it tells of.
+    pub fn observed(&self) -> Option<Observed> {
+        match self {
+            Self::ReadBack {
+                observed,
+                value_limit,
+                ..
+            } => Some(Observed {
+                holding: observed.clone(),
+                value_limit: *value_limit,
+            }),
+            _ => None,
+        }
     }
 
     /// The device that an [`Event::Identified`] binds its attempt to: the one assigned, else the one that it says

@@ -138,7 +138,10 @@ impl Job {
                 assigned: self.product.naming.injects().then(|| self.device.clone()),
             }),
             Stage::Written => Next::Do(Effect::Restart),
-            Stage::Restarted => Next::Do(Effect::ReadBack),
+            Stage::Restarted => Next::Do(Effect::ReadBack {
+                holding: self.asked(),
+                chain: self.chain(),
+            }),
             Stage::ReadBack(_) => self.after_read_back(),
             Stage::Proved => Next::Do(Effect::Seal {
                 holds: self.asked().digest(),
@@ -276,16 +279,7 @@ impl Job {
                 Stage::Written
             }
             (Stage::Written, Event::Restarted { .. }) => Stage::Restarted,
-            (
-                Stage::Restarted,
-                Event::ReadBack {
-                    observed,
-                    value_limit,
-                },
-            ) => Stage::ReadBack(Observed {
-                holding: observed.clone(),
-                value_limit: *value_limit,
-            }),
+            (Stage::Restarted, event) => Stage::ReadBack(event.observed()?),
             (Stage::ReadBack(_), Event::Injected { .. }) if self.is_stock() => {
                 Stage::Ended(Verdict::Injected)
             }

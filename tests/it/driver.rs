@@ -7,8 +7,8 @@ use dps_station::bay::{Bay, CaKey, Line, LineProduct};
 use dps_station::fixtures::pty::Pty;
 use dps_station::ledger::{OutboxState, ReservationState, verify};
 use dps_station::link::{
-    Device, DeviceLink, Driver, Found, Injection, LinkError, LinkHealth, Observation, Reply,
-    of_product,
+    Device, DeviceLink, Driver, Expected, Found, Held, Injection, LinkError, LinkHealth,
+    Observation, Reply, of_product,
 };
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{DeviceId, Holding, Identification, proof_message};
@@ -146,12 +146,12 @@ impl Device for Bare<'_> {
         self.identify()
     }
 
-    fn read_back(&mut self) -> Reply<'_, Observation> {
+    fn read_back<'a>(&'a mut self, _: &'a Expected) -> Reply<'a, Observation> {
         let toy = self.0.lock().unwrap();
-        answer(Ok(Observation {
+        answer(Ok(Observation::Values(Held {
             observed: Observed::whole(toy.holding()),
             chain: toy.chain.clone(),
-        }))
+        })))
     }
 }
 
@@ -190,8 +190,8 @@ impl Device for Whole<'_> {
         self.0.restart(before)
     }
 
-    fn read_back(&mut self) -> Reply<'_, Observation> {
-        self.0.read_back()
+    fn read_back<'a>(&'a mut self, expected: &'a Expected) -> Reply<'a, Observation> {
+        self.0.read_back(expected)
     }
 
     fn make_key<'a>(&'a mut self, common_name: &'a str) -> Reply<'a, Vec<u8>> {

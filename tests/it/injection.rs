@@ -411,6 +411,7 @@ fn way() -> Vec<Recorded> {
         Event::ReadBack {
             observed: holding.clone(),
             value_limit: Some(32),
+            by_digest: false,
         },
         Event::Injected {
             observed: holding,

@@ -334,6 +334,7 @@ fn whole_job(number: u8) -> Vec<Event> {
         Event::ReadBack {
             observed: holding,
             value_limit: None,
+            by_digest: false,
         },
         Event::Proved {
             proof: Proof::Signature {

@@ -5,6 +5,7 @@
 pub mod bench;
 mod find;
 mod foreign;
+mod frames;
 mod killed;
 mod stock;
 

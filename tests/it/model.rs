@@ -311,7 +311,7 @@ impl World {
                 self.device.boots += 1;
                 Fact::Restarted(self.device.identification())
             }
-            Effect::ReadBack => Fact::Observed(
+            Effect::ReadBack { .. } => Fact::Observed(
                 Observed::whole(self.device.holding()),
                 self.device.chain.clone(),
             ),

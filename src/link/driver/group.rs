@@ -7,7 +7,9 @@ use super::{Driver, Found, who};
 use crate::link::port::Port;
 use crate::link::session::{Patience, Question, Session, StartSign};
 use crate::link::smp::{Map, Op, group};
-use crate::link::{Device, DeviceLink, LinkError, LinkHealth, Observation, Reply};
+use crate::link::{
+    Device, DeviceLink, Expected, Held, LinkError, LinkHealth, Observation, ReadBack, Reply,
+};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::device::{DeviceId, Holding, Identification};
 use crate::provision::dialogue::{Item, Misfit, Nonsense, Verb};
@@ -108,8 +110,22 @@ impl Device for GroupDevice<'_> {
         Box::pin(self.link.smp.restart_from(before))
     }
 
-    fn read_back(&mut self) -> Reply<'_, Observation> {
-        Box::pin(self.link.smp.read_back(&self.driver.keys))
+    fn tune(&mut self) -> Reply<'_, ()> {
+        Box::pin(self.link.tune())
+    }
+
+    fn read_back<'a>(&'a mut self, expected: &'a Expected) -> Reply<'a, Observation> {
+        let (smp, keys) = (&mut self.link.smp, &self.driver.keys);
+        Box::pin(async move {
+            let by_digest = keys.read_back == ReadBack::Digest && expected.says == expected.holds;
+            match by_digest && smp.holds_chain(&expected.chain).await? {
+                true => Ok(Observation::Digests {
+                    holds: expected.says,
+                    chain: Digest::of(&expected.chain),
+                }),
+                false => smp.read_back(keys).await.map(Observation::Values),
+            }
+        })
     }
 
     fn prove(&mut self, nonce: [u8; 32]) -> Reply<'_, Vec<u8>> {
@@ -186,7 +202,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     /// Reads everything that the device holds, each value whole. A value that is not there is empty.
-    pub async fn read_back(&mut self, keys: &Injection) -> Result<Observation, LinkError> {
+    pub async fn read_back(&mut self, keys: &Injection) -> Result<Held, LinkError> {
         let id_scope = self.whole(Item::IdScope, &keys.id_scope).await?;
         let global_endpoint = self.whole(Item::GlobalEndpoint, &keys.endpoint).await?;
         let registration_id = self
@@ -205,10 +221,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             registration_id,
             certificate_sha256: chain.first().map(|leaf| Digest::of(leaf)),
         };
-        Ok(Observation {
+        Ok(Held {
             observed: Observed::whole(holding),
             chain,
         })
+    }
+
+    /// Whether the device's certificates are these, as the digest says that it gives with their first part. Without
+    /// certificates there is nothing to ask: the digest of what a device holds tells of its own one.
+    async fn holds_chain(&mut self, chain: &[u8]) -> Result<bool, LinkError> {
+        if chain.is_empty() {
+            return Ok(true);
+        }
+        let what = Verb::Show(Item::Certificate);
+        let first = self.first_part(what, group::CHAIN).await?;
+        Ok(first.is_of(chain))
     }
 
     async fn whole(&mut self, item: Item, key: &str) -> Result<String, LinkError> {
@@ -307,10 +334,7 @@ impl Session<Port> {
     /// # Errors
     ///
     /// Those of [`Session::restart`].
-    pub async fn restart_from(
-        &mut self,
-        before: &Identification,
-    ) -> Result<Identification, LinkError> {
+    async fn restart_from(&mut self, before: &Identification) -> Result<Identification, LinkError> {
         self.restart_watching(before).await
     }
 }

@@ -41,6 +41,19 @@ pub struct Injection {
     pub id_key: Option<String>,
     /// How much of the global endpoint such a device must give back; every other value must come back whole.
     pub endpoint_readback: Readback,
+    /// How a device with the provisioning group shows what it holds.
+    pub read_back: ReadBack,
+}
+
+/// How a device with the provisioning group shows, after its restart, what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadBack {
+    /// By the digest that *identify* gives; each value is read where that is not the one expected.
+    #[default]
+    Digest,
+    /// By each value.
+    Values,
 }
 
 /// The CBOR type of a setting's value.
@@ -65,6 +78,7 @@ impl Default for Injection {
             value_limit: LONGEST_HOST,
             id_key: None,
             endpoint_readback: Readback::default(),
+            read_back: ReadBack::default(),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::link::device::unable;
 use crate::link::port::Port;
 use crate::link::session::{Patience, Question, Session, StartSign};
 use crate::link::smp::{self, Map, Op};
-use crate::link::{Device, DeviceLink, LinkError, LinkHealth, Observation, Reply};
+use crate::link::{Device, DeviceLink, Expected, Held, LinkError, LinkHealth, Observation, Reply};
 use crate::provision::device::{DeviceId, Holding, Identification};
 use crate::provision::dialogue::{Item, Misfit, Nonsense, Verb};
 use crate::provision::injected::Observed;
@@ -130,12 +130,13 @@ impl Device for StockDevice<'_> {
         })
     }
 
-    fn read_back(&mut self) -> Reply<'_, Observation> {
+    /// Such a device gives no digest.
+    fn read_back<'a>(&'a mut self, _: &'a Expected) -> Reply<'a, Observation> {
         Box::pin(async move {
-            Ok(Observation {
+            Ok(Observation::Values(Held {
                 observed: self.link.smp.observe(&self.driver.keys).await?,
                 chain: Vec::new(),
-            })
+            }))
         })
     }
 }

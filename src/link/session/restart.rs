@@ -17,9 +17,8 @@ const RESTART_POLL: Duration = Duration::from_millis(20);
 const RESTART_ANSWER: Duration = Duration::from_millis(250);
 /// The same for the first question, which follows the first sign of life at once. One that comes too early is lost.
 const EAGER_ANSWER: Duration = Duration::from_millis(40);
-/// Bytes on the line for one question and its answer then, at most, and the bits of each.
-const LOOK_BYTES: u32 = 600;
-const BITS_PER_BYTE: u32 = 10;
+/// Bytes on the line for one question and its answer then, at most.
+const LOOK_BYTES: usize = 600;
 /// A device that still counts as before so long after a reset request never got it.
 const RESET_LOST: Duration = Duration::from_secs(2);
 
@@ -83,8 +82,7 @@ impl Session<Port> {
             .receive(&mut buffer, asked + RESET_DELAY)
             .await
             .map(|_| ());
-        let on_line =
-            Duration::from_secs(1) * LOOK_BYTES * BITS_PER_BYTE / self.options.baud.max(1);
+        let on_line = self.options.on_line(LOOK_BYTES);
         let mut wait = EAGER_ANSWER + on_line;
         let mut refused = None;
         while Instant::now() < deadline {

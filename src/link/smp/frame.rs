@@ -18,11 +18,13 @@ const START: [u8; 2] = [0x06, 0x09];
 /// Starts every further line.
 const CONTINUE: [u8; 2] = [0x04, 0x14];
 /// The longest base64 text in one line that is read, in bytes: a whole packet in one line fits.
-const MAX_TEXT: usize = (MAX_PACKET + LENGTH_FIELD + CHECKSUM).div_ceil(3) * 4 + 1;
+const MAX_TEXT: usize = (MAX_PACKET + ENVELOPE).div_ceil(3) * 4 + 1;
 /// Octets of the length before a packet.
 const LENGTH_FIELD: usize = 2;
 /// Octets of the checksum behind a packet.
 const CHECKSUM: usize = 2;
+/// Octets that go with a packet into the buffer of whoever receives it.
+pub const ENVELOPE: usize = LENGTH_FIELD + CHECKSUM;
 
 const CRC: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_XMODEM);
 
@@ -53,7 +55,7 @@ pub fn encode(packet: &[u8], line_length: usize) -> Result<Vec<Vec<u8>>, PacketL
 
 /// The longest packet that fits into `lines` lines of `line_length` bytes each.
 pub fn packet_in(lines: usize, line_length: usize) -> usize {
-    (lines * payload(line_length)).saturating_sub(LENGTH_FIELD + CHECKSUM)
+    (lines * payload(line_length)).saturating_sub(ENVELOPE)
 }
 
 /// Bytes that one line carries: three for each base64 quantum between the marker and the newline.

@@ -26,7 +26,7 @@ pub const VERSIONS: [(&str, u32); 31] = [
     ("signed", 1),
     ("written", 1),
     ("restarted", 1),
-    ("read_back", 1),
+    ("read_back", 2),
     ("proved", 1),
     ("sealed", 1),
     ("recognised", 1),
@@ -112,14 +112,15 @@ pub fn read(kind: &str, version: i64, body: &str) -> Result<(Event, Option<Strin
 ///
 /// Version 2 of a verdict refers to what identifies the device, which stands whole in version 1. Version 2 of a kind
 /// with a fault or a reason in it has that as a code with arguments; the sentences of version 1 are read as they are,
-/// and the reason for which an ID was returned becomes the fault that it was the sentence of.
+/// and the reason for which an ID was returned becomes the fault that it was the sentence of. Before version 2 of what
+/// was read back, each value was read.
 fn lift(kind: &str, version: i64, body: &mut Value) -> Result<(), String> {
     match (kind, version) {
         ("passed", 1) => refer(body, "/enrollment/identity"),
         ("failed", 1) => refer(body, "/disable/identity"),
         ("id_returned", 1) => reason(body),
         ("interrupted" | "errored" | "enrollment_refused" | "enrollment_deferred", 1) => Ok(()),
-        ("endorsement_read" | "serial_abandoned", 1) => Ok(()),
+        ("endorsement_read" | "serial_abandoned" | "read_back", 1) => Ok(()),
         _ => Err(format!("{kind} has no version {version}")),
     }
 }

@@ -44,8 +44,13 @@ pub enum Effect {
     },
     /// Reset the device and watch it start anew.
     Restart,
-    /// Read back everything that it holds.
-    ReadBack,
+    /// Read back what it holds.
+    ReadBack {
+        /// What it should hold.
+        holding: Holding,
+        /// DER certificates that it should have, leaf first; empty on a device without certificates.
+        chain: Vec<Blob>,
+    },
     /// Have the device sign a nonce with its key.
     ProveKey,
     /// Activate a credential in the device's TPM and rehearse DPS's nonce challenge.
@@ -89,8 +94,15 @@ pub enum Fact {
     Written(Holding),
     /// The device was seen to start anew, and says this of itself.
     Restarted(Identification),
-    /// What the device holds.
+    /// What the device holds, value by value.
     Observed(Observed, Vec<Blob>),
+    /// What the device holds, by its own digests.
+    Confirmed {
+        /// Digest of the values and of the leaf certificate.
+        holds: Digest,
+        /// Digest of its certificates, one after the other.
+        chain: Digest,
+    },
     /// The device signed this nonce; the time is in milliseconds since 1970.
     KeyProof {
         /// The nonce.

@@ -51,6 +51,7 @@ impl Job {
             Fact::Written(asked) => Event::Written { asked },
             Fact::Restarted(found) => self.judge_restart(found),
             Fact::Observed(observed, chain) => self.judge_observation(observed, &chain),
+            Fact::Confirmed { holds, chain } => self.judge_digests(holds, chain),
             Fact::KeyProof {
                 nonce,
                 signature,
@@ -233,6 +234,21 @@ impl Job {
         Event::ReadBack {
             observed: observed.holding,
             value_limit: observed.value_limit,
+            by_digest: false,
+        }
+    }
+
+    /// A digest that is the one of what was asked stands for the values.
+    fn judge_digests(&self, holds: Digest, chain: Digest) -> Event {
+        let asked = self.asked();
+        let certificates: Vec<u8> = self.chain().into_iter().flat_map(|der| der.0).collect();
+        if holds != asked.digest() || chain != Digest::of(&certificates) {
+            return self.does_not_hold(Mismatch::Chain);
+        }
+        Event::ReadBack {
+            observed: asked,
+            value_limit: None,
+            by_digest: true,
         }
     }
 

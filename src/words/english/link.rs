@@ -174,6 +174,7 @@ pub fn verb(verb: Verb) -> String {
         Verb::TakeMark => "take a value for the time until it starts anew",
         Verb::ShowMark => "show whether it has started anew",
         Verb::Echo => "echo",
+        Verb::Parameters => "say how long packets may be",
         Verb::Listen => "take what is sent",
     };
     fixed.to_owned()

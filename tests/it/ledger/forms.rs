@@ -192,6 +192,7 @@ fn job() -> Vec<Event> {
         Event::ReadBack {
             observed: holding(),
             value_limit: Some(64),
+            by_digest: true,
         },
         Event::Proved {
             proof: Proof::Signature {

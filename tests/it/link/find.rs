@@ -5,7 +5,7 @@ use super::stock::{keys, stock};
 use dps_station::fixtures::device::Cable;
 use dps_station::fixtures::device::stock::System;
 use dps_station::link::{
-    DeviceLink, Driver, Found, Injection, LinkError, ValueType, of_product, who,
+    DeviceLink, Driver, Found, Frames, Injection, LinkError, ValueType, of_product, who,
 };
 use dps_station::provision::dialogue::{Item, Verb};
 use std::sync::Arc;
@@ -31,7 +31,9 @@ fn drivers() -> [Arc<dyn Driver>; 3] {
 async fn found(bench: &Bench, order: &[usize]) -> (Result<Found, LinkError>, u64) {
     let drivers = drivers();
     let asked: Vec<&dyn Driver> = order.iter().map(|&n| drivers[n].as_ref()).collect();
-    let mut link = DeviceLink::open(&bench.port(), &quick()).await.unwrap();
+    let mut link = DeviceLink::open(&bench.port(), &quick(), &Frames::default())
+        .await
+        .unwrap();
     let found = who(&mut link, &asked, WAIT).await;
     (found, link.health().round_trips)
 }

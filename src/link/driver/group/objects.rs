@@ -18,9 +18,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         what: Verb,
         object: u64,
     ) -> Result<Vec<u8>, LinkError> {
-        let reply = self.read_part(what, object, 0).await?;
-        let first = self.field(what, Part::of(&reply, group::MAX_OBJECT))?;
+        let first = self.first_part(what, object).await?;
         self.read_rest(what, object, first).await
+    }
+
+    /// Reads the beginning of an object, with length and digest of the whole.
+    pub(super) async fn first_part(&mut self, what: Verb, object: u64) -> Result<Part, LinkError> {
+        let reply = self.read_part(what, object, 0).await?;
+        self.field(what, Part::of(&reply, group::MAX_OBJECT))
     }
 
     /// Completes an object of which the first part is there.
@@ -132,5 +137,12 @@ impl Part {
             digest: Digest(reply.get_32("sha")?),
             data: data.to_vec(),
         })
+    }
+
+    /// Whether it is the beginning of `whole`, and its digest that of the whole.
+    pub fn is_of(&self, whole: &[u8]) -> bool {
+        self.length == whole.len()
+            && whole.starts_with(&self.data)
+            && self.digest == Digest::of(whole)
     }
 }

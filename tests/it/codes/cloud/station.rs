@@ -5,7 +5,9 @@ use crate::tpm::device::{Device, trusted};
 use crate::tpm_line::hall::{Chip, Hall, spec};
 use dps_station::bay::Bay;
 use dps_station::ledger::{Claim, Ledger, LedgerError, Options};
-use dps_station::link::{self, DeviceLink, Driver, Found, LinkHealth, Observation, Reply};
+use dps_station::link::{
+    self, DeviceLink, Driver, Expected, Found, LinkHealth, Observation, Reply,
+};
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{Attestation, DeviceId, Holding, Identification};
 use dps_station::provision::dialogue::Misfit;
@@ -200,8 +202,8 @@ impl link::Device for Fallen<'_> {
         self.0.restart(before)
     }
 
-    fn read_back(&mut self) -> Reply<'_, Observation> {
-        self.0.read_back()
+    fn read_back<'a>(&'a mut self, expected: &'a Expected) -> Reply<'a, Observation> {
+        self.0.read_back(expected)
     }
 
     fn tpm<'a>(&'a mut self, _: &'a [u8]) -> Reply<'a, Vec<u8>> {
