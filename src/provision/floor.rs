@@ -434,7 +434,8 @@ mod tests {
             }
             sizes.push(size(&floor));
         }
-        assert_eq!(sizes[0], sizes[255]);
+        // Once the latest events of the bay fill their list, nothing more is kept.
+        assert_eq!(sizes[100], sizes[255]);
         assert!(!format!("{floor:?}").contains("GW-"));
     }
 }
