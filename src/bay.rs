@@ -1,7 +1,8 @@
 //! One bay: arrival, identification, then one effect after another until the job is done.
 //!
 //! Data goes one way: what the device says becomes a fact, the job makes an event of it, the ledger makes that
-//! durable, and only then does the job move and anybody hear of it.
+//! durable, and only then does the job move and anybody hear of it. A copy of the job runs ahead as far as nothing but
+//! questions and a restart follow, so that several events become durable together (`attempt.rs`).
 
 mod attempt;
 mod faults;
@@ -213,13 +214,15 @@ impl Bay {
         let made = match self.product_for(&found).await {
             Ok(made) => made,
             Err(fault) => {
-                let fault = self.blame(fault, link, memory).await;
-                let found = found.identification;
-                let device = self.identify(&mut attempt, &found, Names::default());
                 let measured = link.health().since(began);
-                self.queue(&mut attempt, None, unjudged(fault), measured);
-                self.settle(&mut attempt, &device, None, measured).await?;
-                memory.returns.judged(false);
+                let found = found.identification;
+                let fault = match memory.returns.is_often() {
+                    true => memory.returns.verdict(&self.name, &found.device_id),
+                    false => fault,
+                };
+                let fault = self.blame(fault, link, memory).await;
+                self.misfit(attempt, &found, fault, measured).await?;
+                memory.failed();
                 return Ok(found);
             }
         };
@@ -231,6 +234,9 @@ impl Bay {
         {
             Ok(names) => names,
             Err(fault) => {
+                if matches!(fault, Fault::WrongLabel(_) | Fault::NotScanned { .. }) {
+                    memory.returns.excused();
+                }
                 let fault = self.blame(fault, link, memory).await;
                 self.end(&mut attempt, fault).await?;
                 return Ok(found);
@@ -266,6 +272,20 @@ impl Bay {
         let ended = self.drive(&mut attempt, &mut job, &mut work).await?;
         work.memory.ended(ended);
         Ok(work.last)
+    }
+
+    /// Ends the attempt of a unit that no product fits.
+    async fn misfit(
+        &self,
+        mut attempt: Attempt,
+        found: &Identification,
+        fault: Fault,
+        measured: LinkHealth,
+    ) -> Result<(), StationFault> {
+        let device = self.identify(&mut attempt, found, Names::default());
+        self.queue(&mut attempt, None, unjudged(fault), measured);
+        self.settle(&mut attempt, &device, None, measured).await?;
+        Ok(())
     }
 
     /// The job as the unit's record has it; none where that does not hang together, which is the unit's own matter and
@@ -335,9 +355,8 @@ impl Bay {
                     ahead.interpret(work.perform(effect).instrument(step).await)
                 }
             };
-            let returns = &mut work.memory.returns;
-            let event = match returns.is_often() {
-                true => ahead.verdict(returns.verdict(&self.name, work.name)),
+            let event = match work.memory.returns.is_often() {
+                true => work.of_a_unit_that_returns(&ahead).await,
                 false => work.of_the_unit_here(event).await,
             };
             let before = attempt.waiting().count();

@@ -160,7 +160,7 @@ impl Ledger {
     }
 
     /// Records what happened to the device of `claim`. A reservation that is to be signed goes through
-    /// [`Self::reserve_for`]; one that is recorded here can only be given up.
+    /// [`Self::append_all`], as the last of its commit; one that is recorded here can only be given up.
     ///
     /// A verdict, [`Event::Recognised`] and [`Event::Interrupted`] end the attempt. Refused with
     /// [`LedgerError::Fenced`] after the claim was taken over, with [`LedgerError::Duplicate`] where another live

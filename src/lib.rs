@@ -10,7 +10,7 @@
 //!   signs is a [`ledger::Reserved`], which only the ledger gives.
 //! - [`signing`] has the HSM sign what is the station's own: reserved first, checked after.
 //! - [`bay`] brings them together for one place on the line: arrival, identification, then one effect after another,
-//!   each recorded before the next. [`enroller`] drains the outbox. [`station`] supervises them.
+//!   recorded before each signature and each write. [`enroller`] drains the outbox. [`station`] supervises them.
 //! - [`ui`] is the operator's screen: it gets copies of the floor and gives commands from a closed list.
 //! - [`trace`] collects what the rooms say they do, through the macros of `tracing`, and writes it where it is wanted.
 //! - [`commands`] turns argv into one of them.

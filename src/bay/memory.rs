@@ -57,8 +57,19 @@ impl Memory {
                 self.silences.clear();
                 self.returns.judged(true);
             }
-            Verdict::Failed | Verdict::Errored => self.returns.judged(false),
+            Verdict::Failed => self.failed(),
+            Verdict::Errored => {
+                self.returns.excused();
+                self.failed();
+            }
             Verdict::Interrupted => {}
+        }
+    }
+
+    /// A unit got a FAIL, or the station its ERROR; but a unit at whose port another program was has its turn yet.
+    pub fn failed(&mut self) {
+        if !self.held {
+            self.returns.judged(false);
         }
     }
 
@@ -133,6 +144,7 @@ impl Silences {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::provision::device::Identification;
     use crate::provision::dialogue::Verb;
 
     fn silent() -> Fault {
@@ -188,5 +200,44 @@ mod tests {
             memory.attempt_over(attempt(0));
         }
         assert!(!memory.weak());
+    }
+
+    fn unit() -> Identification {
+        Identification::of_stock(DeviceId::parse("GW-0001").unwrap(), "gateway")
+    }
+
+    /// So many attempts with the unit, each put in again at once and ended so; whether it is now one that restarts for
+    /// ever.
+    fn after(attempts: usize, verdict: Verdict) -> bool {
+        let mut memory = Memory::new(LinkLimits::default());
+        for _ in 0..attempts {
+            memory.returns.begins(Some(&unit()));
+            memory.ended(verdict);
+        }
+        memory.returns.begins(Some(&unit()));
+        memory.returns.is_often()
+    }
+
+    #[test]
+    fn errors_of_the_station_are_no_restarts_of_the_unit() {
+        assert!(after(3, Verdict::Interrupted));
+        assert!(after(3, Verdict::Failed));
+        assert!(!after(30, Verdict::Errored));
+    }
+
+    #[test]
+    fn a_unit_at_whose_port_another_program_was_has_its_turn() {
+        let mut memory = Memory::new(LinkLimits::default());
+        memory.returns.begins(Some(&unit()));
+        memory.port_held();
+        memory.ended(Verdict::Errored);
+        memory.returns.there(Some(&unit()));
+        assert!(!memory.returns.stays_away(Some(&unit())));
+
+        memory.held = false;
+        memory.returns.begins(Some(&unit()));
+        memory.ended(Verdict::Errored);
+        memory.returns.there(Some(&unit()));
+        assert!(memory.returns.stays_away(Some(&unit())));
     }
 }

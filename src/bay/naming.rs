@@ -113,14 +113,19 @@ impl Bay {
             (None, None) => self.check_out(attempt.id, format, &found.uid).await?,
         };
         Ok(name.and_then(|name| {
-            if name != found.device_id
-                && let Some(other) = self.enter(&name)
-            {
-                return Err(in_two_bays(&name, &other));
-            }
-            names.assigned = Some(name);
+            names.assigned = Some(self.enter_as(found, name)?);
             Ok(names)
         }))
+    }
+
+    /// Notes that the unit is in this bay by the name that it is to bear, which no other bay may have.
+    fn enter_as(&self, found: &Identification, name: DeviceId) -> Result<DeviceId, Fault> {
+        if name != found.device_id
+            && let Some(other) = self.enter(&name)
+        {
+            return Err(in_two_bays(&name, &other));
+        }
+        Ok(name)
     }
 
     /// What a unit is called that is only to get its verdict, as far as that is known: no label is waited for, and no
@@ -137,8 +142,8 @@ impl Bay {
         let known = self.line.ledger.device_of_uid(&found.uid).await;
         let assigned = known.map_err(StationFault::ledger)?;
         Ok(match assigned {
-            Some(_) => Ok(Names {
-                assigned,
+            Some(name) => self.enter_as(found, name).map(|name| Names {
+                assigned: Some(name),
                 scanned: None,
             }),
             None => Err(memory.returns.verdict(&self.name, &found.device_id)),

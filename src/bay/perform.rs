@@ -12,7 +12,7 @@ use crate::provision::device::{DeviceId, Holding, Identification, SerialNumber};
 use crate::provision::dialogue::Grounds;
 use crate::provision::event::Event;
 use crate::provision::fault::{Doing, Fault, Mismatch, Unsigned};
-use crate::provision::job::{Effect, Fact};
+use crate::provision::job::{Effect, Fact, Job};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -166,9 +166,8 @@ impl Work<'_> {
         if !unexplained && !matches!(event, Event::Failed { .. }) {
             return event;
         }
-        if let Some(fault) = self.bay.holder(self.device.shared()).await {
-            self.memory.port_held();
-            return Event::Errored { fault };
+        if let Some(held) = self.held().await {
+            return held;
         }
         if unexplained {
             return event;
@@ -178,6 +177,21 @@ impl Work<'_> {
             Some(fault) => Event::Interrupted { fault },
             None => event,
         }
+    }
+
+    /// The verdict on a unit that keeps starting anew, unless another program is at its port, which may be why it does.
+    pub async fn of_a_unit_that_returns(&mut self, job: &Job) -> Event {
+        match self.held().await {
+            Some(held) => held,
+            None => job.verdict(self.memory.returns.verdict(&self.bay.name, self.name)),
+        }
+    }
+
+    /// The ERROR where another program has the port.
+    async fn held(&mut self) -> Option<Event> {
+        let fault = self.bay.holder(self.device.shared()).await?;
+        self.memory.port_held();
+        Some(Event::Errored { fault })
     }
 
     /// What is to be said when the device is another one than before, or has started anew by itself.

@@ -11,11 +11,16 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// Pause between two questions whether a device has arrived.
-const ARRIVAL_POLL: Duration = Duration::from_millis(100);
-/// How long a bay in which nothing was heard is listened to after such a question: who answers later is heard at the
-/// next, and has longer from then on.
-const ARRIVAL_TIMEOUT: Duration = Duration::from_millis(150);
+/// Pause between two looks whether a port has appeared.
+const PLUG_POLL: Duration = Duration::from_millis(100);
+/// Pause between two questions whether a device has arrived, as long as nothing is heard: firmware that says something
+/// when it starts is asked at once.
+const ARRIVAL_POLL: Duration = Duration::from_millis(250);
+/// How long an answer to such a question is waited for, where nothing was heard before: who answers later is heard in
+/// the pause, and has longer from then on.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_millis(75);
+/// The same where something was heard that was no answer: what starts may not have been ready for the question.
+const HEARD_PAUSE: Duration = Duration::from_millis(10);
 /// How often in a row another program must have had the port for it to be told: some only have a look.
 const SHARED_LOOKS: u32 = 2;
 /// How often in a row nothing must have been heard for the bay to count as empty again.
@@ -104,7 +109,7 @@ impl Bay {
     /// Waits until something is at the port's path; at least for a moment, since a port may be there by name only.
     async fn plugged_in(&self) -> Result<(), StationFault> {
         loop {
-            sleep(ARRIVAL_POLL).await;
+            sleep(PLUG_POLL).await;
             if port::present(&self.port) {
                 return Ok(());
             }
@@ -126,7 +131,7 @@ impl Bay {
         else {
             return;
         };
-        while port::holds(&self.port, holder) {
+        while port::holds(&self.port, holder).await {
             sleep(REOPEN_POLL).await;
         }
     }
@@ -206,7 +211,6 @@ impl Bay {
                     }
                 }
             }
-            pause = ARRIVAL_POLL;
             let patient = there_since.map_or(ARRIVAL_TIMEOUT, |_| PRESENCE_TIMEOUT);
             let error = match self.look(link, patient).await {
                 Ok(found) => return Arrival::Device(found),
@@ -219,6 +223,7 @@ impl Bay {
                 return Arrival::PortLost;
             }
             let heard = link.health().bytes_in > heard_before;
+            pause = if heard { HEARD_PAUSE } else { ARRIVAL_POLL };
             if let Some(fault) = self.unanswered() {
                 return Arrival::Stranger(fault);
             }
@@ -255,9 +260,11 @@ impl Bay {
         let mut unheard = 0;
         let mut pause = *DEPARTURE_POLL.start();
         let mut line = link.line_up();
+        let mut talked = false;
         loop {
             self.heed(memory);
             let heard_before = link.health().bytes_in;
+            let asleep = Instant::now();
             let changed = tokio::select! {
                 biased;
                 // What never said who it is may be the loopback plug itself.
@@ -269,6 +276,12 @@ impl Bay {
                 Ok(Change::LineFell) => 1,
                 _ => DEPARTURE_LOOKS,
             };
+            // Firmware that logs what it is asked would be asked again and again.
+            let talks = matches!(changed, Ok(Change::Heard));
+            if talks && talked {
+                sleep(pause.saturating_sub(asleep.elapsed())).await;
+            }
+            talked = talks;
             line = link.line_up();
             pause = DEPARTURE_POLL.end().min(&(pause * 5 / 4)).to_owned();
             match (self.look(link, PRESENCE_TIMEOUT).await, unit) {

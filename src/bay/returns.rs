@@ -84,6 +84,11 @@ impl Returns {
         self.there(found);
     }
 
+    /// The attempt that begins or has ended is not the unit's doing: the station erred, or its label did.
+    pub fn excused(&mut self) {
+        self.served = self.served.saturating_sub(1);
+    }
+
     /// The verdict on a unit that was served often enough, as its fault. Nothing is done with it after that.
     pub fn verdict(&mut self, bay: &str, device: &DeviceId) -> Fault {
         self.state = State::Over;

@@ -22,35 +22,47 @@ pub struct Frames(Arc<Mutex<BTreeMap<Firmware, Known>>>);
 /// Model and version of a firmware.
 pub(in crate::link) type Firmware = (String, String);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Known {
     /// The longest packet, in bytes; none where the device did not say.
     size: Option<usize>,
+    /// Long packets, or questions for their size, that got no answer since one did.
     doubts: u32,
 }
 
 impl Frames {
     /// The longest packet that this firmware takes, in bytes, if it says so and was not found to be wrong; nothing at
-    /// all where it was never asked.
+    /// all where it is to be asked.
     fn of(&self, firmware: &Firmware) -> Option<Option<usize>> {
         let known = self.known();
         let known = known.get(firmware)?;
-        Some(known.size.filter(|_| known.doubts < DOUBTS))
+        match (known.size, known.doubts) {
+            (_, DOUBTS..) => Some(None),
+            (None, 1..) => None, // silence may have been noise
+            (size, _) => Some(size),
+        }
     }
 
-    fn learn(&self, firmware: Firmware, size: Option<usize>) {
+    fn learn(&self, firmware: &Firmware, size: Option<usize>) {
+        self.entry(firmware, |known| *known = Known { size, doubts: 0 });
+    }
+
+    /// A long packet to this firmware, or the question for its size, got no answer.
+    pub(in crate::link) fn doubt(&self, firmware: &Firmware) {
+        self.entry(firmware, |known| known.doubts += 1);
+    }
+
+    /// A long packet to this firmware was answered.
+    pub(in crate::link) fn trust(&self, firmware: &Firmware) {
+        self.entry(firmware, |known| known.doubts = 0);
+    }
+
+    fn entry(&self, firmware: &Firmware, change: impl FnOnce(&mut Known)) {
         let mut known = self.known();
-        if known.len() >= MOST {
+        if known.len() >= MOST && !known.contains_key(firmware) {
             known.clear();
         }
-        known.insert(firmware, Known { size, doubts: 0 });
-    }
-
-    /// A long packet to this firmware got no answer.
-    pub(in crate::link) fn doubt(&self, firmware: &Firmware) {
-        if let Some(known) = self.known().get_mut(firmware) {
-            known.doubts += 1;
-        }
+        change(known.entry(firmware.clone()).or_default());
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<Firmware, Known>> {
@@ -62,18 +74,25 @@ impl DeviceLink {
     /// Sets how long packets may be to the device that has just said who it is; asks its firmware for that once.
     pub(super) async fn tune(&mut self) -> Result<(), LinkError> {
         let Some(Ok(device)) = &self.hello else {
+            self.smp.allow(None, None);
             return Ok(());
         };
         let firmware = (device.model.clone(), device.firmware.clone());
         let size = match self.frames.of(&firmware) {
             Some(size) => size,
-            None => {
-                let size = self.smp.longest_packet().await?;
-                self.frames.learn(firmware.clone(), size);
-                size
-            }
+            None => match self.smp.longest_packet().await {
+                Ok(size) => {
+                    self.frames.learn(&firmware, size);
+                    size
+                }
+                Err(error) if error.lost_port() => return Err(error),
+                Err(_) => {
+                    self.frames.doubt(&firmware);
+                    None
+                }
+            },
         };
-        self.smp.allow(size, self.frames.clone(), firmware);
+        self.smp.allow(size, Some((self.frames.clone(), firmware)));
         Ok(())
     }
 }
@@ -88,9 +107,22 @@ mod tests {
         let frames = Frames::default();
         let firmware = ("gateway".to_owned(), "1.0.0".to_owned());
         assert_eq!(frames.of(&firmware), None);
-        frames.learn(firmware.clone(), Some(380));
+        frames.learn(&firmware, Some(380));
         frames.doubt(&firmware);
         assert_eq!(frames.of(&firmware), Some(Some(380)));
+        frames.trust(&firmware);
+        frames.doubt(&firmware);
+        assert_eq!(frames.of(&firmware), Some(Some(380)), "one may be noise");
+        frames.doubt(&firmware);
+        assert_eq!(frames.of(&firmware), Some(None));
+    }
+
+    #[test]
+    fn a_firmware_that_does_not_answer_is_asked_once_more() {
+        let frames = Frames::default();
+        let firmware = ("gateway".to_owned(), "1.0.0".to_owned());
+        frames.doubt(&firmware);
+        assert_eq!(frames.of(&firmware), None);
         frames.doubt(&firmware);
         assert_eq!(frames.of(&firmware), Some(None));
     }
@@ -99,7 +131,7 @@ mod tests {
     fn devices_that_always_name_another_firmware_take_no_more_room() {
         let frames = Frames::default();
         for version in 0..1000 {
-            frames.learn((String::new(), version.to_string()), None);
+            frames.learn(&(String::new(), version.to_string()), None);
         }
         assert!(frames.known().len() <= MOST);
     }

@@ -150,7 +150,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     /// The longest packet that the device says it has room for, in bytes: its buffer holds length and checksum too
-    /// (Zephyr, `os_mgmt`, "MCUmgr parameters"). None where it does not say, or where the options allow no longer ones.
+    /// (Zephyr, `os_mgmt`, "MCUmgr parameters"). None where it does not say, or where the options allow no longer ones; an
+    /// error where it does not answer.
     pub(super) async fn longest_packet(&mut self) -> Result<Option<usize>, LinkError> {
         if self.options.frame_limit <= shortest_limit(&self.options) {
             return Ok(None);
@@ -167,17 +168,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 let buffer = reply.get_size("buf_size").ok();
                 Ok(buffer.and_then(|size| size.checked_sub(frame::ENVELOPE)))
             }
-            Err(error) if error.lost_port() => Err(error),
-            Err(_) => Ok(None),
+            Err(LinkError::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    /// Allows packets of this size, in bytes, to this firmware, within the options.
-    pub(super) fn allow(&mut self, size: Option<usize>, frames: Frames, firmware: Firmware) {
+    /// Allows packets of this size, in bytes, within the options; `firmware` is who says that it takes them.
+    pub(super) fn allow(&mut self, size: Option<usize>, firmware: Option<(Frames, Firmware)>) {
         let shortest = shortest_limit(&self.options);
         let longest = self.options.frame_limit.clamp(shortest, frame::MAX_PACKET);
         self.frame_size = size.map_or(shortest, |size| size.clamp(shortest, longest));
-        self.long = Some((frames, firmware));
+        self.long = firmware;
+    }
+
+    /// A packet got its answer: if it is a long one, then such packets arrive.
+    fn answered(&self, packet: &Packet) {
+        if let Some((frames, firmware)) = &self.long
+            && self.frame_size > shortest_limit(&self.options)
+            && packet.encode().len() > shortest_limit(&self.options)
+        {
+            frames.trust(firmware);
+        }
     }
 
     /// A packet of this size got no answer: the next ones are shorter.
@@ -231,7 +242,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     other_version = true;
                     continue;
                 }
-                Ok(reply) => return self.judge(question.what, reply),
+                Ok(reply) => {
+                    self.answered(&packet);
+                    return self.judge(question.what, reply);
+                }
                 Err(error @ (LinkError::Silent { .. } | LinkError::Malformed { .. })) => error,
                 Err(error) => return Err(error),
             };

@@ -1,7 +1,7 @@
 //! The job: what comes next for one device, by one transition table for live running and for recovery.
 //!
-//! Invariant: [`Job::apply`] is the only way to move, it takes nothing but recorded events, and an event that does
-//! not fit is an error, never an interpretation. Each attempt walks the whole ladder; what is already on record
+//! Invariant: [`Job::apply`] is the only way for a job to move, it takes nothing but recorded events, and an event that
+//! does not fit is an error, never an interpretation. Each attempt walks the whole ladder; what is already on record
 //! makes its steps short, and a signature is never asked for twice.
 //!
 //! A device takes a few commits, not one for each event: a copy of the job ([`Job::ahead`]) runs ahead over events that

@@ -1,4 +1,7 @@
 //! The standard settings group, and what a product says of it: keys, type and length of values.
+//!
+//! Each value is an exchange of its own: a write has one name and one value, and several are nothing that the group has
+//! (Zephyr, `smp_groups/smp_group_3.rst`).
 
 use crate::link::LinkError;
 use crate::link::session::{Patience, Question, Session};

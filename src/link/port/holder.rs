@@ -4,9 +4,13 @@ use crate::provision::fault::{Holder, harmless};
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// How many open files of this machine's programs are looked at for one port, at most; a look takes some microseconds.
 const FILES_MAX: usize = 200_000;
+/// How long a look may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// Longest name of a program, in characters; the kernel keeps 15 bytes.
 const NAME_MAX: usize = 16;
 /// The device numbers of the ends of pseudo-terminals that look like ports (the kernel's `devices.txt`).
@@ -26,8 +30,13 @@ enum Place {
 /// some milliseconds: for when a port is opened, and before a unit is blamed.
 pub async fn holder(path: &Path) -> Option<Holder> {
     let path = path.to_owned();
-    let found = tokio::task::spawn_blocking(move || holder_of(&path)).await;
-    found.ok().flatten()
+    within_limit(move || holder_of(&path)).await.flatten()
+}
+
+/// Looks on a thread of its own, and gives up where a file system of somebody's does not answer.
+async fn within_limit<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let looked = timeout(LOOK_LIMIT, tokio::task::spawn_blocking(look)).await;
+    looked.ok()?.ok()
 }
 
 /// The same at once.
@@ -51,12 +60,15 @@ pub fn holder_of(path: &Path) -> Option<Holder> {
 }
 
 /// Whether this program has the port; looks at its files alone.
-pub fn holds(path: &Path, holder: &Holder) -> bool {
-    let Ok(file) = fs::metadata(path) else {
-        return false;
-    };
-    let mut left = FILES_MAX;
-    Place::of(&file).is_open_in(holder.pid, &mut left) || locker_of(&file) == Some(holder.pid)
+pub async fn holds(path: &Path, holder: &Holder) -> bool {
+    let (path, pid) = (path.to_owned(), holder.pid);
+    let held = within_limit(move || {
+        let file = fs::metadata(path).ok()?;
+        let mut left = FILES_MAX;
+        let open = Place::of(&file).is_open_in(pid, &mut left) || locker_of(&file) == Some(pid);
+        Some(open)
+    });
+    held.await.flatten() == Some(true)
 }
 
 /// Whether a file is a pseudo-terminal.

@@ -8,8 +8,8 @@
 //!
 //! The station's packets have at most 182 bytes, which is two lines, unless the bay's options say otherwise, a setting has
 //! a longer value, or the device says that it takes longer ones: by MCUmgr's parameters (os group, command 6), whose
-//! `buf_size` has room for packet, length and checksum. One that gets no answer is sent again in shorter ones. The
-//! station asks for that once, and goes up to 1,024 bytes. It reads replies of up to 4,096 bytes, in lines of any length. *Identify* is answered within
+//! `buf_size` has room for packet, length and checksum. A long packet that gets no answer is sent again in shorter ones. The
+//! station asks for the size once for each firmware in a bay, and goes up to 1,024 bytes. It reads replies of up to 4,096 bytes, in lines of any length. *Identify* is answered within
 //! 0.5 s. Other requests are sent four times at most, a second apart; *make key*, *sign* and *TPM* ever more rarely,
 //! for 15 s. What else the console says may stand anywhere but between the marker and the end of a line.
 //!
