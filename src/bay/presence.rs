@@ -14,8 +14,9 @@ use tokio::time::{Instant, sleep};
 /// Pause between two looks whether a port has appeared.
 const PLUG_POLL: Duration = Duration::from_millis(100);
 /// Pause between two questions whether a device has arrived, as long as nothing is heard: firmware that says something
-/// when it starts is asked at once.
-const ARRIVAL_POLL: Duration = Duration::from_millis(250);
+/// when it starts is asked at once. It grows while the bay stays empty, so that an idle line costs next to nothing.
+const ARRIVAL_POLL: RangeInclusive<Duration> =
+    Duration::from_millis(250)..=Duration::from_millis(1000);
 /// How long an answer to such a question is waited for, where nothing was heard before: who answers later is heard in
 /// the pause, and has longer from then on.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_millis(75);
@@ -197,6 +198,7 @@ impl Bay {
         let mut there_since = self.hotplug.then(Instant::now);
         let mut said = (Instant::now(), link.health().wrong());
         let mut pause = Duration::ZERO;
+        let mut poll = *ARRIVAL_POLL.start();
         let mut quiet = 0;
         let mut shared = 0;
         loop {
@@ -223,7 +225,11 @@ impl Bay {
                 return Arrival::PortLost;
             }
             let heard = link.health().bytes_in > heard_before;
-            pause = if heard { HEARD_PAUSE } else { ARRIVAL_POLL };
+            pause = if heard { HEARD_PAUSE } else { poll };
+            poll = match heard {
+                true => *ARRIVAL_POLL.start(),
+                false => ARRIVAL_POLL.end().min(&(poll * 9 / 8)).to_owned(),
+            };
             if let Some(fault) = self.unanswered() {
                 return Arrival::Stranger(fault);
             }
