@@ -247,6 +247,14 @@ impl Config {
         Ok(config)
     }
 
+    /// Where the port of the bay with this number, from 0, stands in the file.
+    pub fn place_of_port(&self, bay: usize) -> String {
+        let port = Wrong::at(&[&"bay", &bay, &"port"], String::new());
+        let (line, key) = self.places.told(port);
+        let key = key.trim_end_matches(": ");
+        format!("{}, line {line}: {key}", self.file.display())
+    }
+
     /// What is wrong in the file, as a sentence.
     fn wrong(&self, wrong: Wrong) -> ConfigError {
         let (line, what) = self.places.told(wrong);

@@ -17,7 +17,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     // Kept open, so that what cannot be open beside another is found.
     let mut open = Vec::new();
     let mut terminals: Vec<(&str, PathBuf)> = Vec::new();
-    for bay in &config.bays {
+    for (number, bay) in config.bays.iter().enumerate() {
         let path = config.path(&bay.port);
         let name = &bay.name;
         let terminal = path.canonicalize().ok();
@@ -43,6 +43,9 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
                 Err(error) => trouble(bay, &error),
             },
         };
+        // Whatever it is, with this port in the file the line cannot start as it is meant.
+        let place = config.place_of_port(number);
+        let wrong = wrong.map(|failure| Failure::usage(format!("{place}: {}", failure.sentence)));
         terminals.extend(terminal.map(|terminal| (name.as_str(), terminal)));
         let what = format!("bay {name} at {}", path.display());
         findings.push(Finding {
@@ -66,9 +69,6 @@ fn trouble(bay: &BayConfig, error: &LinkError) -> Option<Failure> {
     let fault = link_fault(&bay.name, error);
     match &fault {
         Fault::PortMissing { .. } if bay.hotplug => None,
-        Fault::PortMissing { .. } | Fault::NotAPort { .. } => {
-            Some(Failure::usage(words::sentence(&fault)))
-        }
-        _ => Some(Failure::from(fault)),
+        _ => Some(Failure::usage(words::sentence(&fault))),
     }
 }

@@ -322,6 +322,8 @@ async fn check_opens_ports_as_a_run_does_and_leaves_them_free() {
             let said = line["said"].as_str().unwrap();
             assert!(said.contains(words), "{said}");
             assert_eq!(line["ok"], *words == "ok");
+            let placed = said.contains("station.toml, line ") && said.contains(": bay.port: ");
+            assert_eq!(placed, *words != "ok", "{said}");
         }
         assert_eq!(code, Some(wanted), "{lines:?}");
     };
@@ -348,12 +350,12 @@ async fn check_opens_ports_as_a_run_does_and_leaves_them_free() {
     let mut other = Some(Other::reading(&path).await);
     let pid = other.as_ref().unwrap().0.id();
     let held = format!("another program, cat (process {pid}), has the port open: close");
-    said(&[("1", &path)], 3, &[&held]);
+    said(&[("1", &path)], 2, &[&held]);
     other.take();
     let locked = port::Port::open(&path, &options()).unwrap();
     let pid = std::process::id();
     let held = format!("(process {pid}), has the port open: close");
-    said(&[("1", &path)], 3, &[&held]);
+    said(&[("1", &path)], 2, &[&held]);
     drop(locked);
     // And it leaves nothing behind that would keep the line out.
     port::Port::open_alone(&path, &options()).await.unwrap();
