@@ -129,7 +129,7 @@ fn print(context: &Context, shift: &str, open: bool, balance: &Balance) -> Resul
     let b = balance;
     let text = format!(
         "shift {shift}: {} open before + {} scanned = {} passed + {} failed + {} injected + {} scrapped + {} open after\n\
-         {} passed = {} enrolled + {} covered + {} pending + {} refused",
+         {} passed = {} enrolled + {} covered + {} pending + {} refused + {} disabled",
         b.open_before,
         b.scanned,
         b.passed,
@@ -141,7 +141,8 @@ fn print(context: &Context, shift: &str, open: bool, balance: &Balance) -> Resul
         b.enrolled,
         b.covered,
         b.pending,
-        b.refused
+        b.refused,
+        b.disabled
     );
     context.print(
         &json!({"shift": shift, "open": open, "balance": balance}),

@@ -5,7 +5,7 @@ use super::credential;
 use super::failure::Failure;
 use super::sql::{unword, word};
 use crate::provision::device::RegistrationId;
-use crate::provision::event::{EnrollmentRecord, Event, Recorded};
+use crate::provision::event::{Enrollment, EnrollmentRecord, Event, Recorded};
 use crate::provision::fault::Fault;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -54,7 +54,7 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         Event::EnrollmentDisabled { registration_id } => {
             let answer = Answer {
                 state: OutboxState::Disabled,
-                verdict: Some("failed"),
+                verdict: None,
                 etag: None,
                 fault: None,
             };
@@ -77,6 +77,7 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
             fault,
             next_try_ms,
         } => defer(db, registration_id, fault, *next_try_ms),
+        Event::EnrollmentRetried { was, now } => retry(db, recorded, was, now),
         _ => Ok(()),
     }
 }
@@ -235,6 +236,53 @@ fn defer(
         1 => Ok(()),
         _ => Err(missing(registration_id)),
     }
+}
+
+/// Puts a refused record back: DPS is to hold what is meant now, of the same device.
+fn retry(
+    db: &Connection,
+    recorded: &Recorded,
+    was: &EnrollmentRecord,
+    now: &EnrollmentRecord,
+) -> Result<(), Failure> {
+    let id = &now.registration_id;
+    let illegal = |what: &str| Failure::illegal(format!("registration ID {id}: {what}"));
+    let (state, meant, verdict): (String, String, Option<String>) = db
+        .prepare_cached(
+            "SELECT outbox.state, enrollment, unit.verdict
+             FROM outbox JOIN unit USING (device) WHERE outbox.registration_id = ?",
+        )?
+        .query_row([id.as_str()], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .optional()?
+        .ok_or_else(|| missing(id))?;
+    if unword::<OutboxState>(&state)? != OutboxState::Refused {
+        return Err(illegal("only a refused record can be sent again"));
+    }
+    let meant: Enrollment =
+        serde_json::from_str(&meant).map_err(|e| Failure::Damaged(format!("outbox: {e}")))?;
+    let same =
+        (&now.dps, &now.device_id, &now.identity) == (&was.dps, &was.device_id, &was.identity);
+    if meant.record() != *was || !same {
+        return Err(illegal("what was meant is not what is on record"));
+    }
+    let enrollment = credential::resolve(db, recorded, now)?;
+    let state = match verdict.as_deref() {
+        Some("passed") => OutboxState::Pending,
+        _ => OutboxState::DisablePending,
+    };
+    db.prepare_cached(
+        "UPDATE outbox SET state = ?, tries = 0, next_try_ms = 0, fault = NULL, enrollment = ?, content_seq = ?
+         WHERE registration_id = ?",
+    )?
+    .execute(params![
+        word(&state)?,
+        serde_json::to_string(&enrollment).map_err(Failure::unstorable)?,
+        recorded.seq.cast_signed(),
+        id.as_str(),
+    ])?;
+    Ok(())
 }
 
 fn json(fault: &Fault) -> Result<String, Failure> {

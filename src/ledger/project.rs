@@ -98,6 +98,7 @@ fn change(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         | Event::Enrolled { .. }
         | Event::EnrollmentRefused { .. }
         | Event::EnrollmentDisabled { .. }
+        | Event::EnrollmentRetried { .. }
         | Event::EnrollmentDeferred { .. } => {}
     }
     if recorded.event.ends_attempt() {

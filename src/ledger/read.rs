@@ -294,7 +294,7 @@ pub fn current_shift(db: &Connection) -> Result<Option<Shift>, Failure> {
 
 /// How the shift that was opened last and all outboxes stand.
 pub fn standing(db: &Connection) -> Result<Standing, Failure> {
-    let sql = "SELECT open_before, scanned, passed, failed, injected, enrolled, covered, pending, refused,
+    let sql = "SELECT open_before, scanned, passed, failed, injected, enrolled, covered, pending, refused, disabled,
             shift, closed_seq IS NULL, shift.from_seq
         FROM shift JOIN tally ON tally.from_seq = shift.from_seq ORDER BY opened_seq DESC LIMIT 1";
     let shift = db
@@ -302,9 +302,9 @@ pub fn standing(db: &Connection) -> Result<Standing, Failure> {
         .query_row([], |row| {
             Ok(ShiftStanding {
                 balance: balance_of(row)?,
-                shift: row.get(9)?,
-                open: row.get(10)?,
-                counts: counts_since(db, row.get(11)?)?,
+                shift: row.get(10)?,
+                open: row.get(11)?,
+                counts: counts_since(db, row.get(12)?)?,
             })
         })
         .optional()?;
@@ -366,12 +366,12 @@ pub fn operations_charged_since(db: &Connection, dps: &str, since_ms: i64) -> Re
 /// The balance of a shift; `None`: there is no such shift.
 pub fn balance(db: &Connection, shift: &str) -> Result<Option<Balance>, Failure> {
     let sql =
-        "SELECT open_before, scanned, passed, failed, injected, enrolled, covered, pending, refused
+        "SELECT open_before, scanned, passed, failed, injected, enrolled, covered, pending, refused, disabled
         FROM shift JOIN tally ON tally.from_seq = shift.from_seq WHERE shift = ?";
     Ok(db.query_row(sql, [shift], balance_of).optional()?)
 }
 
-/// The balance that the first nine columns of a tally give.
+/// The balance that the first ten columns of a tally give.
 fn balance_of(row: &Row<'_>) -> rusqlite::Result<Balance> {
     let count = |index| row.get::<_, u32>(index);
     let (open_before, scanned) = (count(0)?, count(1)?);
@@ -390,5 +390,6 @@ fn balance_of(row: &Row<'_>) -> rusqlite::Result<Balance> {
         covered: count(6)?,
         pending: count(7)?,
         refused: count(8)?,
+        disabled: count(9)?,
     })
 }

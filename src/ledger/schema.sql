@@ -1,4 +1,4 @@
--- Version 3 of the ledger. `events` is the record; every other table is a projection of it and can be rebuilt.
+-- Version 4 of the ledger. `events` is the record; every other table is a projection of it and can be rebuilt.
 
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY,
@@ -135,7 +135,7 @@ CREATE UNIQUE INDEX shifts_in_order ON shift (opened_seq);
 CREATE UNIQUE INDEX shift_of_tally ON shift (from_seq);
 
 -- What counts for each shift: what happened after `from_seq`, where the one before closed, until it closed itself.
--- The first nine are its balance: a unit counts where it was first identified (`scanned`), in each shift that found it
+-- The first ten are its balance: a unit counts where it was first identified (`scanned`), in each shift that found it
 -- without a verdict (`open_before`), and, by its last verdict and by where its record stands, where it was first judged.
 -- The others are what its bays saw: units by their last verdict there, and attempts that ended in ERROR.
 CREATE TABLE tally (
@@ -149,6 +149,7 @@ CREATE TABLE tally (
     covered INTEGER NOT NULL DEFAULT 0,
     pending INTEGER NOT NULL DEFAULT 0,
     refused INTEGER NOT NULL DEFAULT 0,
+    disabled INTEGER NOT NULL DEFAULT 0,
     seen_passed INTEGER NOT NULL DEFAULT 0,
     seen_failed INTEGER NOT NULL DEFAULT 0,
     seen_injected INTEGER NOT NULL DEFAULT 0,

@@ -24,7 +24,7 @@ const SCHEMA: &str = include_str!("schema.sql");
 
 /// The version of a ledger that this program makes (`PRAGMA user_version`): of its tables and of the stored form of its
 /// events. Whatever changes either raises it; tables of an older version are made anew from the events.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// How much of a station's ID is shown, in characters.
 const STATION_MAX: usize = 64;

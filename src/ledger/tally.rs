@@ -106,6 +106,7 @@ fn concerned(recorded: &Recorded) -> Vec<DeviceId> {
         | Event::Enrolled { .. }
         | Event::EnrollmentRefused { .. }
         | Event::EnrollmentDisabled { .. }
+        | Event::EnrollmentRetried { .. }
         | Event::EnrollmentDeferred { .. } => None,
         _ => return Vec::new(),
     };
@@ -203,7 +204,7 @@ fn count_judged(db: &Connection, judged: &Judged, by: i64) -> Result<(), Failure
         "UPDATE tally SET passed = passed + ?2 * (?3 = 'passed'), failed = failed + ?2 * (?3 = 'failed'),
              injected = injected + ?2 * (?3 = 'injected'), enrolled = enrolled + ?2 * (?4 IS 'enrolled'),
              covered = covered + ?2 * (?4 IS 'covered'), pending = pending + ?2 * (?4 IS 'pending'),
-             refused = refused + ?2 * (?4 IS 'refused')
+             refused = refused + ?2 * (?4 IS 'refused'), disabled = disabled + ?2 * (?4 IS 'disabled')
          WHERE from_seq = (SELECT max(from_seq) FROM tally WHERE from_seq < ?1)",
     )?
     .execute(params![judged.seq, by, judged.verdict, judged.record])?;

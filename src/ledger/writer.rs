@@ -272,6 +272,7 @@ fn check_claim(db: &Connection, claim: &Claim, event: &Event) -> Result<(), Fail
         | Event::Enrolled { .. }
         | Event::EnrollmentRefused { .. }
         | Event::EnrollmentDisabled { .. }
+        | Event::EnrollmentRetried { .. }
         | Event::EnrollmentDeferred { .. } => return Err(wrong_place(event)),
         _ => {}
     }
@@ -321,25 +322,19 @@ fn device_of_enrollment(db: &Connection, event: &Event) -> Result<Option<DeviceI
         | Event::EnrollmentDisabled { registration_id }
         | Event::EnrollmentDeferred {
             registration_id, ..
-        } => {
-            let device = device_of_registration(db, registration_id)?;
-            device
-                .map(Some)
-                .ok_or_else(|| super::outbox::missing(registration_id))
-        }
+        } => enrolled_device(db, registration_id).map(Some),
+        Event::EnrollmentRetried { now, .. } => enrolled_device(db, &now.registration_id).map(Some),
         _ => Err(wrong_place(event)),
     }
 }
 
-fn device_of_registration(
-    db: &Connection,
-    registration_id: &RegistrationId,
-) -> Result<Option<DeviceId>, Failure> {
+/// The device whose record has this registration ID.
+fn enrolled_device(db: &Connection, registration_id: &RegistrationId) -> Result<DeviceId, Failure> {
     let device: Option<String> = db
         .prepare_cached("SELECT device FROM outbox WHERE registration_id = ?")?
         .query_row([registration_id.as_str()], |row| row.get(0))
         .optional()?;
-    parse_device(device)
+    parse_device(device)?.ok_or_else(|| super::outbox::missing(registration_id))
 }
 
 fn parse_device(text: Option<String>) -> Result<Option<DeviceId>, Failure> {

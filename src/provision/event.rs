@@ -230,10 +230,18 @@ pub enum Event {
         /// Why, in the service's words.
         fault: Fault,
     },
-    /// The service holds the enrollment as disabled: a unit that did not pass cannot register.
+    /// The service holds the enrollment as disabled: of a unit that did not pass, so that it cannot register; of one
+    /// that passed, because somebody disabled it there.
     EnrollmentDisabled {
         /// The registration ID.
         registration_id: RegistrationId,
+    },
+    /// A refused record is to be sent again, as a person decided.
+    EnrollmentRetried {
+        /// What was meant when it was refused.
+        was: Box<EnrollmentRecord>,
+        /// What is meant now: the same device, identity and DPS, with the content that the product has today.
+        now: Box<EnrollmentRecord>,
     },
     /// The upload of this record did not succeed this time and will be tried again.
     EnrollmentDeferred {
@@ -372,6 +380,9 @@ pub struct Balance {
     pub pending: u32,
     /// Of the passed: refused by the service.
     pub refused: u32,
+    /// Of the passed: disabled in the service by somebody.
+    #[serde(default)]
+    pub disabled: u32,
 }
 
 /// An event as it stands in the ledger.
@@ -436,6 +447,7 @@ impl Event {
             Self::Enrolled { .. } => "enrolled",
             Self::EnrollmentRefused { .. } => "enrollment_refused",
             Self::EnrollmentDisabled { .. } => "enrollment_disabled",
+            Self::EnrollmentRetried { .. } => "enrollment_retried",
             Self::EnrollmentDeferred { .. } => "enrollment_deferred",
         }
     }

@@ -218,6 +218,7 @@ impl Job {
                 | Event::Enrolled { .. }
                 | Event::EnrollmentRefused { .. }
                 | Event::EnrollmentDisabled { .. }
+                | Event::EnrollmentRetried { .. }
                 | Event::EnrollmentDeferred { .. },
             ) => Some(stage),
             (Stage::Ended(_), _) => None,

@@ -169,6 +169,14 @@ fn failed(disable: Option<u8>) -> Event {
     }
 }
 
+/// The record is to be sent again, as it was.
+fn retried(number: u8) -> Event {
+    Event::EnrollmentRetried {
+        was: Box::new(enrollment(number)),
+        now: Box::new(enrollment(number)),
+    }
+}
+
 fn charged(sending: &[u8]) -> Event {
     Event::Charged {
         dps: "main".to_owned(),
@@ -360,7 +368,7 @@ async fn the_writer_syncs_every_commit_and_keeps_the_rules() {
     assert!(pragmas.foreign_keys && pragmas.recursive_triggers);
     assert_eq!(pragmas.busy_timeout_ms, 5000);
     assert_eq!(pragmas.application_id, dps_station::ledger::APPLICATION_ID);
-    assert_eq!(pragmas.user_version, 3);
+    assert_eq!(pragmas.user_version, 4);
 }
 
 #[tokio::test]

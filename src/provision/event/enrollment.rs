@@ -98,6 +98,17 @@ impl IdentityRef {
 }
 
 impl Enrollment {
+    /// As it goes on record: with what identifies the device by reference.
+    pub fn record(&self) -> EnrollmentRecord {
+        EnrollmentRecord {
+            dps: self.dps.clone(),
+            registration_id: self.registration_id.clone(),
+            device_id: self.device_id.clone(),
+            identity: self.identity.reference(),
+            initial_desired: self.initial_desired.clone(),
+        }
+    }
+
     /// Which attestation the enrollment uses.
     pub fn attestation(&self) -> Attestation {
         match self.identity {

@@ -10,7 +10,7 @@ use serde_json::Value;
 ///
 /// A kind whose body changes gets the next version here and a step in `lift`. The ledger's own version goes up with
 /// it, so that an older program refuses the file.
-pub const VERSIONS: [(&str, u32); 31] = [
+pub const VERSIONS: [(&str, u32); 32] = [
     ("arrived", 1),
     ("identified", 1),
     ("id_checked_out", 1),
@@ -36,12 +36,13 @@ pub const VERSIONS: [(&str, u32); 31] = [
     ("errored", 2),
     ("loopback_tested", 1),
     ("shift_opened", 1),
-    ("shift_closed", 1),
+    ("shift_closed", 2),
     ("charged", 1),
     ("enrolled", 1),
     ("enrollment_refused", 2),
     ("enrollment_disabled", 1),
     ("enrollment_deferred", 2),
+    ("enrollment_retried", 1),
 ];
 
 /// The member of a body that is not the event's own: why a person did it. No event has a field of this name.
@@ -113,14 +114,14 @@ pub fn read(kind: &str, version: i64, body: &str) -> Result<(Event, Option<Strin
 /// Version 2 of a verdict refers to what identifies the device, which stands whole in version 1. Version 2 of a kind
 /// with a fault or a reason in it has that as a code with arguments; the sentences of version 1 are read as they are,
 /// and the reason for which an ID was returned becomes the fault that it was the sentence of. Before version 2 of what
-/// was read back, each value was read.
+/// was read back, each value was read; before that of a shift's balance, nobody had disabled a unit that passed.
 fn lift(kind: &str, version: i64, body: &mut Value) -> Result<(), String> {
     match (kind, version) {
         ("passed", 1) => refer(body, "/enrollment/identity"),
         ("failed", 1) => refer(body, "/disable/identity"),
         ("id_returned", 1) => reason(body),
         ("interrupted" | "errored" | "enrollment_refused" | "enrollment_deferred", 1) => Ok(()),
-        ("endorsement_read" | "serial_abandoned" | "read_back", 1) => Ok(()),
+        ("endorsement_read" | "serial_abandoned" | "read_back" | "shift_closed", 1) => Ok(()),
         _ => Err(format!("{kind} has no version {version}")),
     }
 }

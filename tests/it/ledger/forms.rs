@@ -288,5 +288,6 @@ fn uploads() -> Vec<Event> {
             fault: fault(),
             next_try_ms: 5,
         },
+        retried(1),
     ]
 }

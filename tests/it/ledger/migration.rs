@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 /// The version that this program makes.
-const CURRENT: u32 = 3;
+const CURRENT: u32 = 4;
 
 /// A ledger of version 1.
 const OLD: &str = "form4-shift";

@@ -343,6 +343,67 @@ async fn the_outbox_follows_verdicts_and_answers() {
 }
 
 #[tokio::test]
+async fn a_refused_record_is_put_back_with_what_is_meant_now_and_nothing_else_is() {
+    let folder = folder();
+    let path = folder.path().join("ledger.sqlite");
+    let ledger = open(&path);
+    pass(&ledger, 1).await;
+    assert!(ledger.record(&retried(1)).await.is_err(), "it waits");
+    ledger.record(&charged(&[1])).await.unwrap();
+    let refused = Event::EnrollmentRefused {
+        registration_id: registration_id(1),
+        fault: fault(),
+    };
+    ledger.record(&refused).await.unwrap();
+
+    let meant = |change: fn(&mut EnrollmentRecord)| {
+        let mut now = enrollment(1);
+        change(&mut now);
+        Event::EnrollmentRetried {
+            was: Box::new(enrollment(1)),
+            now: Box::new(now),
+        }
+    };
+    let of_another = meant(|now| now.device_id = device(2));
+    let elsewhere = meant(|now| now.dps = "other".to_owned());
+    let not_what_was_meant = Event::EnrollmentRetried {
+        was: Box::new(EnrollmentRecord {
+            initial_desired: None,
+            ..enrollment(1)
+        }),
+        now: Box::new(enrollment(1)),
+    };
+    for wrong in [of_another, elsewhere, not_what_was_meant] {
+        assert!(ledger.record(&wrong).await.is_err(), "{wrong:?}");
+    }
+    let corrected = meant(|now| now.initial_desired = Some(serde_json::json!({"site": "B"})));
+    ledger.record(&corrected).await.unwrap();
+    let rows = ledger.outbox(OutboxFilter::default()).await.unwrap();
+    assert_eq!(
+        (rows[0].state, &rows[0].fault),
+        (OutboxState::Pending, &None)
+    );
+    let desired = rows[0].enrollment.initial_desired.as_ref().unwrap();
+    assert_eq!(desired["site"], "B");
+    clean(&path);
+
+    // One that was to be disabled is put back as such.
+    ledger.record(&charged(&[1])).await.unwrap();
+    ledger.record(&refused).await.unwrap();
+    let job = claim(&ledger, 1).await;
+    append(&ledger, &job, &[failed(None)]).await;
+    ledger.record(&charged(&[1])).await.unwrap();
+    ledger.record(&refused).await.unwrap();
+    let again = Event::EnrollmentRetried {
+        was: Box::new(rows[0].enrollment.record()),
+        now: Box::new(enrollment(1)),
+    };
+    ledger.record(&again).await.unwrap();
+    assert_eq!(outbox_row(&ledger, 1).await.0, OutboxState::DisablePending);
+    clean(&path);
+}
+
+#[tokio::test]
 async fn a_shift_balances_in_units() {
     let folder = folder();
     let path = folder.path().join("ledger.sqlite");

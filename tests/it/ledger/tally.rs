@@ -148,13 +148,14 @@ impl Story {
 
     async fn upload(&mut self, number: u8) {
         let registration_id = registration_id(number);
-        let answer = match self.below(4) {
+        let answer = match self.below(5) {
             0 => enrolled(number),
             1 => Event::EnrollmentRefused {
                 registration_id,
                 fault: fault(),
             },
             2 => Event::EnrollmentDisabled { registration_id },
+            3 => retried(number),
             _ => Event::EnrollmentDeferred {
                 registration_id,
                 fault: fault(),
@@ -181,7 +182,8 @@ fn balance(db: &Connection, from: i64, closed: i64) -> Balance {
             count(*) FILTER (WHERE judged AND verdict = 'passed' AND state = 'covered'),
             count(*) FILTER (WHERE judged AND verdict = 'passed' AND state = 'pending'),
             count(*) FILTER (WHERE judged AND verdict = 'passed' AND state = 'refused'),
-            count(*) FILTER (WHERE judged AND verdict = 'injected')
+            count(*) FILTER (WHERE judged AND verdict = 'injected'),
+            count(*) FILTER (WHERE judged AND verdict = 'passed' AND state = 'disabled')
         FROM counted";
     let counted = db.query_row(sql, params![from, closed], |row| {
         Ok(Balance {
@@ -196,6 +198,7 @@ fn balance(db: &Connection, from: i64, closed: i64) -> Balance {
             pending: row.get(7)?,
             refused: row.get(8)?,
             injected: row.get(9)?,
+            disabled: row.get(10)?,
         })
     });
     counted.unwrap()
