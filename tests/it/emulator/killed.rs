@@ -41,6 +41,10 @@ async fn no_acknowledged_write_is_lost_when_the_cloud_is_killed() {
         assert_eq!(found.status, 200, "{id}");
     }
     let mut ids = cloud.ids();
+    for id in &ids {
+        let found = cloud.get(&format!("/enrollments/{id}")).await;
+        assert_eq!(found.status, 200, "{id} is in the log");
+    }
     ids.sort();
     assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "{ids:?}");
 }
