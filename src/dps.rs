@@ -159,18 +159,19 @@ impl Dps {
         wire::bulk_answer(&answer.json()?).map_err(DpsError::Malformed)
     }
 
-    /// Replaces an enrollment, if it still has the entity tag `etag`.
+    /// Gives our record, as it was read, another status, if nobody has written it since: all else that the service
+    /// holds goes back as it is, whoever set it.
     ///
     /// # Errors
-    /// Any [`DpsError`]; [`DpsError::Refused`] with status 412 if it has another tag by now.
-    pub async fn replace(
+    /// Any [`DpsError`]; [`DpsError::Refused`] with status 412 if it has another entity tag by now.
+    pub async fn set_status(
         &self,
-        enrollment: &Enrollment,
+        ours: &Enrollment,
+        held: &Held,
         status: Status,
-        etag: &str,
     ) -> Result<(), DpsError> {
         // Sent as it was given; only a tag that came without quotes gets them (azure-iot-sdk-csharp does so too).
-        let etag = match etag {
+        let etag = match held.etag.as_str() {
             "" => return Err(DpsError::Malformed(Malformed::NoEtag)),
             quoted if quoted.ends_with('"') => quoted.to_owned(),
             bare => format!("\"{bare}\""),
@@ -178,9 +179,9 @@ impl Dps {
         let etag =
             HeaderValue::from_str(&etag).map_err(|_| DpsError::Malformed(Malformed::OddEtag))?;
         let request = self
-            .request(Method::PUT, &path_of(&enrollment.registration_id))
+            .request(Method::PUT, &path_of(&ours.registration_id))
             .header(IF_MATCH, etag)
-            .json(&wire::enrollment(enrollment, status));
+            .json(&wire::with_status(ours, held, status));
         self.call(request).await.map(|_| ())
     }
 

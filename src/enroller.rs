@@ -12,8 +12,8 @@ pub use reconcile::{Discrepancy, DiscrepancyKind, reconcile};
 use crate::dps::{Dps, DpsError};
 use crate::ledger::Ledger;
 use crate::provision::batch::{
-    Batch, Difference, Held, ItemResult, Row, Status, difference, next_try_ms, plan, read_answer,
-    same_identity,
+    Batch, Difference, Held, ItemResult, Row, STATUS, Status, also_set, difference, next_try_ms,
+    plan, read_answer, same_identity,
 };
 use crate::provision::device::RegistrationId;
 use crate::provision::event::{Enrollment, Event};
@@ -34,6 +34,8 @@ const SILENCE_PAUSE: Duration = Duration::from_millis(500);
 const BUSY_LIMIT: u32 = 5;
 /// Pause before the first such repetition if the service names none; doubles with each.
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
+/// Records of a run that are named with what someone else set in them.
+const ALSO_SET_LIMIT: usize = 1_000;
 /// Longest pause that the service may ask for within a run; beyond it, the run ends.
 const BUSY_PAUSE_LIMIT: Duration = Duration::from_secs(600);
 
@@ -50,6 +52,8 @@ pub struct Summary {
     pub deferred: u32,
     /// Still waiting, without a try.
     pub pending: u32,
+    /// Of those settled: what someone set in them in the cloud, of the first thousand where there is anything.
+    pub also_set: Vec<(RegistrationId, Vec<Difference>)>,
     /// What ended the run early.
     pub fault: Option<Fault>,
 }
@@ -70,6 +74,8 @@ pub enum Intent {
     Disable,
     /// Note that the service holds it already.
     Confirm,
+    /// Note that the service holds it already, and that someone disabled it there: it stays so.
+    LeaveDisabled,
     /// Leave it to a person: the service holds something else under its registration ID.
     Refuse(Vec<Difference>),
 }
@@ -112,6 +118,7 @@ pub async fn dry_run(
             None => Intent::Create,
             Some(held) => match compare(&row.enrollment, row.wanted, &held) {
                 Comparison::Settled => Intent::Confirm,
+                Comparison::DisabledThere => Intent::LeaveDisabled,
                 Comparison::ToDisable => Intent::Disable,
                 Comparison::Foreign(found) => Intent::Refuse(found),
             },
@@ -125,6 +132,8 @@ pub async fn dry_run(
 enum Comparison {
     /// The service holds what is wanted.
     Settled,
+    /// The same, but that someone disabled it there.
+    DisabledThere,
     /// It is our record, and it must be disabled yet.
     ToDisable,
     /// It is not our record.
@@ -138,8 +147,11 @@ fn compare(ours: &Enrollment, wanted: Status, held: &Held) -> Comparison {
         // Whatever else it says, it is for this key, and the key cannot register with it.
         (Status::Disabled, Status::Disabled) if same_key => Comparison::Settled,
         (Status::Disabled, Status::Enabled) if same_key => Comparison::ToDisable,
-        _ if found.is_empty() => Comparison::Settled,
-        _ => Comparison::Foreign(found),
+        _ => match &found[..] {
+            [] => Comparison::Settled,
+            [only] if only.field == STATUS => Comparison::DisabledThere,
+            _ => Comparison::Foreign(found),
+        },
     }
 }
 
@@ -288,8 +300,10 @@ impl<'a> Run<'a> {
             match self.call(1, || dps.get(id)).await? {
                 Ok(None) => absent.push(row),
                 Ok(Some(held)) => match compare(&row.enrollment, row.wanted, &held) {
-                    Comparison::Settled => self.settled(row, held.etag).await?,
-                    Comparison::ToDisable => self.disable(row, &held.etag).await?,
+                    Comparison::Settled | Comparison::DisabledThere => {
+                        self.settled(row, held).await?;
+                    }
+                    Comparison::ToDisable => self.disable(row, &held).await?,
                     Comparison::Foreign(found) => {
                         self.refuse(row, RecordTrouble::Foreign(found)).await?;
                     }
@@ -305,19 +319,19 @@ impl<'a> Run<'a> {
     }
 
     /// Disables our own record, unless it changes in the meantime, there or here.
-    async fn disable(&mut self, row: &Row, etag: &str) -> Result<(), Fault> {
+    async fn disable(&mut self, row: &Row, held: &Held) -> Result<(), Fault> {
         let dps = self.dps;
         if self.charge_sending(&[row]).await?.is_empty() {
             return Ok(());
         }
-        let replace = || dps.replace(&row.enrollment, Status::Disabled, etag);
-        if let Err(error) = self.call(1, replace).await? {
+        let disable = || dps.set_status(&row.enrollment, held, Status::Disabled);
+        if let Err(error) = self.call(1, disable).await? {
             return self.defer(row, LastCall::Unknown, error.into()).await;
         }
         self.charge(1, &[]).await?;
         let read = || dps.get(&row.enrollment.registration_id);
         match self.call(1, read).await? {
-            Ok(Some(held)) if held.status == Status::Disabled => self.settled(row, held.etag).await,
+            Ok(Some(held)) if held.status == Status::Disabled => self.settled(row, held).await,
             Ok(_) => {
                 self.defer(row, LastCall::Unknown, RecordTrouble::NotDisabled)
                     .await
@@ -391,14 +405,20 @@ impl<'a> Run<'a> {
         pace::charge(self.ledger, self.dps, self.share, operations, sending).await
     }
 
-    async fn settled(&mut self, row: &Row, etag: String) -> Result<(), Fault> {
+    /// Records what the service holds of ours: one that passed may be disabled there all the same.
+    async fn settled(&mut self, row: &Row, held: Held) -> Result<(), Fault> {
         let registration_id = row.enrollment.registration_id.clone();
-        let event = match row.wanted {
+        let more = also_set(&row.enrollment, &held);
+        if !more.is_empty() && self.summary.also_set.len() < ALSO_SET_LIMIT {
+            let named = (registration_id.clone(), more);
+            self.summary.also_set.push(named);
+        }
+        let event = match held.status {
             Status::Enabled => {
                 self.summary.enrolled += 1;
                 Event::Enrolled {
                     registration_id,
-                    etag,
+                    etag: held.etag,
                 }
             }
             Status::Disabled => {

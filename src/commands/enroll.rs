@@ -156,6 +156,10 @@ async fn settle(
             context.print(&json!({"registration_id": id, word: why}), &text)?;
         }
     }
+    for (id, found) in &summary.also_set {
+        let text = format!("{id}: {}", also_set(found));
+        context.print(&json!({"registration_id": id, "also_set": found}), &text)?;
+    }
     let all_settled = summary.all_settled();
     if let Some(fault) = summary.fault {
         return Err(fault.into());
@@ -204,19 +208,22 @@ async fn compare(
     let found = enroller::reconcile(ledger, &dps, entry.share).await?;
     for discrepancy in &found {
         let text = discrepancy_words(discrepancy);
-        context.print(
-            &json!({"registration_id": discrepancy.registration_id, "difference": text}),
-            &text,
-        )?;
+        let id = &discrepancy.registration_id;
+        let object = match &discrepancy.kind {
+            DiscrepancyKind::AlsoSet(found) => json!({"registration_id": id, "also_set": found}),
+            _ => json!({"registration_id": id, "difference": text}),
+        };
+        context.print(&object, &text)?;
     }
-    let (name, count) = (dps.name(), found.len());
+    let differing = found.iter().filter(|found| found.is_difference());
+    let (name, count) = (dps.name(), differing.count());
     context.print(
         &json!({"dps": name, "differences": count}),
         &format!("{name}: {count} differences"),
     )?;
-    match found.is_empty() {
-        true => Ok(Exit::Done),
-        false => Ok(Exit::Incomplete),
+    match count {
+        0 => Ok(Exit::Done),
+        _ => Ok(Exit::Incomplete),
     }
 }
 
@@ -225,6 +232,10 @@ fn intent_words(intent: &Intent) -> String {
         Intent::Create => "will be created".to_owned(),
         Intent::Disable => "will be disabled".to_owned(),
         Intent::Confirm => "is there already, with the same content".to_owned(),
+        Intent::LeaveDisabled => {
+            "is there already, with the same content; someone disabled it there, and it stays so"
+                .to_owned()
+        }
         Intent::Refuse(found) => format!("is there with other content: {}", differences(found)),
     }
 }
@@ -236,7 +247,18 @@ fn discrepancy_words(discrepancy: &Discrepancy) -> String {
         DiscrepancyKind::Unknown => format!("{id}: there, and not of this ledger"),
         DiscrepancyKind::Disabled => format!("{id}: enabled here, disabled there"),
         DiscrepancyKind::Different(found) => format!("{id}: differs: {}", differences(found)),
+        DiscrepancyKind::AlsoSet(found) => format!("{id}: {}", also_set(found)),
     }
+}
+
+/// What someone set in a record of ours, which is no difference.
+fn also_set(found: &[Difference]) -> String {
+    let one = |found: &Difference| format!("{} is {}", found.field, found.theirs);
+    let texts: Vec<_> = found.iter().map(one).collect();
+    format!(
+        "also set in the cloud, and left as it is: {}",
+        texts.join("; ")
+    )
 }
 
 fn differences(found: &[Difference]) -> String {

@@ -15,7 +15,7 @@ const TEXT_LIMIT: usize = 256;
 /// An IndividualEnrollment. Only what the station decides is sent; the service fills in the rest.
 ///
 /// The certificate goes as base64 of its DER on one line: the one form that no tool path has refused.
-pub(super) fn enrollment(enrollment: &Enrollment, status: Status) -> Value {
+fn enrollment(enrollment: &Enrollment, status: Status) -> Value {
     let attestation = match &enrollment.identity {
         EnrolledIdentity::X509 { certificate } => json!({
             "type": "x509",
@@ -41,6 +41,23 @@ pub(super) fn enrollment(enrollment: &Enrollment, status: Status) -> Value {
     });
     if let Some(desired) = &enrollment.initial_desired {
         body["initialTwin"] = json!({"properties": {"desired": desired}});
+    }
+    body
+}
+
+/// Our record as the service holds it, with another status. The registration state is the service's own and stays out
+/// (Azure's command line extension cleared it too); of a certificate the service shows the thumbprint alone, so that
+/// ours, which is the same, goes in its place.
+pub(super) fn with_status(ours: &Enrollment, held: &Held, status: Status) -> Value {
+    let mut body = Value::Object(held.raw.clone());
+    body["provisioningStatus"] = json!(status.to_string());
+    if let Value::Object(members) = &mut body {
+        members.remove("registrationState");
+    }
+    if let EnrolledIdentity::X509 { certificate } = &ours.identity
+        && let Some(primary) = body.pointer_mut("/attestation/x509/clientCertificates/primary")
+    {
+        *primary = json!({"certificate": certificate.base64()});
     }
     body
 }
@@ -223,6 +240,27 @@ mod tests {
         assert_eq!(difference(&x509(None), Status::Enabled, &held), []);
         assert_eq!(held.etag, "\"13003fea-0000-0300-0000-62d1d5e50000\"");
         assert_eq!(held.registration_status.as_deref(), Some("unassigned"));
+    }
+
+    #[test]
+    fn another_status_changes_nothing_else_that_the_service_holds() {
+        let ours = x509(None);
+        let thumbprint = Digest::of(b"leaf").to_string();
+        let read = json!({
+            "registrationId": "Unit-0002", "deviceId": "Unit-0002", "etag": "\"1\"",
+            "registrationState": {"registrationId": "unit-0002", "status": "assigned"},
+            "attestation": {"type": "x509", "x509": {"clientCertificates": {
+                "primary": {"info": {"sha256Thumbprint": thumbprint}}, "secondary": null}}},
+            "provisioningStatus": "enabled", "allocationPolicy": "geoLatency",
+            "initialTwin": {"tags": {"customer": "x"}}, "ofALaterService": {"a": [1]},
+        });
+        let body = with_status(&ours, &held(read.clone()).unwrap(), Status::Disabled);
+        let mut wanted = read;
+        wanted["provisioningStatus"] = json!("disabled");
+        wanted["attestation"]["x509"]["clientCertificates"]["primary"] =
+            json!({"certificate": "bGVhZg=="});
+        wanted.as_object_mut().unwrap().remove("registrationState");
+        assert_eq!(body, wanted);
     }
 
     #[test]

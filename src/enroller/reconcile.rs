@@ -3,7 +3,7 @@
 use super::{Comparison, Run, compare};
 use crate::dps::Dps;
 use crate::ledger::{Ledger, OutboxFilter, OutboxState};
-use crate::provision::batch::{Difference, Held, Status, difference};
+use crate::provision::batch::{Difference, Held, Status, also_set, difference};
 use crate::provision::event::Enrollment;
 use crate::provision::fault::{Fault, Malformed};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +31,15 @@ pub enum DiscrepancyKind {
     Disabled,
     /// The service holds other content.
     Different(Vec<Difference>),
+    /// No difference: the service holds what we set, and in it what someone set beside that.
+    AlsoSet(Vec<Difference>),
+}
+
+impl Discrepancy {
+    /// Whether ledger and service contradict one another in it.
+    pub fn is_difference(&self) -> bool {
+        !matches!(self.kind, DiscrepancyKind::AlsoSet(_))
+    }
 }
 
 /// What the ledger says that the service holds; `None` where it says nothing yet, or a person has it in hand.
@@ -47,7 +56,7 @@ pub async fn reconcile(ledger: &Ledger, dps: &Dps, share: u32) -> Result<Vec<Dis
     let ours = known(ledger, dps).await?;
     let mut run = Run::new(ledger, dps, share);
     let seen = query(&mut run, &ours).await?;
-    let mut found = seen.unknown;
+    let mut found = seen.found;
     for (id, settled) in &ours {
         let Some((enrollment, status)) = settled else {
             continue;
@@ -94,8 +103,8 @@ async fn known(ledger: &Ledger, dps: &Dps) -> Result<BTreeMap<String, Settled>, 
 struct Seen {
     /// Those on which service and ledger agree.
     agreed: BTreeSet<String>,
-    /// Those that the ledger does not know.
-    unknown: BTreeMap<String, DiscrepancyKind>,
+    /// What there is to say without reading the record: of those that agree, and of those that the ledger does not know.
+    found: BTreeMap<String, DiscrepancyKind>,
 }
 
 async fn query(run: &mut Run<'_>, ours: &BTreeMap<String, Settled>) -> Result<Seen, Fault> {
@@ -107,14 +116,19 @@ async fn query(run: &mut Run<'_>, ours: &BTreeMap<String, Settled>) -> Result<Se
         for held in page.records {
             let id = held.registration_id.to_ascii_lowercase();
             match ours.get(&id) {
-                Some(Some((enrollment, status)))
-                    if disagreement(enrollment, *status, Some(&held)).is_none() =>
-                {
+                Some(Some((enrollment, status))) => {
+                    match disagreement(enrollment, *status, Some(&held)) {
+                        None => {}
+                        Some(more @ DiscrepancyKind::AlsoSet(_)) => {
+                            seen.found.insert(id.clone(), more);
+                        }
+                        Some(_) => continue,
+                    }
                     seen.agreed.insert(id);
                 }
-                Some(_) => {}
+                Some(None) => {}
                 None => {
-                    seen.unknown.insert(id, DiscrepancyKind::Unknown);
+                    seen.found.insert(id, DiscrepancyKind::Unknown);
                 }
             }
         }
@@ -131,15 +145,14 @@ fn disagreement(ours: &Enrollment, status: Status, held: Option<&Held>) -> Optio
     let Some(held) = held else {
         return Some(DiscrepancyKind::Absent);
     };
-    if matches!(compare(ours, status, held), Comparison::Settled) {
-        return None;
-    }
-    let found = difference(ours, status, held);
-    match &found[..] {
-        [only] if only.field == "provisioningStatus" && status == Status::Enabled => {
-            Some(DiscrepancyKind::Disabled)
+    match compare(ours, status, held) {
+        Comparison::Settled => {
+            let more = also_set(ours, held);
+            (!more.is_empty()).then_some(DiscrepancyKind::AlsoSet(more))
         }
-        _ => Some(DiscrepancyKind::Different(found)),
+        Comparison::DisabledThere => Some(DiscrepancyKind::Disabled),
+        Comparison::ToDisable => Some(DiscrepancyKind::Different(difference(ours, status, held))),
+        Comparison::Foreign(found) => Some(DiscrepancyKind::Different(found)),
     }
 }
 

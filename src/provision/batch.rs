@@ -1,7 +1,7 @@
 //! Enrollment in batches: plan at most ten, read the answer device by device, difference to the cloud.
 //!
 //! Invariant: what is due is planned exactly once, and no answer of the service is taken for success here: success
-//! is a record that was read back and shows no [`difference`].
+//! is a record that was read back and shows no [`difference`] in what the station set.
 
 use super::bytes::{Blob, Digest};
 use super::device::RegistrationId;
@@ -20,6 +20,11 @@ const FIRST_RETRY_MS: i64 = 2_000;
 const LAST_RETRY_MS: i64 = 15 * 60 * 1_000;
 /// Longest piece of the service's text that is kept, in characters.
 const TEXT_LIMIT: usize = 200;
+
+/// The field that says whether a device may register.
+pub const STATUS: &str = "provisioningStatus";
+const DESIRED: &str = "initialTwin.properties.desired";
+const TAGS: &str = "initialTwin.tags";
 
 /// Whether a device with the enrollment may register (`provisioningStatus`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,20 +213,19 @@ fn result_of(error: &ItemError) -> ItemResult {
     }
 }
 
-/// Every field in which `held` is not `ours` with the status `wanted`; empty if they say the same.
+/// Every field that we set and in which `held` is not `ours` with the status `wanted`; empty if they say the same.
 ///
-/// The service's defaults are normalised: a missing device ID is the registration ID, registration IDs differ not by
-/// case, certificates compare by SHA-256 thumbprint, empty twins equal absent ones, and what the station never sends
-/// must have the value that the service gives by itself (IndividualEnrollment of the service's
-/// specification).
+/// The service's forms are normalised: a missing device ID is the registration ID, registration IDs differ not by
+/// case, certificates compare by SHA-256 thumbprint, empty twins equal absent ones. What the service holds beyond that
+/// is no difference: [`also_set`] has it.
 pub fn difference(ours: &Enrollment, wanted: Status, held: &Held) -> Vec<Difference> {
     let mut found = Vec::new();
     let mut compare =
-        |field: &str, same: bool, ours: Option<&dyn fmt::Display>, theirs: &dyn fmt::Display| {
+        |field: &str, same: bool, ours: &dyn fmt::Display, theirs: &dyn fmt::Display| {
             if !same {
                 found.push(Difference {
                     field: field.to_owned(),
-                    ours: ours.map(|ours| harmless(&ours.to_string(), TEXT_LIMIT)),
+                    ours: Some(harmless(&ours.to_string(), TEXT_LIMIT)),
                     theirs: harmless(&theirs.to_string(), TEXT_LIMIT),
                 });
             }
@@ -229,37 +233,85 @@ pub fn difference(ours: &Enrollment, wanted: Status, held: &Held) -> Vec<Differe
 
     let id = ours.registration_id.as_str();
     let same = id.eq_ignore_ascii_case(&held.registration_id);
-    compare("registrationId", same, Some(&id), &held.registration_id);
+    compare("registrationId", same, &id, &held.registration_id);
 
     let device = held.device_id.as_ref().unwrap_or(&held.registration_id);
     let same = ours.device_id.as_str() == device;
-    compare("deviceId", same, Some(&ours.device_id), device);
+    compare("deviceId", same, &ours.device_id, device);
 
     let same = wanted == held.status;
-    compare("provisioningStatus", same, Some(&wanted), &held.status);
+    compare(STATUS, same, &wanted, &held.status);
 
     let same = same_identity(&ours.identity, &held.attestation);
-    compare("attestation", same, Some(&ours.identity), &held.attestation);
+    compare("attestation", same, &ours.identity, &held.attestation);
 
-    let empty = Value::Object(Map::new());
-    let desired = ours.initial_desired.as_ref().unwrap_or(&empty);
-    let twin = held.raw.get("initialTwin").unwrap_or(&Value::Null);
-    let theirs = without_metadata(&twin["properties"]["desired"]);
-    let same = theirs == *desired;
-    compare(
-        "initialTwin.properties.desired",
-        same,
-        Some(desired),
-        &theirs,
-    );
-    let tags = without_metadata(&twin["tags"]);
-    compare("initialTwin.tags", tags == empty, Some(&empty), &tags);
-
-    for (field, default) in NOT_SENT {
-        let value = held.raw.get(*field).unwrap_or(&Value::Null);
-        compare(field, default(value), None, value);
+    if let Some(desired) = &ours.initial_desired {
+        let theirs = twin_part(held, DESIRED);
+        compare(DESIRED, holds(&theirs, desired), desired, &theirs);
     }
     found
+}
+
+/// What the service holds in our record beyond what we set and beyond its own defaults: someone set it there, or a
+/// later service gives it by itself. It stays as it is.
+pub fn also_set(ours: &Enrollment, held: &Held) -> Vec<Difference> {
+    let mut found = Vec::new();
+    let mut add = |field: &str, value: &Value| {
+        found.push(Difference {
+            field: field.to_owned(),
+            ours: None,
+            theirs: harmless(&value.to_string(), TEXT_LIMIT),
+        });
+    };
+    let nothing = Value::Object(Map::new());
+    let desired = ours.initial_desired.as_ref().unwrap_or(&nothing);
+    for (field, ours) in [(DESIRED, desired), (TAGS, &nothing)] {
+        if let Some(more) = beyond(&twin_part(held, field), ours) {
+            add(field, &more);
+        }
+    }
+    for (field, default) in NOT_SENT {
+        let value = held.raw.get(*field).unwrap_or(&Value::Null);
+        if !default(value) {
+            add(field, value);
+        }
+    }
+    found
+}
+
+/// A part of the initial twin as the service holds it, without what only the service writes.
+fn twin_part(held: &Held, field: &str) -> Value {
+    let mut members = field.split('.');
+    let outer = members.next().and_then(|name| held.raw.get(name));
+    let part = members.try_fold(outer.unwrap_or(&Value::Null), |part, name| part.get(name));
+    without_metadata(part.unwrap_or(&Value::Null))
+}
+
+/// Whether all that `ours` says stands in `theirs`: objects may have more members there, everything else is compared
+/// whole.
+fn holds(theirs: &Value, ours: &Value) -> bool {
+    match (theirs, ours) {
+        (Value::Object(theirs), Value::Object(ours)) => ours
+            .iter()
+            .all(|(name, ours)| theirs.get(name).is_some_and(|theirs| holds(theirs, ours))),
+        _ => theirs == ours,
+    }
+}
+
+/// The members of `theirs` that `ours` says nothing of, at any depth; none if there are none.
+fn beyond(theirs: &Value, ours: &Value) -> Option<Value> {
+    let (Value::Object(theirs), Value::Object(ours)) = (theirs, ours) else {
+        return None; // a value of ours: a difference, if it is one
+    };
+    let more = theirs.iter().filter_map(|(name, theirs)| {
+        let more = match ours.get(name) {
+            Some(ours) => beyond(theirs, ours)?,
+            None => theirs.clone(),
+        };
+        Some((name.clone(), more))
+    });
+    let more: Map<_, _> = more.collect();
+    (!more.is_empty()).then_some(Value::Object(more))
 }
 
 /// Whether the service's record is for the same key as ours, whatever else it says.
@@ -284,8 +336,8 @@ pub fn same_identity(ours: &EnrolledIdentity, held: &HeldAttestation) -> bool {
 
 type IsDefault = fn(&Value) -> bool;
 
-/// Fields that decide what becomes of a device and that the station never sends, with a test for the service's own
-/// value. `iotHubHostName` is not among them: it is the old form of `iotHubs`, and whether the service fills it in
+/// Fields that decide what becomes of a device and that the station never sends, with a test for the value that the
+/// service gives by itself (IndividualEnrollment of its specification). `iotHubHostName` is not among them: it is the old form of `iotHubs`, and whether the service fills it in
 /// after an assignment is not documented.
 const NOT_SENT: &[(&str, IsDefault)] = &[
     ("capabilities", |v| v["iotEdge"] != true),
@@ -453,6 +505,7 @@ mod tests {
 
     type Mutation = fn(&mut Held);
 
+    /// What is not ours any more where it is changed.
     const MUTATIONS: &[(&str, Mutation)] = &[
         ("registrationId", |h| h.registration_id.push('x')),
         ("deviceId", |h| h.device_id = Some("gw-other".to_owned())),
@@ -479,6 +532,10 @@ mod tests {
         ("attestation", |h| {
             h.attestation = HeldAttestation::Other("symmetricKey".to_owned());
         }),
+    ];
+
+    /// What someone may set beside ours.
+    const ADDITIONS: &[(&str, Mutation)] = &[
         ("initialTwin.properties.desired", |h| {
             set(h, "/initialTwin/properties/desired/more", json!(1));
         }),
@@ -589,7 +646,35 @@ mod tests {
         fn the_services_form_of_our_own_record_is_no_difference(
             ours in any_enrollment(), status in any_status(), defaults in any::<bool>(),
         ) {
-            prop_assert_eq!(difference(&ours, status, &held(&ours, status, defaults)), vec![]);
+            let theirs = held(&ours, status, defaults);
+            prop_assert_eq!(difference(&ours, status, &theirs), vec![]);
+            prop_assert_eq!(also_set(&ours, &theirs), vec![]);
+        }
+
+        #[test]
+        fn what_someone_set_beside_ours_is_told_and_no_difference(
+            ours in any_enrollment(), status in any_status(), defaults in any::<bool>(),
+            (field, mutate) in proptest::sample::select(ADDITIONS),
+        ) {
+            let mut theirs = held(&ours, status, defaults);
+            mutate(&mut theirs);
+            prop_assert_eq!(difference(&ours, status, &theirs), vec![]);
+            let found = also_set(&ours, &theirs);
+            prop_assert!(matches!(&found[..], [only] if only.field == *field), "{:?}", found);
+        }
+
+        #[test]
+        fn a_desired_property_of_ours_that_was_changed_is_a_difference(
+            number in any::<u32>(), defaults in any::<bool>(), deep in any::<bool>(),
+        ) {
+            let desired = json!({"n": number, "deep": {"s": [number]}});
+            let ours = enrollment(number, false, Some(desired));
+            let mut theirs = held(&ours, Status::Enabled, defaults);
+            let name = if deep { "deep/s" } else { "n" };
+            set(&mut theirs, &format!("/initialTwin/properties/desired/{name}"), json!("other"));
+            let found = difference(&ours, Status::Enabled, &theirs);
+            prop_assert!(matches!(&found[..], [only] if only.field == DESIRED), "{:?}", found);
+            prop_assert_eq!(also_set(&ours, &theirs), vec![]);
         }
 
         #[test]

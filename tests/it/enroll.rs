@@ -1,5 +1,7 @@
 //! Enrollment: whatever happens between the outbox and DPS, every record ends where it belongs, once.
 
+mod beside;
+
 use crate::odd_service::{OddService, answer};
 use data_encoding::BASE64;
 use dps_station::dps::{API_VERSION, Dps, DpsOptions};
@@ -859,6 +861,7 @@ async fn reconciling_lists_every_difference_both_ways() {
         DiscrepancyKind::Unknown => "unknown",
         DiscrepancyKind::Disabled => "disabled",
         DiscrepancyKind::Different(_) => "different",
+        DiscrepancyKind::AlsoSet(_) => "also set",
     };
     let found: Vec<_> = found
         .iter()
