@@ -5,9 +5,11 @@
 mod pace;
 mod reconcile;
 mod refusal;
+mod retry;
 mod waiting;
 
 pub use reconcile::{Discrepancy, DiscrepancyKind, reconcile};
+pub use retry::{meant, retry};
 
 use crate::dps::{Dps, DpsError};
 use crate::ledger::Ledger;

@@ -265,6 +265,13 @@ impl Ledger {
         self.read(move |db| read::outbox_of(db, &ids)).await
     }
 
+    /// The records of `dps` that somebody disabled in the service, although their units passed.
+    pub async fn disabled_though_passed(&self, dps: &str) -> Result<Vec<OutboxRow>, LedgerError> {
+        let dps = dps.to_owned();
+        self.read(move |db| read::disabled_though_passed(db, &dps))
+            .await
+    }
+
     /// How many records of the outbox for `dps` stand where.
     pub async fn outbox_counts(&self, dps: &str) -> Result<OutboxCounts, LedgerError> {
         let dps = dps.to_owned();

@@ -1,5 +1,10 @@
 //! `station enroll` and `station reconcile`: after the shift.
 
+mod left;
+mod retry;
+
+pub(super) use left::name_left;
+
 use super::parts::Actor;
 use super::{Context, Exit, Failure, parts};
 use crate::config::{Config, DpsConfig};
@@ -24,6 +29,12 @@ pub struct EnrollArgs {
     /// Only say what would be sent.
     #[arg(long)]
     dry_run: bool,
+    /// First put back the refused records with these registration IDs or device IDs, with what their product means today.
+    #[arg(long, num_args = 0.., value_name = "ID")]
+    retry: Option<Vec<String>>,
+    /// With --retry: put back every refused record.
+    #[arg(long, requires = "retry")]
+    all: bool,
     #[command(flatten)]
     actor: Actor,
 }
@@ -31,8 +42,15 @@ pub struct EnrollArgs {
 /// Enrolls everything that is pending, in every DPS instance.
 pub(super) async fn enroll(context: &Context, args: EnrollArgs) -> Result<Exit, Failure> {
     let config = context.config()?;
-    let ledger = parts::ledger_of(&config, &args.actor).await?;
     let mut ends = Vec::new();
+    let ledger = match which(&args)? {
+        None => parts::ledger_of(&config, &args.actor).await?,
+        Some(which) => {
+            let ledger = parts::ledger_of_someone(&config, &args.actor).await?;
+            ends.push(retry::put_back(context, &config, &ledger, &which, args.dry_run).await);
+            ledger
+        }
+    };
     for entry in &config.dps {
         ends.push(if only_injected(entry, &ledger).await? {
             nothing_to_enroll(context, entry)
@@ -41,9 +59,22 @@ pub(super) async fn enroll(context: &Context, args: EnrollArgs) -> Result<Exit, 
         } else {
             settle(context, &config, entry, &ledger).await
         });
+        ends.push(name_left(context, &ledger, &entry.name).await);
     }
     ledger.close().await?;
     together(ends)
+}
+
+/// Which refused records are to be sent again, if that is asked for.
+fn which(args: &EnrollArgs) -> Result<Option<retry::Which<'_>>, Failure> {
+    match &args.retry {
+        None => Ok(None),
+        Some(ids) if args.all && ids.is_empty() => Ok(Some(retry::Which::All)),
+        Some(ids) if !args.all && !ids.is_empty() => Ok(Some(retry::Which::Named(ids))),
+        Some(_) => Err(Failure::usage(
+            "--retry needs to know which records: give their IDs, or --all for every refused one",
+        )),
+    }
 }
 
 /// Lists every difference between the ledger and each DPS instance.
@@ -56,6 +87,7 @@ pub(super) async fn reconcile(context: &Context) -> Result<Exit, Failure> {
             continue;
         }
         ends.push(compare(context, &config, entry, &ledger).await);
+        ends.push(name_left(context, &ledger, &entry.name).await);
     }
     ledger.close().await?;
     together(ends)
@@ -132,8 +164,9 @@ async fn settle(
     ledger: &Ledger,
 ) -> Result<Exit, Failure> {
     let dps = parts::dps(config, entry)?;
-    let known = troubled(ledger, dps.name(), &[OutboxState::Refused]).await?;
-    let summary = enroller::drain(ledger, &dps, entry.share).await;
+    let mut summary = enroller::drain(ledger, &dps, entry.share).await;
+    // Of this run and of all before it: a person has to know while there is one.
+    summary.refused = ledger.outbox_counts(dps.name()).await?.refused;
     let s = &summary;
     context.print(
         &json!({
@@ -150,11 +183,9 @@ async fn settle(
             s.pending
         ),
     )?;
-    for (id, (word, why)) in troubled(ledger, dps.name(), NOT_SETTLED).await? {
-        if !known.contains_key(&id) {
-            let text = format!("{id}: {word}: {why}");
-            context.print(&json!({"registration_id": id, word: why}), &text)?;
-        }
+    for (id, why) in put_off(ledger, dps.name()).await? {
+        let text = format!("{id}: deferred: {why}");
+        context.print(&json!({"registration_id": id, "deferred": why}), &text)?;
     }
     for (id, found) in &summary.also_set {
         let text = format!("{id}: {}", also_set(found));
@@ -170,28 +201,18 @@ async fn settle(
     }
 }
 
-/// The records in one of these states that have a reason to be there: by registration ID, a word for the state and the
-/// reason.
-async fn troubled(
-    ledger: &Ledger,
-    dps: &str,
-    states: &[OutboxState],
-) -> Result<BTreeMap<String, (&'static str, String)>, Failure> {
+/// The records that were put off, by registration ID, with the reason.
+async fn put_off(ledger: &Ledger, dps: &str) -> Result<BTreeMap<String, String>, Failure> {
     let mut found = BTreeMap::new();
-    for state in states {
+    for state in [OutboxState::Pending, OutboxState::DisablePending] {
         let filter = OutboxFilter {
             dps: Some(dps.to_owned()),
-            state: Some(*state),
+            state: Some(state),
             ..OutboxFilter::default()
-        };
-        let word = match state {
-            OutboxState::Refused => "refused",
-            _ => "deferred",
         };
         for row in ledger.outbox(filter).await? {
             if let Some(fault) = row.fault {
-                let id = row.registration_id.to_string();
-                found.insert(id, (word, words::sentence(&fault)));
+                found.insert(row.registration_id.to_string(), words::sentence(&fault));
             }
         }
     }

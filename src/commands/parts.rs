@@ -54,6 +54,23 @@ pub(super) struct Actor {
     reason: Option<String>,
 }
 
+/// Opens the ledger for what only a person may decide: where nobody is named, it goes on record under the name that the
+/// system has for who runs the command.
+pub(super) async fn ledger_of_someone(config: &Config, actor: &Actor) -> Result<Ledger, Failure> {
+    let named = Actor {
+        by: actor.by.clone().or_else(|| Some(user())),
+        reason: actor.reason.clone(),
+    };
+    ledger_of(config, &named).await
+}
+
+/// The user who runs the command, by name, or by number where the system gives none.
+fn user() -> String {
+    let name = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
+    let fit = name.ok().filter(|name| Person::new(name, None).is_ok());
+    fit.unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()))
+}
+
 /// Opens the ledger for what this person does: all that is written through the handle has their name and reason.
 pub(super) async fn ledger_of(config: &Config, actor: &Actor) -> Result<Ledger, Failure> {
     let reason = actor.reason.as_deref();

@@ -1,7 +1,7 @@
 //! `station shift`: open, close, report.
 
 use super::parts::Actor;
-use super::{Context, Exit, Failure, parts};
+use super::{Context, Exit, Failure, enroll, parts};
 use crate::ledger::{Ledger, LedgerError};
 use crate::provision::event::{Balance, Event};
 use crate::provision::fault::harmless;
@@ -39,6 +39,7 @@ pub(super) async fn run(context: &Context, command: ShiftCommand) -> Result<Exit
         }
         ShiftCommand::Report { .. } => parts::ledger(&config).await?,
     };
+    let mut exit = Exit::Done;
     match command {
         ShiftCommand::Open { name, .. } => {
             let shift = open(&ledger, name).await?;
@@ -66,16 +67,17 @@ pub(super) async fn run(context: &Context, command: ShiftCommand) -> Result<Exit
                 }
                 balance => balance?,
             };
-            print(
-                context,
-                &shift,
-                now.as_deref() == Some(shift.as_str()),
-                &balance,
-            )?;
+            let open = now.as_deref() == Some(shift.as_str());
+            print(context, &shift, open, &balance)?;
+            for entry in &config.dps {
+                if enroll::name_left(context, &ledger, &entry.name).await? != Exit::Done {
+                    exit = Exit::Incomplete;
+                }
+            }
         }
     }
     ledger.close().await?;
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// Opens a shift; refused while another is open.

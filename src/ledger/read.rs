@@ -239,6 +239,14 @@ pub fn outbox_of(db: &Connection, ids: &[RegistrationId]) -> Result<Vec<OutboxRo
     Ok(found)
 }
 
+/// The records of `dps` that are disabled, although their units passed.
+pub fn disabled_though_passed(db: &Connection, dps: &str) -> Result<Vec<OutboxRow>, Failure> {
+    let sql = "SELECT outbox.registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
+             fault, enrollment FROM outbox JOIN unit USING (device)
+         WHERE state = 'disabled' AND dps = ? AND verdict = 'passed' ORDER BY content_seq";
+    rows(db, sql, [dps], outbox_row)
+}
+
 fn outbox_row(row: &Row<'_>) -> Result<OutboxRow, Failure> {
     let fault: Option<String> = row.get(8)?;
     let enrollment: String = row.get(9)?;

@@ -314,7 +314,8 @@ async fn a_record_that_is_refused_is_named_with_the_reason() {
         "{why}"
     );
     let again = run(&mut factory.station(&["enroll", "--json"]));
-    assert_eq!((again.code(), again.objects().len()), (Some(0), 1));
+    assert_eq!(again.code(), Some(1), "{again:?}");
+    assert_eq!(again.objects()[1], *refused);
 }
 
 /// What was said without the sum that stdout has.

@@ -27,6 +27,7 @@ mod plant;
 mod ports;
 mod rack;
 mod readme;
+mod retry;
 mod returns;
 mod scenarios;
 mod screens;

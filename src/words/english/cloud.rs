@@ -128,8 +128,12 @@ pub fn next(fault: &Fault) -> Option<String> {
             "see whether another `station enroll` runs, and whether the clock was set back; nothing is lost"
         }
         Fault::ClockWrong { .. } => "set the station's clock right",
-        Fault::EnrollmentRefused { .. } => {
-            "a person must compare this unit's record with the one in DPS"
+        Fault::EnrollmentRefused {
+            registration_id, ..
+        } => {
+            return Some(format!(
+                "a person must put right what it names, in DPS or in station.toml, then run `station enroll --retry {registration_id}`"
+            ));
         }
         Fault::EnrollmentDeferred { .. } => "nothing; it is tried again",
         Fault::EnrollmentUnanswered { .. } => "nothing; it is read back, then tried again",
