@@ -156,6 +156,12 @@ impl Station {
                 self.uploader.start();
                 None
             }
+            Command::Retry => {
+                let products = self.line.products.iter();
+                self.uploader
+                    .retry(products.map(|line| Arc::clone(&line.product)).collect());
+                None
+            }
             Command::Loopback { bay } => {
                 if let Some(door) = doors.get(&bay) {
                     door.test.notify_one();

@@ -18,6 +18,9 @@ pub const CLOSE_WORD: &str = "CLOSE";
 /// The word that uploads, typed into the scan field while the shift panel is open.
 pub const UPLOAD_WORD: &str = "UPLOAD";
 
+/// The word that has refused records sent again, typed into the scan field while the shift panel is open.
+pub const RETRY_WORD: &str = "RETRY";
+
 /// The word that tests the port of the bay in the open detail, typed into the scan field.
 const LOOPBACK_WORD: &str = "LOOPBACK";
 
@@ -108,6 +111,9 @@ fn enter(model: &mut Model) -> Option<Command> {
             say(model, "upload asked for");
             return Some(Command::Upload);
         }
+        if text.eq_ignore_ascii_case(RETRY_WORD) {
+            return retry(model);
+        }
     }
     if model.panel == Panel::Detail && text.eq_ignore_ascii_case(LOOPBACK_WORD) {
         return test_port(model);
@@ -140,6 +146,17 @@ fn acknowledge(model: &mut Model) -> Option<Command> {
     }
     model.note_read_ms = model.floor.note.as_ref().map(|note| note.at_ms);
     None
+}
+
+/// Has every refused record sent again.
+fn retry(model: &mut Model) -> Option<Command> {
+    let refused = model.floor.outbox().refused;
+    if refused == 0 {
+        say(model, "no record is refused");
+        return None;
+    }
+    say(model, &format!("{refused} refused records are sent again"));
+    Some(Command::Retry)
 }
 
 fn close_shift(model: &mut Model) -> Option<Command> {

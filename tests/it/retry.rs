@@ -2,9 +2,16 @@
 
 use crate::emulator::support as emulator;
 use crate::support::{Ended, Factory, Place, run};
+use dps_station::dps::{API_VERSION, Dps, DpsOptions};
+use dps_station::ledger::{Ledger, Options};
+use dps_station::provision::event::Event;
+use dps_station::provision::floor::{Activity, Report};
+use dps_station::station::Uploader;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::fs;
+use std::sync::Arc;
+use tokio::sync::mpsc;
 
 /// A factory of `units` that passed, none of which is enrolled yet.
 fn passed(units: u16) -> Factory {
@@ -20,9 +27,7 @@ async fn call(factory: &Factory, method: Method, id: &str, body: Option<Value>) 
     let (_, key) = credential.rsplit_once("SharedAccessKey=").unwrap();
     let owner = Some("provisioningserviceowner");
     let token = emulator::token(key.trim(), "localhost", emulator::now() + 60, owner);
-    let settings = factory.text("station.toml");
-    let url = settings.split("service_url = \"").nth(1).unwrap();
-    let url = url.split('"').next().unwrap();
+    let url = url(factory);
     let mut request = emulator::client(&factory.dir().join("rig/dps-ca.pem"))
         .request(
             method,
@@ -36,6 +41,13 @@ async fn call(factory: &Factory, method: Method, id: &str, body: Option<Value>) 
     let status = response.status().as_u16();
     let text = response.text().await.unwrap();
     (status, serde_json::from_str(&text).unwrap_or_default())
+}
+
+/// Where the factory's cloud has its service API.
+fn url(factory: &Factory) -> String {
+    let settings = factory.text("station.toml");
+    let url = settings.split("service_url = \"").nth(1).unwrap();
+    url.split('"').next().unwrap().to_owned()
 }
 
 /// Somebody else's record under this registration ID.
@@ -167,4 +179,53 @@ async fn a_retry_says_which_ids_it_cannot_take_and_takes_the_others() {
     assert_eq!(call(&factory, Method::GET, id, None).await.0, 200);
     let enrolled = station(&factory, &["enroll", "--retry", id]);
     assert_eq!(enrolled.code(), Some(1), "it is not refused: {enrolled:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_screen_has_refused_records_sent_again_in_the_operators_name() {
+    let factory = passed(1);
+    let id = "sim-x509-0001";
+    occupy(&factory, id).await;
+    assert_eq!(station(&factory, &["enroll"]).code(), Some(1));
+    free(&factory, id).await;
+
+    let clock = || emulator::now() * 1_000;
+    let options = Options {
+        path: factory.dir().join("ledger.sqlite"),
+        station: "demo".to_owned(),
+        clock,
+        progress: |_| {},
+        max_pages: None,
+    };
+    let ledger = Ledger::open(options).unwrap();
+    let service_url = url(&factory);
+    let options = DpsOptions {
+        name: "main".to_owned(),
+        service_url,
+        credential: factory.text("rig/dps-credential").trim().into(),
+        ca_file: Some(factory.dir().join("rig/dps-ca.pem")),
+        api_version: API_VERSION.to_owned(),
+    };
+    let dps = Arc::new(Dps::new(options, clock).unwrap());
+    let (sender, mut reports) = mpsc::channel(16);
+    Uploader::new(ledger.clone(), vec![(dps, 1_000)], sender, clock).retry(Vec::new());
+    loop {
+        let Some(Report::Enroller { outbox, .. }) = reports.recv().await else {
+            panic!("the uploader has gone")
+        };
+        match outbox.note {
+            Some(Activity::Uploaded) => {
+                break assert_eq!((outbox.refused, outbox.enrolled), (0, 1));
+            }
+            Some(Activity::Stopped(fault)) => panic!("{fault:?}"),
+            _ => {}
+        }
+    }
+    let events = ledger.all_events(1, 1_000).await.unwrap();
+    let retried = |event: &&Event| matches!(event, Event::EnrollmentRetried { .. });
+    let retried = events
+        .iter()
+        .find(|recorded| retried(&&recorded.event))
+        .unwrap();
+    assert_eq!(retried.operator.as_deref(), Some("operator"));
 }

@@ -561,6 +561,21 @@ fn the_shift_closes_only_by_a_typed_word_in_the_shift_panel() {
     );
     assert_eq!(enter(&mut model, "close"), Some(Command::CloseShift));
     assert_eq!(enter(&mut model, "upload"), Some(Command::Upload));
+    let retry = "To send refused records again";
+    assert_eq!(enter(&mut model, "retry"), None, "none is refused");
+    assert!(!picture_of(&model, 80, 24).contains(retry));
+    let mut refused = (*model.floor).clone();
+    refused.fold(&Report::Enroller {
+        at_ms: NOON,
+        dps: "main".to_owned(),
+        outbox: Outbox {
+            refused: 2,
+            ..Outbox::default()
+        },
+    });
+    update(&mut model, Msg::Floor(Arc::new(refused)));
+    assert_eq!(enter(&mut model, "retry"), Some(Command::Retry));
+    assert!(picture_of(&model, 80, 24).contains(retry));
     let asked = "To close the shift";
     assert!(picture_of(&model, 80, 24).contains(asked));
     let mut closed = (*model.floor).clone();

@@ -209,6 +209,8 @@ pub enum Command {
     CloseShift,
     /// Upload what is pending.
     Upload,
+    /// Put every refused record back, with what its product means today, and upload.
+    Retry,
     /// Stop the station in good order.
     Quit,
 }

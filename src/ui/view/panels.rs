@@ -6,7 +6,7 @@ use crate::provision::floor::{BayState, FloorBay, Outbox, Outcome, Shift, Step};
 use crate::provision::verdict::Verdict;
 use crate::ui::model::Model;
 use crate::ui::theme::{self, Tone};
-use crate::ui::update::{CLOSE_WORD, UPLOAD_WORD};
+use crate::ui::update::{CLOSE_WORD, RETRY_WORD, UPLOAD_WORD};
 use crate::words;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -162,6 +162,10 @@ pub fn draw_shift(model: &Model, area: Rect, buf: &mut Buffer) {
     }
     let upload = format!("To upload what is pending, type {UPLOAD_WORD} and press Enter.");
     page.row(&upload, Tone::Act.text(), buf);
+    if model.floor.outbox().refused > 0 {
+        let retry = format!("To send refused records again, type {RETRY_WORD} and press Enter.");
+        page.row(&retry, Tone::Act.text(), buf);
+    }
 }
 
 fn draw_shift_units(model: &Model, shift: &Shift, page: &mut Page, buf: &mut Buffer) {
