@@ -4,6 +4,7 @@
 
 mod alone;
 mod devices;
+mod faults;
 mod killed;
 pub mod support;
 mod tpm;

@@ -37,6 +37,7 @@ pub struct Reply {
     pub error_code: Option<String>,
     pub retry_after: Option<String>,
     pub continuation: Option<String>,
+    pub date: Option<String>,
 }
 
 impl Cloud {
@@ -136,8 +137,18 @@ impl Cloud {
     }
 
     pub async fn try_put(&self, path: &str, body: &Value) -> reqwest::Result<Reply> {
+        self.try_call(Method::PUT, path, body).await
+    }
+
+    /// A call that may get no answer.
+    pub async fn try_call(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> reqwest::Result<Reply> {
         let path = format!("{path}?api-version=2021-10-01");
-        self.send(Method::PUT, &path, Some(body), &[]).await
+        self.send(method, &path, Some(body), &[]).await
     }
 
     async fn send(
@@ -186,6 +197,7 @@ impl Cloud {
             error_code: header("x-ms-error-code"),
             retry_after: header("retry-after"),
             continuation: header("x-ms-continuation"),
+            date: header("date"),
             body: serde_json::from_slice(&response.bytes().await?).unwrap_or_default(),
         })
     }
@@ -226,11 +238,15 @@ impl Cloud {
     }
 
     fn column(&self, file: &str, name: &str) -> Vec<String> {
-        fs::read_to_string(self.dir.path().join("dps").join(file))
-            .unwrap()
-            .lines()
-            .map(|line| text(&serde_json::from_str::<Value>(line).unwrap()[name]))
-            .collect()
+        let lines = self.lines(file);
+        lines.iter().map(|line| text(&line[name])).collect()
+    }
+
+    /// Every line of a log.
+    pub fn lines(&self, file: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.dir.path().join("dps").join(file)).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines.collect()
     }
 }
 
