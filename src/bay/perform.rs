@@ -7,7 +7,7 @@ use super::{Bay, CaKey, LineProduct};
 use crate::ledger::Reserved;
 use crate::link::{Device, Expected, LinkError, LinkHealth, Observation};
 use crate::provision::bytes::{Blob, Digest};
-use crate::provision::certificate::{Csr, draft_leaf};
+use crate::provision::certificate::{Csr, check_ca, draft_leaf};
 use crate::provision::device::{DeviceId, Holding, Identification, SerialNumber};
 use crate::provision::dialogue::Grounds;
 use crate::provision::event::Event;
@@ -56,6 +56,9 @@ impl Work<'_> {
                 registration_id,
             } => return self.rehearse(step, &endorsement, &registration_id).await,
             Effect::RequestCertificate { common_name } => {
+                if let Err(fault) = self.ca_can_finish() {
+                    return Fact::Fault(fault);
+                }
                 timeout(limit, self.request_certificate(&common_name)).await
             }
             Effect::Write {
@@ -74,6 +77,18 @@ impl Work<'_> {
             Ok(Ok(fact)) => fact,
             Ok(Err(error)) => self.link_fact(&error, step),
             Err(_) => Fact::Fault(too_slow(&self.bay.name, step, limit)),
+        }
+    }
+
+    /// No unit begins under a CA whose certificate it could not be finished with. This is asked for each unit, because a CA
+    /// may end while the line runs.
+    fn ca_can_finish(&self) -> Result<(), Fault> {
+        let product = &self.made.product;
+        match (&self.made.signer, &product.ca) {
+            (Some(signer), Some(ca)) => {
+                check_ca(&signer.issuer, &ca.root.0, &product.profile, (self.clock)())
+            }
+            _ => Ok(()),
         }
     }
 

@@ -5,9 +5,12 @@
 use super::parts::Actor;
 use super::{Context, Exit, Failure, parts};
 use crate::config::{CaConfig, Config};
+use crate::hsm::Hsm;
 use crate::ledger::{Ledger, ReservationRow, ReservationState};
 use crate::provision::bytes::pem;
-use crate::provision::certificate::{CaProfile, Issuer, draft_issuing, draft_root};
+use crate::provision::certificate::{
+    CaProfile, Issuer, draft_issuing, draft_root, read, validate_authority,
+};
 use crate::provision::event::{Event, Purpose};
 use crate::signing::{SigningKey, abandon_open, random_serial};
 use clap::Subcommand;
@@ -71,102 +74,161 @@ pub(super) async fn run(context: &Context, command: CaCommand) -> Result<Exit, F
     Ok(Exit::Done)
 }
 
-/// Makes a root and an issuing CA, unless they are there; what an earlier, interrupted run left half done is finished.
+/// Makes a root and an issuing CA, unless they are there; what an earlier, interrupted run left half done is finished. What
+/// was not made here is never replaced: an issuing certificate from a customer's root is taken as it is, or refused.
 pub(super) async fn init(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Result<(), Failure> {
     let name = &ca.name;
+    let (root_path, path) = (config.path(&ca.root), config.path(&ca.issuing));
+    let roots = made_here(ledger, name, Purpose::Root).await?;
+    let issuings = made_here(ledger, name, Purpose::Issuing).await?;
+    let root_file = in_file(&root_path)?;
+    let issuing_file = in_file(&path)?;
     abandon_open(ledger, name).await?;
     let hsm = parts::hsm(config, ca).await?;
+    if let Some(issuing) = issuing_file.as_ref().filter(|der| !issuings.contains(der)) {
+        return adopt(ca, &hsm, (&path, issuing), (&root_path, root_file.as_ref())).await;
+    }
     let root_label = format!("{}-root", ca.label);
     let root_key = hsm.find_or_make_key(&root_label).await?;
-    let issuing_key = hsm.find_or_make_key(&ca.label).await?;
     let signer = SigningKey {
         hsm: &hsm,
         label: &root_label,
         public_key: &root_key,
     };
-    let marked = |what: &str| match config.station.simulated {
-        true => format!("SIMULATED {} {what}", ca.organization),
-        false => format!("{} {what}", ca.organization),
-    };
-    let profile = |what: &str, validity_days| CaProfile {
-        common_name: marked(what),
-        organization: Some(ca.organization.clone()),
-        validity_days,
-    };
-
-    let root = match known(
-        ledger,
-        name,
-        Purpose::Root,
-        &root_key,
-        &config.path(&ca.root),
-    )
-    .await?
-    {
+    let profile = |what: &str, validity_days| ca_profile(config, ca, what, validity_days);
+    let root = match root_file.or_else(|| of_key(name, &roots, &root_key)) {
         Some(root) => root,
         None => {
             let root = profile("Root CA", ROOT_DAYS);
             let draft = draft_root(name, &root_key, &root, random_serial(), parts::clock())?;
+            refuse_second_root(name, &roots, &root.common_name)?;
             signer.certificate(draft, ledger).await?
         }
     };
-    write_pem(&config.path(&ca.root), &root)?;
     let root = Issuer::parse(name, &root)?;
-
-    let path = config.path(&ca.issuing);
-    let issuing = match known(ledger, name, Purpose::Issuing, &issuing_key, &path).await? {
+    if root.spki() != root_key {
+        return Err(Failure::usage(format!(
+            "{} is a root that was not made here: put the issuing certificate that it signed into {}, or name another file as root of CA {name} in station.toml",
+            root_path.display(),
+            path.display()
+        )));
+    }
+    write_pem(&root_path, root.der())?;
+    let issuing_key = hsm.find_or_make_key(&ca.label).await?;
+    let issuing = match of_key(name, &issuings, &issuing_key) {
         Some(issuing) => issuing,
         None => {
             let issuing = profile("Issuing CA", ISSUING_DAYS);
-            let draft = draft_issuing(
-                &root,
-                &issuing_key,
-                &issuing,
-                random_serial(),
-                parts::clock(),
-            )?;
+            let serial = random_serial();
+            let draft = draft_issuing(&root, &issuing_key, &issuing, serial, parts::clock())?;
             signer.certificate(draft, ledger).await?
         }
     };
+    validate_authority(name, &issuing, &[root.der()], parts::clock())?;
     write_pem(&path, &issuing)
 }
 
-/// A certificate for this key that is already there: signed and on record, or in its file.
-async fn known(
-    ledger: &Ledger,
-    ca: &str,
-    purpose: Purpose,
-    key: &[u8],
-    path: &Path,
-) -> Result<Option<Vec<u8>>, Failure> {
-    let fits = |der: &[u8]| Issuer::parse(ca, der).is_ok_and(|issuer| issuer.spki() == key);
+/// Takes an issuing certificate that was not made here, if it is one for the key in the HSM and leads to its root. Nothing
+/// is made, signed or written.
+async fn adopt(
+    ca: &CaConfig,
+    hsm: &Hsm,
+    (path, issuing): (&Path, &Vec<u8>),
+    (root_path, root): (&Path, Option<&Vec<u8>>),
+) -> Result<(), Failure> {
+    let issuer = Issuer::parse(&ca.name, issuing)?;
+    let Some(root) = root else {
+        return Err(Failure::usage(format!(
+            "{} was not made here, and its root {} is missing: put the root's certificate there",
+            path.display(),
+            root_path.display()
+        )));
+    };
+    if hsm.public_key(&ca.label).await? != issuer.spki() {
+        return Err(Failure::usage(format!(
+            "{} is for another key than {} in token {}: have a certificate made for that key, or correct label or issuing of CA {} in station.toml",
+            path.display(),
+            ca.label,
+            ca.token,
+            ca.name
+        )));
+    }
+    Ok(validate_authority(
+        &ca.name,
+        issuing,
+        &[root],
+        parts::clock(),
+    )?)
+}
+
+fn ca_profile(config: &Config, ca: &CaConfig, what: &str, validity_days: u32) -> CaProfile {
+    let mark = if config.station.simulated {
+        "SIMULATED "
+    } else {
+        ""
+    };
+    CaProfile {
+        common_name: format!("{mark}{} {what}", ca.organization),
+        organization: Some(ca.organization.clone()),
+        validity_days,
+    }
+}
+
+/// Two roots of one name could not be told apart by whoever has to trust one of them.
+fn refuse_second_root(ca: &str, roots: &[Vec<u8>], common_name: &str) -> Result<(), Failure> {
+    let has_name = |der: &Vec<u8>| read(der).is_ok_and(|root| root.common_name == common_name);
+    match roots.iter().any(has_name) {
+        false => Ok(()),
+        true => Err(Failure::usage(format!(
+            "a root named {common_name:?} was made for CA {ca} before, for another key: correct label, or give the CA another organization in station.toml"
+        ))),
+    }
+}
+
+/// The certificate in a file; none where there is no file. What is there and is no certificate is not written over.
+fn in_file(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let read = crate::config::read_certificate(path);
+    read.map(|der| Some(der.0)).map_err(|_| {
+        Failure::usage(format!(
+            "{} is there and cannot be read as a certificate: move it away, or name another file in station.toml",
+            path.display()
+        ))
+    })
+}
+
+/// The first of these certificates that is for this key.
+fn of_key(ca: &str, certificates: &[Vec<u8>], key: &[u8]) -> Option<Vec<u8>> {
+    let fits = |der: &&Vec<u8>| Issuer::parse(ca, der).is_ok_and(|issuer| issuer.spki() == key);
+    certificates.iter().find(fits).cloned()
+}
+
+/// Every certificate of this purpose that was signed here for the CA, oldest first.
+async fn made_here(ledger: &Ledger, ca: &str, purpose: Purpose) -> Result<Vec<Vec<u8>>, Failure> {
     let signed = |row: &ReservationRow| {
         row.ca == ca && row.purpose == purpose && row.state == ReservationState::Signed
     };
     let rows = ledger.reservations().await?;
-    let serials: Vec<_> = rows
-        .into_iter()
-        .filter(signed)
-        .map(|row| row.serial)
-        .collect();
+    let rows = rows.into_iter().filter(signed);
+    let serials: Vec<_> = rows.map(|row| row.serial).collect();
+    let mut made = Vec::new();
     let mut from = 1;
-    while !serials.is_empty() {
+    while made.len() < serials.len() {
         let page = ledger.all_events(from, PAGE).await?;
         let Some(last) = page.last() else { break };
         from = last.seq + 1;
         for recorded in page {
             match recorded.event {
-                Event::Signed { serial, result }
-                    if serials.contains(&serial) && fits(&result.0) =>
-                {
-                    return Ok(Some(result.0));
+                Event::Signed { serial, result } if serials.contains(&serial) => {
+                    made.push(result.0);
                 }
                 _ => {}
             }
         }
     }
-    let file = crate::config::read_certificate(path).ok();
-    Ok(file.map(|der| der.0).filter(|der| fits(der)))
+    Ok(made)
 }
 
 /// Writes a certificate so that the file is there whole or not at all.

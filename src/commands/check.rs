@@ -6,7 +6,7 @@ mod vendor_roots;
 use super::{Context, Exit, Failure, parts, print_line};
 use crate::config::{Config, Secret};
 use crate::link::port;
-use crate::provision::certificate::Issuer;
+use crate::provision::certificate::{Issuer, check_ca};
 use crate::provision::fault::Fault;
 use clap::Args;
 use serde_json::{Value, json};
@@ -179,10 +179,19 @@ async fn ledger_and_hsm(config: &Config) -> Vec<Finding> {
     };
     let mut findings = vec![Finding::new(what, None)];
     for entry in &config.cas {
-        let what = format!("ca {}: module, token, PIN, key and a signature", entry.name);
+        let what = format!(
+            "ca {}: certificates, module, token, PIN, key and a signature",
+            entry.name
+        );
         let test = async {
             let certificate = crate::config::read_certificate(&config.path(&entry.issuing))?;
             let issuer = Issuer::parse(&entry.name, &certificate.0)?;
+            let root = crate::config::read_certificate(&config.path(&entry.root))?;
+            let products = config.products.iter();
+            let own = products.filter(|product| product.ca.as_ref() == Some(&entry.name));
+            for product in own {
+                check_ca(&issuer, &root.0, &product.certificate, parts::clock())?;
+            }
             let hsm = parts::hsm(config, entry).await?;
             Ok(parts::self_test(&hsm, entry, &issuer, &ledger).await?)
         };

@@ -7,7 +7,7 @@ use crate::dps::{API_VERSION, Dps, DpsOptions, configuration_fault};
 use crate::hsm::{Hsm, HsmError, HsmOptions};
 use crate::ledger::{Ledger, LedgerError, Options};
 use crate::link;
-use crate::provision::certificate::Issuer;
+use crate::provision::certificate::{Issuer, check_ca};
 use crate::provision::endorsement::VendorRoots;
 use crate::provision::fault::Fault;
 use crate::provision::person::{Person, PersonError};
@@ -133,8 +133,12 @@ pub(super) async fn line(config: &Config, ledger: Ledger) -> Result<Line, Failur
             .ca
             .as_ref()
             .and_then(|name| signers.get(name).cloned());
+        let resolved = config.resolve(product, roots(config, product)?)?;
+        if let (Some(CaKey { issuer, .. }), Some(ca)) = (&signer, &resolved.ca) {
+            check_ca(issuer, &ca.root.0, &resolved.profile, clock())?;
+        }
         products.push(LineProduct {
-            product: Arc::new(config.resolve(product, roots(config, product)?)?),
+            product: Arc::new(resolved),
             driver: link::of_product(product.inject.clone(), &product.model),
             signer,
             step_deadline: Duration::from_millis(product.step_deadline_ms),

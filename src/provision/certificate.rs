@@ -27,7 +27,7 @@ pub use check::{
     verify_proof,
 };
 pub use draft::{
-    CaProfile, draft_issuing, draft_leaf, draft_request, draft_root, draft_self_test,
+    CaProfile, check_ca, draft_issuing, draft_leaf, draft_request, draft_root, draft_self_test,
     draft_verification,
 };
 pub use form::assemble;

@@ -167,7 +167,7 @@ const SCENARIOS: &[(&str, &str)] = &[
     ),
     (
         "path_invalid",
-        "codes::one::a_unit_that_does_not_prove_what_it_was_given_fails_and_its_certificate_is_disabled",
+        "codes::several::a_unit_whose_certificate_has_ended_fails_and_one_of_a_ca_that_was_replaced_does_not",
     ),
     (
         "no_ca",

@@ -3,7 +3,7 @@
 //! Invariant: a draft of a leaf passes every check of the finished certificate but the signature's.
 
 use super::Profile;
-use super::check::{LeafTerms, check_leaf_terms};
+use super::check::{LeafTerms, check_leaf_terms, validate_authority};
 use super::form::{key_identifier, unreadable};
 use super::issuer::Issuer;
 use super::request::Csr;
@@ -64,6 +64,16 @@ pub fn draft_leaf(
     };
     check_leaf_terms(&tbs, &terms).map_err(impossible)?;
     Ok(reservation(Purpose::Leaf, &issuer.name, serial, tbs))
+}
+
+/// Whether a CA can finish a unit that begins at `now_ms`, in milliseconds since 1970: its path to `root` (DER) holds, and
+/// a leaf of the product's validity ends before it does itself.
+///
+/// # Errors
+/// [`Fault::CaUnfit`], which is the station's matter.
+pub fn check_ca(issuer: &Issuer, root: &[u8], profile: &Profile, now_ms: i64) -> Result<(), Fault> {
+    validate_authority(&issuer.name, &issuer.der, &[root], now_ms)?;
+    validity_under(issuer, now_ms, Duration::ZERO, profile.validity_days).map(|_| ())
 }
 
 /// Drafts the certificate that proves to DPS the possession of the CA's key: a leaf for the CA's own public key with

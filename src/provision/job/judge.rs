@@ -10,7 +10,7 @@ use crate::provision::device::{Identification, proof_message};
 use crate::provision::endorsement;
 use crate::provision::endorsement::template::{EndorsementKey, StorageKey};
 use crate::provision::event::{EndorsementRecord, Event, Proof};
-use crate::provision::fault::{Blame, Fault, LabelTrouble, Mismatch, Unsigned};
+use crate::provision::fault::{Blame, CertificateName, Fault, LabelTrouble, Mismatch, Unsigned};
 use crate::provision::injected::{Agreement, Observed};
 
 /// What was read from a TPM.
@@ -310,7 +310,23 @@ impl Job {
                     signature: Blob(signature),
                 },
             },
-            Err(fault) => self.verdict(fault),
+            Err(fault) => self.verdict(of_ca(&ca.name, fault)),
         }
+    }
+}
+
+/// What is wrong with a path above the device's own certificate is the CA's matter: it was replaced since that was signed,
+/// or is not valid any more. The device did nothing but install what it was given.
+fn of_ca(ca: &str, fault: Fault) -> Fault {
+    match fault {
+        Fault::PathInvalid {
+            which: which @ CertificateName::Authority(_),
+            flaw,
+        } => Fault::CaUnfit {
+            ca: ca.to_owned(),
+            which: Some(which),
+            flaw,
+        },
+        other => other,
     }
 }

@@ -266,12 +266,19 @@ fn unable_stations() -> Vec<Case> {
     vec![
         Case::errs("no_ca", BEFORE, Nothing).line(|made| made.signer = None),
         // The CA itself ends sooner.
-        Case::errs("ca_unfit", BEFORE, Nothing)
+        Case::errs("ca_unfit", "accepted", Nothing)
             .says(|fault| {
                 matches!(fault, Fault::CaUnfit { flaw, .. }
                     if matches!(flaw, Flaw::EndsBefore { days: 8000, .. }))
             })
             .product(|product| product.profile.validity_days = 8000),
+        // The root that the product trusts is another one, of the same name.
+        Case::errs("ca_unfit", "accepted", Nothing)
+            .says(|fault| {
+                let root = Some(CertificateName::Authority(2));
+                matches!(fault, Fault::CaUnfit { which, flaw: Flaw::DidNotSign, .. } if *which == root)
+            })
+            .product(|product| product.ca.as_mut().unwrap().root = Blob(namesake())),
         Case::errs("draft_impossible", BEFORE, Nothing)
             .says(|fault| {
                 let flaw = Flaw::NameLength { found: 65, max: 64 };
@@ -339,13 +346,6 @@ fn unproved() -> Vec<Case> {
             .unit(|hall| hall.blank("a", Some(changed_setting("dps/device_id")))),
         Case::fails("proof_failed", "read_back", Certificate)
             .unit(|hall| flawed(hall, UnitFlaw::SignsWithAnotherKey)),
-        // The root that the product trusts is another one, of the same name.
-        Case::fails("path_invalid", "read_back", Certificate)
-            .says(|fault| {
-                let (which, flaw) = (CertificateName::Authority(2), Flaw::DidNotSign);
-                *fault == Fault::PathInvalid { which, flaw }
-            })
-            .product(|product| product.ca.as_mut().unwrap().root = Blob(namesake())),
     ]
 }
 

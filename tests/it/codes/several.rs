@@ -2,18 +2,25 @@
 //! on record then.
 
 use super::books::{Books, End};
-use crate::naming::place::{Hall, spec, uid};
-use crate::plant::Plant;
+use crate::naming::place::{Hall, alter, spec, uid};
+use crate::plant::{self, Plant};
 use crate::scenarios::line::in_a_process_with_an_hsm;
 use dps_station::fixtures::device::SharedDevice;
 use dps_station::fixtures::pty::Pty;
 use dps_station::fixtures::scenario::Flaw;
 use dps_station::ledger::{AllocationState, OutboxState, ReservationState, verify};
+use dps_station::provision::bytes::Blob;
+use dps_station::provision::certificate::Issuer;
 use dps_station::provision::device::DeviceId;
 use dps_station::provision::event::Event;
 use dps_station::provision::fault::{Blame, Fault, IdentityKind};
+use dps_station::provision::product::{Product, SigningCa};
 use dps_station::provision::verdict::Verdict;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use ulid::Ulid;
 
 const ALLOCATED: &str = "source = \"allocated\"\nformat = \"GW-#\"";
@@ -130,6 +137,68 @@ fn a_unit_that_comes_back_with_another_key_gets_no_second_certificate() {
             holds(&hall, books, &plant, before, 0).await;
         },
     );
+}
+
+#[test]
+fn a_unit_whose_certificate_has_ended_fails_and_one_of_a_ca_that_was_replaced_does_not() {
+    in_a_process_with_an_hsm(
+        "codes::several::a_unit_whose_certificate_has_ended_fails_and_one_of_a_ca_that_was_replaced_does_not",
+        |plant| async move {
+            let for_a_day = |product: &mut Product| product.profile.validity_days = 1;
+            let hall = Hall::with(&plant, for_a_day);
+            let forgets = Flaw::SettingChangedAtReset("dps/id_scope".to_owned());
+            let unit = hall.unit("a", spec("GW-A"), |device| device.with_flaw(Some(forgets)));
+            fails("does_not_hold", "read_back").check(&stay(&hall, &unit).await);
+
+            // Its certificate is under a CA that this line does not have any more.
+            let mut replaced = hall.turned(&plant, for_a_day);
+            let ca = another_ca();
+            let made = &mut Arc::get_mut(&mut replaced.line).unwrap().products[0];
+            let issuer = Issuer::parse(&ca.name, &ca.issuing.0).unwrap();
+            made.signer.as_mut().unwrap().issuer = Arc::new(issuer);
+            alter(made, |product| product.ca = Some(ca));
+            let unit = hall.unit("a", spec("GW-A"), |device| device);
+            let end = End {
+                verdict: "errored",
+                code: "ca_unfit",
+                blame: Blame::Station,
+                after: "read_back",
+            };
+            end.check(&stay(&replaced, &unit).await);
+
+            let mut later = hall.turned(&plant, for_a_day);
+            Arc::get_mut(&mut later.line).unwrap().clock = two_days_later;
+            let unit = hall.unit("a", spec("GW-A"), |device| device);
+            fails("path_invalid", "read_back").check(&stay(&later, &unit).await);
+        },
+    );
+}
+
+/// A CA of other keys than the plant's.
+fn another_ca() -> SigningCa {
+    let params = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params
+    };
+    let (root_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let root = params("another root");
+    let issuing = params("another CA")
+        .signed_by(&key, &rcgen::Issuer::from_params(&root, &root_key))
+        .unwrap();
+    SigningCa {
+        name: "ca".to_owned(),
+        issuing: Blob(issuing.der().to_vec()),
+        root: Blob(root.self_signed(&root_key).unwrap().der().to_vec()),
+    }
+}
+
+fn two_days_later() -> i64 {
+    const TWO_DAYS_MS: i64 = 2 * 86_400_000;
+    plant::clock() + TWO_DAYS_MS
 }
 
 #[test]
