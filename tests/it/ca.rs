@@ -5,7 +5,6 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SubjectPublicKeyInfo,
 };
-use serde_json::Value;
 use std::fs;
 use time::{Duration, OffsetDateTime};
 
@@ -146,7 +145,7 @@ fn no_unit_begins_under_a_ca_that_cannot_finish_it() {
         let shown = run(&mut factory.station(&["ledger", "show", "--json"])).objects();
         shown
             .iter()
-            .filter(|unit| unit["verdict"] == Value::from("failed"))
+            .filter(|unit| unit["verdict"] == "failed")
             .count()
     };
     for (issuing, root, says) in [
