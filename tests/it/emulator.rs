@@ -6,10 +6,12 @@ mod alone;
 mod devices;
 mod faults;
 mod killed;
+mod mqtt;
 pub mod support;
 mod tpm;
 
 use dps_station::fixtures::dps::{Policy, Right};
+use dps_station::fixtures::first_boot::Transport;
 use reqwest::Method;
 use serde_json::json;
 use std::fs::{self, OpenOptions};
@@ -384,4 +386,11 @@ async fn faults_strike_as_often_as_asked() {
         .faults(json!({"only": "device", "throttle": 2, "retryAfterSeconds": 0}))
         .await;
     cloud.boot("unit-11", &[&leaf], &leaf).await.unwrap();
+    cloud
+        .faults(json!({"throttle": 2, "retryAfterSeconds": 0}))
+        .await;
+    let over_mqtt = cloud
+        .boot_over(Transport::Mqtt, "unit-11", &[&leaf], &leaf)
+        .await;
+    over_mqtt.unwrap();
 }

@@ -11,7 +11,7 @@ use crate::emulator::support::Cloud;
 use crate::tpm::device::{Device, READ_PUBLIC_EK, factory, trusted};
 use chips::{Impostor, Stalling, Swapped};
 use dps_station::fixtures::device::Tpm;
-use dps_station::fixtures::first_boot::{FirstBoot, first_boot_tpm};
+use dps_station::fixtures::first_boot::{FirstBoot, Transport, first_boot_tpm};
 use dps_station::fixtures::tpm::{Defect, Maker, manufacture};
 use dps_station::provision::device::RegistrationId;
 use dps_station::provision::endorsement::{EmptyHandle, EndorsementPolicy, RootFile, VendorRoots};
@@ -311,7 +311,8 @@ async fn an_empty_handle_may_be_left_to_the_devices_client() {
         global_endpoint: format!("localhost:{}", cloud.emulator().port()),
         registration_id: registration_id.to_string(),
         trust_root: fs::read_to_string(cloud.emulator().ca_file()).unwrap(),
-        hub_port: cloud.emulator().port(),
+        mqtt_port: cloud.emulator().mqtt_address().port(),
+        registers_over: Transport::Https,
     };
     let mut own = tpm.clone();
     let booted = first_boot_tpm(&boot, move |command: &[u8]| own.transact(command)).await;

@@ -42,6 +42,9 @@ pub struct DpsArgs {
     /// Where it listens; port 0 takes a free one, and the line that is printed has it.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
+    /// Where it listens for MQTT; without it, at a free port of the same address.
+    #[arg(long, value_name = "ADDR:PORT")]
+    mqtt_listen: Option<SocketAddr>,
     /// The name or address that clients reach it by, which its certificate then has beside localhost.
     #[arg(long, value_name = "NAME", value_parser = host)]
     host: Option<String>,
@@ -92,6 +95,9 @@ pub(super) async fn run(context: &Context, args: DpsArgs) -> Result<(), Failure>
 fn options(args: DpsArgs, faults: Faults, dir: &Path) -> EmulatorOptions {
     let mut options = EmulatorOptions {
         listen: args.listen,
+        mqtt_listen: args
+            .mqtt_listen
+            .unwrap_or_else(|| SocketAddr::new(args.listen.ip(), 0)),
         faults,
         ..EmulatorOptions::new(dir)
     };
@@ -115,8 +121,10 @@ async fn serve(context: &Context, options: EmulatorOptions) -> Result<(), Failur
     let options = emulator.options();
     let hubs = options.hubs.iter().map(|host| json!({ "host": host }));
     let (address, ca) = (emulator.address(), emulator.ca_file().display());
+    let mqtt = emulator.mqtt_address();
     let object = json!({
         "listen": address.to_string(),
+        "mqtt_listen": mqtt.to_string(),
         "host": options.service_host,
         "id_scope": options.id_scope,
         "ca_pem": emulator.ca_file(),
@@ -124,7 +132,7 @@ async fn serve(context: &Context, options: EmulatorOptions) -> Result<(), Failur
         "linked_hubs": hubs.collect::<Vec<_>>(),
     });
     let text = format!(
-        "the emulated DPS {} listens on {address}\nID scope: {}\nlinked hubs: {}\ntrust: {ca}\nconnection string: {}",
+        "the emulated DPS {} listens on {address}, for MQTT on {mqtt}\nID scope: {}\nlinked hubs: {}\ntrust: {ca}\nconnection string: {}",
         options.service_host,
         options.id_scope,
         options.hubs.join(", "),
@@ -142,14 +150,22 @@ async fn serve(context: &Context, options: EmulatorOptions) -> Result<(), Failur
 
 fn not_started(error: EmulatorError) -> Failure {
     match &error {
-        EmulatorError::Listen { source, address } => {
+        EmulatorError::Listen {
+            source,
+            address,
+            mqtt,
+        } => {
+            let flag = match mqtt {
+                true => "--mqtt-listen",
+                false => "--listen",
+            };
             let next = match source.kind() {
                 ErrorKind::PermissionDenied => format!(
                     "run it as root, let everybody have that port with \
-                     `sysctl net.ipv4.ip_unprivileged_port_start={}`, or give a port from 1024 on with --listen",
+                     `sysctl net.ipv4.ip_unprivileged_port_start={}`, or give a port from 1024 on with {flag}",
                     address.port()
                 ),
-                _ => "give another address with --listen".to_owned(),
+                _ => format!("give another address with {flag}"),
             };
             Failure::usage(format!("{error}: {next}"))
         }

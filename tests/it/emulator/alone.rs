@@ -28,10 +28,14 @@ async fn the_line_that_it_prints_is_all_that_a_client_needs() {
         "id_scope",
         "linked_hubs",
         "listen",
+        "mqtt_listen",
     ];
     assert_eq!(keys, shape);
     let listen: SocketAddr = text(&said["listen"]).parse().unwrap();
     assert_ne!(listen.port(), 0);
+    let mqtt: SocketAddr = text(&said["mqtt_listen"]).parse().unwrap();
+    assert_eq!(mqtt.ip(), listen.ip());
+    tokio::net::TcpStream::connect(mqtt).await.unwrap();
     let (host, scope) = (text(&said["host"]), text(&said["id_scope"]));
     let hubs = said["linked_hubs"].as_array().unwrap();
     let hub = text(&hubs[0]["host"]);
@@ -231,11 +235,12 @@ fn who_may_not_have_a_low_port_is_told_what_to_do() {
 async fn an_address_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_station"));
-    let ended = crate::support::run(command.args(["emulate", "dps", "--listen", &address]));
-    assert_eq!((ended.code(), &*ended.stdout), (Some(2), ""), "{ended:?}");
-    assert!(
-        ended.stderr.contains(&address) && ended.stderr.contains("--listen"),
-        "{ended:?}"
-    );
+    for flag in ["--listen", "--mqtt-listen"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_station"));
+        let ended = crate::support::run(command.args(["emulate", "dps", flag, &address]));
+        assert_eq!((ended.code(), &*ended.stdout), (Some(2), ""), "{ended:?}");
+        let why = &ended.stderr;
+        let named = why.contains(&address) && why.contains(&format!(" with {flag}"));
+        assert!(named, "{ended:?}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Devices that register with certificates of the openssl program and with symmetric keys.
 
 use super::support::{self, Cloud, Pki, text};
-use dps_station::fixtures::first_boot::BootError;
+use dps_station::fixtures::first_boot::{BootError, Transport};
 use reqwest::Method;
 use serde_json::json;
 
@@ -20,17 +20,18 @@ async fn a_device_with_an_enrolled_certificate_gets_its_hub_and_its_twin() {
     assert!(booted.assigned_hub.starts_with("hub-"));
     assert_eq!(booted.desired["rate"], 5);
     assert_eq!(booted.desired["$version"], 1);
-    assert_eq!(
-        cloud.events(),
-        ["assigned", "hub_authenticated", "twin_read"]
-    );
+    let first = cloud.events();
+    assert_eq!(first, ["assigned", "hub_authenticated", "twin_read"]);
 
     let state = cloud.get("/registrations/unit-3").await;
     assert_eq!(state.body["status"], "assigned");
     assert_eq!(state.body["substatus"], "initialAssignment");
     assert_eq!(state.body["assignedHub"], booted.assigned_hub.as_str());
-    let again = cloud.boot("unit-3", &[&leaf], &leaf).await.unwrap();
-    assert_eq!(again, booted);
+    let over_mqtt = cloud
+        .boot_over(Transport::Mqtt, "unit-3", &[&leaf], &leaf)
+        .await;
+    assert_eq!(over_mqtt.unwrap(), booted);
+    assert_eq!(cloud.events(), [first.clone(), first].concat());
 }
 
 #[tokio::test]
@@ -50,30 +51,34 @@ async fn a_device_that_is_not_enrolled_as_it_says_is_refused() {
         ("unit-5", &stranger),
         ("unit-6", &expired),
     ] {
-        let error = cloud.boot(id, &[leaf], leaf).await.unwrap_err();
-        let refused = matches!(
-            error,
-            BootError::Refused {
-                status: 401,
-                code: 401_002,
-                ..
-            }
-        );
-        assert!(refused, "{id}: {error}");
+        for over in [Transport::Https, Transport::Mqtt] {
+            let error = cloud.boot_over(over, id, &[leaf], leaf).await.unwrap_err();
+            let refused = matches!(
+                error,
+                BootError::Refused {
+                    status: 401,
+                    code: 401_002,
+                    ..
+                }
+            );
+            assert!(refused, "{id}: {error}");
+        }
     }
 
     let mut body = support::x509("unit-4", &enrolled.pem());
     body["provisioningStatus"] = json!("disabled");
     cloud.put("/enrollments/unit-4", &body, Some("*")).await;
-    let error = cloud
-        .boot("unit-4", &[&enrolled], &enrolled)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&error, BootError::NotAssigned { status, .. } if status == "disabled"),
-        "{error}"
-    );
-    assert_eq!(cloud.events(), ["refused"]);
+    for over in [Transport::Https, Transport::Mqtt] {
+        let error = cloud
+            .boot_over(over, "unit-4", &[&enrolled], &enrolled)
+            .await;
+        let error = error.unwrap_err();
+        assert!(
+            matches!(&error, BootError::NotAssigned { status, .. } if status == "disabled"),
+            "{error}"
+        );
+    }
+    assert_eq!(cloud.events(), ["refused", "refused"]);
 }
 
 #[tokio::test]
@@ -95,6 +100,10 @@ async fn a_group_takes_its_members_by_a_whole_chain_only() {
         .await
         .unwrap();
     assert_eq!(booted.device_id, "unit-7");
+    let over_mqtt = cloud
+        .boot_over(Transport::Mqtt, "unit-7", &[&leaf, &issuing], &leaf)
+        .await;
+    assert_eq!(over_mqtt.unwrap(), booted);
     let members = cloud.post("/registrations/line-3/query", None).await;
     assert_eq!(members.body[0]["registrationId"], "unit-7");
 

@@ -3,7 +3,9 @@
 use aws_lc_rs::hmac;
 use data_encoding::BASE64;
 use dps_station::fixtures::dps::{Emulator, EmulatorOptions};
-use dps_station::fixtures::first_boot::{BootError, Booted, FirstBoot, X509Identity, first_boot};
+use dps_station::fixtures::first_boot::{
+    BootError, Booted, FirstBoot, Transport, X509Identity, first_boot,
+};
 use reqwest::{Certificate, Client, Method};
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -204,11 +206,26 @@ impl Cloud {
 
     /// The first boot of a device with this chain and the key of `leaf`.
     pub async fn boot(&self, id: &str, chain: &[&Held], leaf: &Held) -> Result<Booted, BootError> {
+        self.boot_over(Transport::Https, id, chain, leaf).await
+    }
+
+    /// The same, registering over HTTPS or MQTT.
+    pub async fn boot_over(
+        &self,
+        registers_over: Transport,
+        id: &str,
+        chain: &[&Held],
+        leaf: &Held,
+    ) -> Result<Booted, BootError> {
         let own = X509Identity {
             certificate_chain: chain.iter().map(|held| held.der()).collect(),
             private_key: leaf.key(),
         };
-        first_boot(&self.injected(id), &own).await
+        let boot = FirstBoot {
+            registers_over,
+            ..self.injected(id)
+        };
+        first_boot(&boot, &own).await
     }
 
     /// What is injected into a device, and the trust root of its firmware.
@@ -218,7 +235,8 @@ impl Cloud {
             global_endpoint: format!("{}:{}", self.options.global_endpoint, self.emulator.port()),
             registration_id: id.to_owned(),
             trust_root: fs::read_to_string(self.emulator.ca_file()).unwrap(),
-            hub_port: self.emulator.port(),
+            mqtt_port: self.emulator.mqtt_address().port(),
+            registers_over: Transport::Https,
         }
     }
 

@@ -1,8 +1,10 @@
 //! TPM devices: our simulated firmware, and tpm2-tools as a client that is not ours, each with a TPM of its own.
 
+use super::mqtt::{Hello, hello};
 use super::support::{self, Cloud, Reply, text};
 use data_encoding::BASE64;
 use dps_station::fixtures::first_boot::{BootError, Booted, first_boot_tpm, raw_stream};
+use mqtt_protocol_core::mqtt::packet::Qos;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::fs;
@@ -147,12 +149,15 @@ async fn tpm2_tools_pass_the_challenge_twice() {
     tpm.accept(&state["tpm"]["authenticationKey"]);
     let hub = text(&state["assignedHub"]);
     let token = tpm.token(&format!("{hub}%2Fdevices%2Ftpm-4"));
-    let headers = [("authorization", token.as_str()), ("host", hub.as_str())];
-    let twin = cloud
-        .call(Method::GET, "/devices/tpm-4/twin", None, &headers)
-        .await;
-    assert_eq!(twin.status, 200, "{twin:?}");
-    assert_eq!(twin.body["desired"]["$version"], 1);
+    let user = format!("{hub}/tpm-4/?api-version=2021-04-12");
+    let greeting = Hello(&hub, "tpm-4", &user, Some(&token), 60);
+    let mut line = hello(&cloud, &greeting).await.unwrap();
+    line.subscribe("$iothub/twin/res/#", Qos::AtMostOnce).await;
+    line.publish("$iothub/twin/GET/?$rid=1", b"").await;
+    let (topic, _, twin) = line.hear().await;
+    assert_eq!(topic, "$iothub/twin/res/200/?$rid=1");
+    let twin: Value = serde_json::from_slice(&twin).unwrap();
+    assert_eq!(twin["desired"]["$version"], 1);
 }
 
 async fn register(cloud: &Cloud, path: &str, body: &Value, token: Option<&str>) -> Reply {
