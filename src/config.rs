@@ -4,19 +4,20 @@
 //! (`file:PATH` or `env:NAME`); only a simulated line may spell them out.
 
 mod desired;
+mod dps;
 mod place;
 mod product;
 mod secret;
 mod stock;
 mod value;
 
+pub use dps::{CredentialSource, DpsConfig, ProxyConfig};
 pub use product::ProductConfig;
 pub use secret::Secret;
 
 use place::{Places, Wrong};
 
 use crate::link::LinkOptions;
-use crate::provision::bounds::within;
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::device::Attestation;
 use crate::provision::endorsement::VendorRoots;
@@ -139,43 +140,6 @@ pub struct CaConfig {
     /// Environment that the module reads, such as `SOFTHSM2_CONF`; set before anything else runs.
     #[serde(default, deserialize_with = "value::environment")]
     pub environment: BTreeMap<String, String>,
-}
-
-/// `[[dps]]`: a DPS instance.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DpsConfig {
-    /// Its name.
-    pub name: String,
-    /// Its ID scope; injected.
-    #[serde(deserialize_with = "value::id_scope")]
-    pub id_scope: String,
-    /// The global endpoint; injected. A host name, with a port where it is not 443.
-    #[serde(deserialize_with = "value::endpoint")]
-    pub global_endpoint: String,
-    /// URL of the service API. Absent together with the credential where nothing is enrolled: on a line whose products
-    /// are injection-only.
-    #[serde(default)]
-    pub service_url: Option<String>,
-    /// Where the connection string lies.
-    #[serde(default)]
-    pub credential: Option<Secret>,
-    /// PEM file that replaces the public roots, for an emulator or a proxy.
-    #[serde(default)]
-    pub ca_file: Option<PathBuf>,
-    /// This station's share of the service's quota, in operations a minute: at most all that one instance takes.
-    #[serde(
-        default = "default_share",
-        deserialize_with = "within::<_, _, 1, 1_000>"
-    )]
-    pub share: u32,
-}
-
-impl DpsConfig {
-    /// URL and credential of its service; none where it is only injected.
-    pub fn service(&self) -> Option<(&str, &Secret)> {
-        Some((self.service_url.as_deref()?, self.credential.as_ref()?))
-    }
 }
 
 /// What is wrong with a configuration; the sentence names the file, the line, the thing and the next step.
@@ -363,17 +327,8 @@ impl Config {
             }
         }
         for (number, dps) in self.dps.iter().enumerate() {
-            if dps.service_url.is_some() != dps.credential.is_some() {
-                let (has, lacks) = match dps.service_url {
-                    Some(_) => ("service_url", "credential"),
-                    None => ("credential", "service_url"),
-                };
-                let what = format!(
-                    "dps {} has a {has} and no {lacks}: both are needed to enroll, and neither to inject only",
-                    dps.name
-                );
-                return Err(Wrong::at(&[&"dps", &number, &has], what));
-            }
+            let within = |wrong: Wrong| wrong.under(&[&"dps", &number]);
+            dps.check().map_err(within)?;
         }
         for (number, product) in self.products.iter().enumerate() {
             let within = |wrong: Wrong| wrong.under(&[&"product", &number]);
@@ -392,10 +347,9 @@ impl Config {
     fn no_plain_secret(&self) -> Result<(), Wrong> {
         let pins = self.cas.iter().enumerate();
         let pins = pins.map(|(number, ca)| ("ca", number, "pin", &ca.name, &ca.pin));
-        let keys = self.dps.iter().enumerate();
-        let keys = keys.filter_map(|(number, dps)| {
-            let credential = dps.credential.as_ref()?;
-            Some(("dps", number, "credential", &dps.name, credential))
+        let keys = self.dps.iter().enumerate().flat_map(|(number, dps)| {
+            let secrets = dps.secrets();
+            secrets.map(move |(key, secret)| ("dps", number, key, &dps.name, secret))
         });
         for (table, number, key, name, secret) in pins.chain(keys) {
             if matches!(secret, Secret::Plain(_)) && !self.station.simulated {
@@ -478,12 +432,6 @@ fn default_root() -> PathBuf {
 
 fn default_organization() -> String {
     "Factory".to_owned()
-}
-
-/// A tenth of the 1,000 operations a minute of one instance (`includes/iot-dps-limits.md`), so that ten stations may
-/// close their shifts together.
-fn default_share() -> u32 {
-    100
 }
 
 #[cfg(test)]

@@ -3,22 +3,27 @@
 //! Source of the protocol: Azure REST API specifications, `deviceprovisioningservices/data-plane`, service,
 //! `2021-10-01`. No call is repeated here: who calls knows what a repetition would mean.
 
+mod bearer;
 mod error;
+mod network;
+mod proxy;
 mod token;
 mod wire;
 
 use error::read_complaint;
-pub use error::{Complaint, DpsError};
+pub use error::{Complaint, DpsError, NoConnection};
+use network::cause;
+pub use proxy::ProxyChoice;
+use proxy::Route;
 
 use crate::provision::batch::{BATCH_LIMIT, BulkAnswer, Held, Status};
 use crate::provision::device::RegistrationId;
 use crate::provision::event::Enrollment;
 use crate::provision::fault::{ClockSkew, DpsSetting, Fault, Malformed, NoAnswer, said};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, DATE, HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
 use reqwest::{Certificate, Client, Method, Request, RequestBuilder, StatusCode, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -51,12 +56,28 @@ pub struct DpsOptions {
     pub name: String,
     /// Where its service API is: an `https` URL without user, query or fragment.
     pub service_url: String,
-    /// Connection string of a shared access policy that may read and write enrollments.
-    pub credential: SecretString,
+    /// What opens it.
+    pub credential: Credential,
     /// CA certificates (PEM) that alone are trusted; absent for the system's.
     pub ca_file: Option<PathBuf>,
     /// `api-version` of each call; see [`API_VERSION`].
     pub api_version: String,
+    /// Whether calls go through a proxy.
+    pub proxy: ProxyChoice,
+}
+
+/// What opens the service API.
+pub enum Credential {
+    /// Connection string of a shared access policy that may read and write enrollments.
+    ConnectionString(SecretString),
+    /// A program and its arguments, which prints what `az account get-access-token` prints.
+    Command(Vec<String>),
+}
+
+/// What makes the `Authorization` of a call.
+enum Key {
+    Sas(Box<token::TokenMaker>),
+    Bearer(bearer::TokenCommand),
 }
 
 /// A client of one DPS instance.
@@ -65,7 +86,8 @@ pub struct Dps {
     url: Url,
     api_version: String,
     client: Client,
-    signer: token::TokenMaker,
+    route: Option<Route>,
+    key: Key,
     clock: fn() -> i64,
     skew_ms: AtomicI64,
 }
@@ -96,24 +118,33 @@ impl Dps {
     pub fn new(options: DpsOptions, clock: fn() -> i64) -> Result<Self, DpsError> {
         let wrong = DpsError::Configuration;
         let url = parse_url(&options.service_url).map_err(wrong)?;
-        let signer = token::TokenMaker::parse(&options.credential).map_err(wrong)?;
+        let key = match options.credential {
+            Credential::ConnectionString(text) => {
+                Key::Sas(Box::new(token::TokenMaker::parse(&text).map_err(wrong)?))
+            }
+            Credential::Command(command) => Key::Bearer(bearer::TokenCommand::new(command)),
+        };
         let mut client = Client::builder()
             .https_only(true)
             .no_proxy()
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_DEADLINE)
             .timeout(CALL_DEADLINE);
+        let unfit = |error| wrong(DpsSetting::Client(cause(&error)));
+        let route = Route::to(&url, &options.proxy).map_err(wrong)?;
+        if let Some(route) = &route {
+            client = client.proxy(route.proxy().map_err(unfit)?);
+        }
         if let Some(path) = &options.ca_file {
             client = client.tls_certs_only(read_ca_file(path).map_err(wrong)?);
         }
         Ok(Self {
-            client: client
-                .build()
-                .map_err(|error| wrong(DpsSetting::Client(cause(&error))))?,
+            client: client.build().map_err(unfit)?,
+            route,
             name: options.name,
             url,
             api_version: options.api_version,
-            signer,
+            key,
             clock,
             skew_ms: AtomicI64::new(0),
         })
@@ -127,6 +158,11 @@ impl Dps {
     /// Where its service API is.
     pub fn url(&self) -> &str {
         self.url.as_str()
+    }
+
+    /// The proxy that its calls go through, without user and password; none where they go straight.
+    pub fn proxy(&self) -> Option<&str> {
+        self.route.as_ref().map(|route| route.shown.as_str())
     }
 
     /// The time by the clock that tokens are made with, in milliseconds since 1970.
@@ -228,6 +264,34 @@ impl Dps {
         })
     }
 
+    /// Whether enrollments may be written: a bulk call that creates none is refused to who may not, and can have no effect
+    /// for who may. That rights are looked at before what is asked is not documented; were it otherwise, the answer
+    /// would tell a stranger what the service holds.
+    ///
+    /// # Errors
+    /// Any [`DpsError`] but those that answer the question.
+    pub async fn may_write(&self) -> Result<bool, DpsError> {
+        let request = self.request(Method::POST, "/enrollments");
+        self.may(request.json(&wire::bulk_create(&[]))).await
+    }
+
+    /// Whether registration states may be read, asked with a name that no station gives.
+    ///
+    /// # Errors
+    /// As [`Dps::may_write`].
+    pub async fn may_read_states(&self) -> Result<bool, DpsError> {
+        self.may(self.request(Method::GET, "/registrations/station-check"))
+            .await
+    }
+
+    async fn may(&self, request: RequestBuilder) -> Result<bool, DpsError> {
+        match self.call(request).await {
+            Ok(_) | Err(DpsError::Refused(_)) => Ok(true),
+            Err(DpsError::Unauthorized(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let mut url = self.url.clone();
         url.set_path(&format!("{}{path}", self.url.path().trim_end_matches('/')));
@@ -240,7 +304,8 @@ impl Dps {
 
     /// Makes the call, tells the trace how it went, and sorts its answer: what is `Ok` is a success of the service.
     async fn call(&self, request: RequestBuilder) -> Result<Answer, DpsError> {
-        let request = request.build().map_err(not_sent_or_unknown)?;
+        let sorted = |error| network::sorted(&error, self.route.as_ref());
+        let request = request.build().map_err(sorted)?;
         let (method, path) = (request.method().clone(), request.url().path().to_owned());
         let began = Instant::now();
         let answer = self.send(request).await;
@@ -248,17 +313,15 @@ impl Dps {
         let status = answer.as_ref().ok().map(|answer| answer.status.as_u16());
         let error = answer.as_ref().err().map(|error| format!("{error:?}"));
         info!(target: "dps", dps = self.name, %method, path, status, took_us, error);
-        answer?.sorted()
+        answer?.sorted(self.now_ms())
     }
 
     async fn send(&self, mut request: Request) -> Result<Answer, DpsError> {
-        let token = self.signer.token(self.now_ms().div_euclid(1000));
-        let mut authorization = HeaderValue::from_str(token.expose_secret())
-            .expect("a token is percent-encoded, so it is visible ASCII");
-        authorization.set_sensitive(true);
+        let (authorization, number) = self.authorization().await?;
         request.headers_mut().insert(AUTHORIZATION, authorization);
         let response = self.client.execute(request).await;
-        let mut response = response.map_err(not_sent_or_unknown)?;
+        let mut response =
+            response.map_err(|error| network::sorted(&error, self.route.as_ref()))?;
         self.note_clock(response.headers());
 
         let mut body = Vec::new();
@@ -272,6 +335,16 @@ impl Dps {
                 Err(error) => return Err(DpsError::silence(NoAnswer::Network(cause(&error)))),
             }
         }
+        if let Key::Bearer(command) = &self.key {
+            match response.status() {
+                StatusCode::UNAUTHORIZED if command.refused(number).await => {
+                    let complaint = read_complaint(401, &body);
+                    return Err(DpsError::TokenRefused(complaint));
+                }
+                StatusCode::UNAUTHORIZED => {}
+                _ => command.taken().await,
+            }
+        }
         Ok(Answer {
             status: response.status(),
             headers: response.headers().clone(),
@@ -279,18 +352,45 @@ impl Dps {
         })
     }
 
+    /// The value of the header, and which token it is of those that a program gave.
+    async fn authorization(&self) -> Result<(HeaderValue, u64), DpsError> {
+        let now_s = self.now_ms().div_euclid(1000);
+        match &self.key {
+            Key::Sas(signer) => {
+                let token = signer.token(now_s);
+                let mut value = HeaderValue::from_str(token.expose_secret())
+                    .expect("a token is percent-encoded, so it is visible ASCII");
+                value.set_sensitive(true);
+                Ok((value, 0))
+            }
+            Key::Bearer(command) => match command.token(now_s).await {
+                Ok(bearer) => Ok((bearer.value, bearer.number)),
+                Err(no) if no.gave_before => {
+                    Err(DpsError::Unreachable(NoConnection::Token(no.why)))
+                }
+                Err(no) => Err(DpsError::NoToken(no.why)),
+            },
+        }
+    }
+
     fn note_clock(&self, headers: &HeaderMap) {
-        let date = headers.get("Date").and_then(|date| date.to_str().ok());
-        // A damaged date is no news about the clock.
-        if let Some(Ok(date)) = date.map(|date| OffsetDateTime::parse(date, &Rfc2822)) {
-            let skew_ms = self.now_ms() - date.unix_timestamp() * 1000;
+        if let Some(date_s) = date(headers) {
+            let skew_ms = self.now_ms() - date_s * 1000;
             self.skew_ms.store(skew_ms, Ordering::Relaxed);
         }
     }
 }
 
+/// A connection string, as it is read.
+impl<T: Into<SecretString>> From<T> for Credential {
+    fn from(connection_string: T) -> Self {
+        Self::ConnectionString(connection_string.into())
+    }
+}
+
 impl Answer {
-    fn sorted(self) -> Result<Self, DpsError> {
+    /// What is `Ok` is a success of the service. `now_ms` is the station's time.
+    fn sorted(self, now_ms: i64) -> Result<Self, DpsError> {
         if self.status.is_success() {
             return Ok(self);
         }
@@ -298,14 +398,15 @@ impl Answer {
         Err(match self.status.as_u16() {
             401 | 403 => DpsError::Unauthorized(complaint),
             429 => DpsError::Throttled {
-                retry_after: retry_after(&self.headers),
+                retry_after: retry_after(&self.headers, now_ms),
                 complaint,
             },
-            400..=499 => DpsError::Refused(complaint),
-            500..=599 => DpsError::Unknown {
-                retry_after: retry_after(&self.headers),
+            // Whoever gave up waiting may have passed on what it had by then: nobody knows what became of it.
+            408 | 500..=599 => DpsError::Unknown {
+                retry_after: retry_after(&self.headers, now_ms),
                 why: NoAnswer::Complaint(Box::new(complaint)),
             },
+            400..=499 => DpsError::Refused(complaint),
             _ => DpsError::Malformed(Malformed::Complaint(Box::new(complaint))),
         })
     }
@@ -351,41 +452,25 @@ fn read_ca_file(file: &Path) -> Result<Vec<Certificate>, DpsSetting> {
     Ok(certificates)
 }
 
-/// `Retry-After` in seconds; DPS does not use the other form, a date.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds))
+/// `Retry-After`: seconds, or the date until which to wait (RFC 9110, section 10.2.3; DPS documents seconds, and what
+/// stands before it may say either). A date counts from the reply's own `Date`, so that a wrong clock of the station's
+/// does not matter; from the station's time where the reply has none.
+fn retry_after(headers: &HeaderMap, now_ms: i64) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = OffsetDateTime::parse(text, &Rfc2822).ok()?;
+    let from_s = date(headers).unwrap_or_else(|| now_ms.div_euclid(1000));
+    let seconds = until.unix_timestamp().saturating_sub(from_s);
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
-fn not_sent_or_unknown(error: reqwest::Error) -> DpsError {
-    let why = cause(&error);
-    if error.is_connect() {
-        DpsError::Unreachable(why)
-    } else if error.is_builder() {
-        DpsError::Configuration(DpsSetting::Client(why))
-    } else if error.is_timeout() {
-        DpsError::silence(NoAnswer::Timeout(CALL_DEADLINE.as_secs()))
-    } else {
-        DpsError::silence(NoAnswer::Network(why))
-    }
-}
-
-/// The innermost error: the outer ones of an HTTP client say little and repeat the URL.
-fn cause(error: &reqwest::Error) -> String {
-    let mut inner: &dyn Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    // The TLS library adds where its manual explains that the other side just hung up.
-    let text = inner.to_string();
-    let text = text.split(": https://docs.rs/").next().unwrap_or_default();
-    said(&text)
+/// `Date` of a reply, in seconds since 1970; a damaged one is none.
+fn date(headers: &HeaderMap) -> Option<i64> {
+    let text = headers.get(DATE)?.to_str().ok()?;
+    let date = OffsetDateTime::parse(text, &Rfc2822).ok()?;
+    Some(date.unix_timestamp())
 }
 
 /// What options that cannot work mean for a person: there is no instance yet to ask.
@@ -416,9 +501,11 @@ mod tests {
             credential: format!(
                 "HostName=localhost;SharedAccessKeyName=owner;SharedAccessKey={KEY}"
             )
+            .to_owned()
             .into(),
             ca_file: None,
             api_version: API_VERSION.to_owned(),
+            proxy: ProxyChoice::Never,
         }
     }
 
@@ -440,20 +527,38 @@ mod tests {
 
     #[test]
     fn an_answer_is_sorted_by_its_status() {
-        let sorted = |status| answer(status, &[], "{}").sorted().err();
+        // 1994-11-06 08:49:37 UTC.
+        let now_ms = 784_111_777_000;
+        let sorted = |status| answer(status, &[], "{}").sorted(now_ms).err();
         assert!(sorted(200).is_none());
         assert!(matches!(sorted(401), Some(DpsError::Unauthorized(_))));
         assert!(matches!(sorted(412), Some(DpsError::Refused(_))));
+        assert!(matches!(sorted(408), Some(DpsError::Unknown { .. })));
         assert!(matches!(sorted(500), Some(DpsError::Unknown { .. })));
         assert!(matches!(sorted(302), Some(DpsError::Malformed(_))));
-        let busy = |after| answer(429, &[("retry-after", after)], "").sorted().err();
-        for (text, seconds) in [("7", Some(7)), ("-1", None), ("soon", None)] {
-            let Some(DpsError::Throttled { retry_after, .. }) = busy(text) else {
+        let busy = |after, date: Option<&'static str>| {
+            let mut headers = vec![("retry-after", after)];
+            headers.extend(date.map(|date| ("date", date)));
+            answer(429, &headers, "").sorted(now_ms).err()
+        };
+        let date = "Sun, 06 Nov 1994 08:50:37 GMT";
+        for (text, from, seconds) in [
+            ("7", None, Some(7)),
+            ("-1", None, None),
+            ("soon", None, None),
+            (date, None, Some(60)),
+            (date, Some("Sun, 06 Nov 1994 08:50:07 GMT"), Some(30)),
+            (date, Some("no date"), Some(60)),
+            (date, Some("Sun, 06 Nov 1994 09:50:37 GMT"), Some(0)),
+        ] {
+            let Some(DpsError::Throttled { retry_after, .. }) = busy(text, from) else {
                 panic!("429 is throttling")
             };
             assert_eq!(retry_after, seconds.map(Duration::from_secs));
         }
-        let down = answer(503, &[("retry-after", "7")], "").sorted().err();
+        let down = answer(503, &[("retry-after", "7")], "")
+            .sorted(now_ms)
+            .err();
         let pause = down.and_then(|error| error.retry_after());
         assert_eq!(pause, Some(Duration::from_secs(7)));
     }
@@ -497,7 +602,9 @@ mod tests {
             matches!(&no_file, DpsSetting::CaFile { path, .. } if path == "/nonexistent/ca.pem")
         );
         let bad_key = DpsOptions {
-            credential: "HostName=h;SharedAccessKeyName=p;SharedAccessKey=s3cret".into(),
+            credential: "HostName=h;SharedAccessKeyName=p;SharedAccessKey=s3cret"
+                .to_owned()
+                .into(),
             ..options("https://localhost")
         };
         assert!(!format!("{:?}", why(bad_key)).contains("s3cret"));

@@ -3,11 +3,13 @@
 //! Dropping a future of this file is like a kill: what was charged and has no answer is read back first next time.
 
 mod pace;
+mod probe;
 mod reconcile;
 mod refusal;
 mod retry;
 mod waiting;
 
+pub use probe::{READ_STATES, WRITE, missing_rights};
 pub use reconcile::{Discrepancy, DiscrepancyKind, reconcile};
 pub use retry::{meant, retry};
 
@@ -378,6 +380,8 @@ impl<'a> Run<'a> {
                     tokio::time::sleep(pause).await;
                     return Ok(result);
                 }
+                // The next has a new token.
+                Err(DpsError::TokenRefused(_)) => self.charge(operations, &[]).await?,
                 Ok(_) | Err(DpsError::Refused(_)) => {
                     self.silent = 0;
                     return Ok(result);

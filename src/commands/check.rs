@@ -4,7 +4,8 @@ mod ports;
 mod vendor_roots;
 
 use super::{Context, Exit, Failure, parts, print_line};
-use crate::config::{Config, Secret};
+use crate::config::{Config, DpsConfig, Secret};
+use crate::enroller;
 use crate::link::port;
 use crate::provision::certificate::{Issuer, check_ca};
 use crate::provision::fault::Fault;
@@ -78,7 +79,7 @@ pub(super) async fn run(context: &Context, args: CheckArgs) -> Result<Exit, Fail
     for entry in &config.dps {
         let what = format!("dps {}", entry.name);
         findings.push(match entry.service() {
-            Some(_) => Finding::new(what, dps(&config, entry).await.err()),
+            Some(_) => dps(&config, entry, what).await,
             None => Finding {
                 said: "ok: it is only injected, and nothing is enrolled in it".to_owned(),
                 ..Finding::new(what, None)
@@ -133,7 +134,8 @@ fn secrets(config: &Config) -> Vec<Finding> {
     /// What users have who are neither the owner nor in the group.
     const OTHERS: u32 = 0o007;
     let pins = config.cas.iter().map(|ca| &ca.pin);
-    let credentials = config.enrolling().filter_map(|dps| dps.credential.as_ref());
+    let credentials = config.enrolling().flat_map(|dps| dps.secrets());
+    let credentials = credentials.map(|(_, secret)| secret);
     let all = pins.chain(credentials);
     let open = all.filter_map(|secret| {
         let Secret::File(path) = secret else {
@@ -205,16 +207,48 @@ async fn ledger_and_hsm(config: &Config) -> Vec<Finding> {
     findings
 }
 
-async fn dps(config: &Config, entry: &crate::config::DpsConfig) -> Result<(), Failure> {
-    let dps = parts::dps(config, entry)?;
-    dps.query(None)
-        .await
-        .map_err(|error| Failure::from(dps.fault(&error)))?;
-    match dps.clock_skew() {
-        Some(skew) => Err(Failure::from(Fault::ClockWrong {
-            dps: dps.name().to_owned(),
-            skew,
-        })),
-        None => Ok(()),
+/// Whether the service answers, which way the calls go, what the credential may do, and what the clocks say.
+async fn dps(config: &Config, entry: &DpsConfig, what: String) -> Finding {
+    let opened = parts::dps(config, entry);
+    let (dps, ledger) = match (opened, parts::ledger(config).await) {
+        (Ok(dps), Ok(ledger)) => (dps, ledger),
+        (Err(failure), _) | (_, Err(failure)) => return Finding::new(what, Some(failure)),
+    };
+    let asked = enroller::missing_rights(&ledger, &dps, entry.share).await;
+    let closed = ledger.close().await;
+    let way = match dps.proxy() {
+        Some(proxy) => format!("calls go through the proxy {proxy}"),
+        None => "calls go there without a proxy".to_owned(),
+    };
+    let mut finding = Finding {
+        notes: vec![way],
+        details: json!({ "proxy": dps.proxy() }),
+        ..Finding::new(what, closed.err().map(Failure::from))
+    };
+    match (asked, dps.clock_skew()) {
+        (Err(fault), _) => finding.wrong = Some(fault.into()),
+        (Ok(_), Some(skew)) => {
+            let dps = dps.name().to_owned();
+            finding.wrong = Some(Fault::ClockWrong { dps, skew }.into());
+        }
+        (Ok(missing), None) => rights(&mut finding, dps.name(), &missing),
+    }
+    finding
+}
+
+/// Without the right to write nothing can be enrolled; without that to read states, less can be said.
+fn rights(finding: &mut Finding, dps: &str, missing: &[&str]) {
+    finding.details["missing_rights"] = json!(missing);
+    if missing.contains(&enroller::WRITE) {
+        let right = enroller::WRITE;
+        finding.wrong = Some(Failure::usage(format!(
+            "the credential of dps {dps} may not write enrollments: give its policy the right {right}, or its principal the role that README.md names"
+        )));
+    }
+    if missing.contains(&enroller::READ_STATES) {
+        let right = enroller::READ_STATES;
+        finding.notes.push(format!(
+            "its credential has no {right}: what became of the devices cannot be shown"
+        ));
     }
 }

@@ -11,6 +11,7 @@ use crate::config::{Config, DpsConfig};
 use crate::enroller::{self, Discrepancy, DiscrepancyKind, Intent};
 use crate::ledger::{Ledger, OutboxFilter, OutboxState};
 use crate::provision::batch::Difference;
+use crate::provision::fault::Fault;
 use crate::words;
 use clap::Args;
 use serde_json::json;
@@ -190,6 +191,11 @@ async fn settle(
     for (id, found) in &summary.also_set {
         let text = format!("{id}: {}", also_set(found));
         context.print(&json!({"registration_id": id, "also_set": found}), &text)?;
+    }
+    if let Some(skew) = dps.clock_skew() {
+        let dps = dps.name().to_owned();
+        let fault = Fault::ClockWrong { dps, skew };
+        context.print(&json!({"clock": fault}), &words::sentence(&fault))?;
     }
     let all_settled = summary.all_settled();
     if let Some(fault) = summary.fault {

@@ -2,8 +2,8 @@
 
 use super::Failure;
 use crate::bay::{CaKey, Line, LineProduct, StationFault};
-use crate::config::{CaConfig, Config, DpsConfig, ProductConfig};
-use crate::dps::{API_VERSION, Dps, DpsOptions, configuration_fault};
+use crate::config::{CaConfig, Config, CredentialSource, DpsConfig, ProductConfig, ProxyConfig};
+use crate::dps::{API_VERSION, Credential, Dps, DpsOptions, ProxyChoice, configuration_fault};
 use crate::hsm::{Hsm, HsmError, HsmOptions};
 use crate::ledger::{Ledger, LedgerError, Options};
 use crate::link;
@@ -109,16 +109,38 @@ pub(super) fn dps(config: &Config, dps: &DpsConfig) -> Result<Dps, Failure> {
             "nothing can be enrolled in dps {name}: give it a service_url and a credential in station.toml"
         )));
     };
-    let credential = config.secret(credential, &format!("the credential of dps {name}"))?;
+    let credential = match credential {
+        CredentialSource::ConnectionString(secret) => Credential::ConnectionString(
+            config.secret(secret, &format!("the credential of dps {name}"))?,
+        ),
+        CredentialSource::Command(command) => Credential::Command(command.to_vec()),
+    };
     let options = DpsOptions {
         name: name.clone(),
         service_url: service_url.to_owned(),
         credential,
         ca_file: dps.ca_file.as_ref().map(|path| config.path(path)),
         api_version: API_VERSION.to_owned(),
+        proxy: proxy(config, dps)?,
     };
     Dps::new(options, clock)
         .map_err(|error| Failure::usage(words::sentence(&configuration_fault(&name, &error))))
+}
+
+fn proxy(config: &Config, dps: &DpsConfig) -> Result<ProxyChoice, Failure> {
+    Ok(match &dps.proxy {
+        ProxyConfig::System => ProxyChoice::System,
+        ProxyConfig::Never => ProxyChoice::Never,
+        ProxyConfig::At(url) => {
+            let what = format!("the proxy_credential of dps {}", dps.name);
+            let secret = dps.proxy_credential.as_ref();
+            let secret = secret.map(|secret| config.secret(secret, &what));
+            ProxyChoice::At {
+                url: url.clone(),
+                credential: secret.transpose()?,
+            }
+        }
+    })
 }
 
 /// Opens all that the bays share: the HSMs, checked against the CA certificates, and the products.

@@ -46,6 +46,18 @@ pub fn pages<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error
     within::<_, u32, 1, 4_294_967_294>(from).map(Some)
 }
 
+/// A program and its arguments, as the system takes them.
+pub fn command<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    let command = Vec::<String>::deserialize(from)?;
+    let runs = command.first().is_some_and(|program| !program.is_empty());
+    match runs && command.iter().all(|part| !part.contains('\0')) {
+        true => Ok(Some(command)),
+        false => Err(D::Error::custom(
+            "a command is a list of texts: the program, then its arguments",
+        )),
+    }
+}
+
 /// Variables that a process can be given: one that it cannot be would be looked for for ever.
 pub fn environment<'de, D: Deserializer<'de>>(
     from: D,

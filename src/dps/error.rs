@@ -1,8 +1,11 @@
 //! What can go wrong between the station and DPS, and what each case means for a person.
 
-use super::Dps;
+use super::{Dps, Key};
 pub use crate::provision::fault::Complaint;
-use crate::provision::fault::{DpsSetting, Fault, Malformed, NoAnswer, RecordTrouble, harmless};
+use crate::provision::fault::{
+    DpsSetting, DpsUntrusted, Fault, Malformed, NoAnswer, NoToken, ProxyRefused, ProxyUnreachable,
+    RecordTrouble, TokenTrouble, TrustFlaw, harmless,
+};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -14,8 +17,19 @@ const TEXT_LIMIT: usize = 200;
 pub enum DpsError {
     /// An option cannot work; nothing was sent.
     Configuration(DpsSetting),
-    /// No connection; nothing was sent. What the network said.
-    Unreachable(String),
+    /// No connection; nothing was sent. It may be there again in a moment.
+    Unreachable(NoConnection),
+    /// The proxy does not take who the station is to it (407); nothing was sent.
+    ProxyRefused {
+        /// Whether it was given a user and a password.
+        known: bool,
+    },
+    /// What answers does not prove to be the service; nothing was sent.
+    Untrusted(TrustFlaw),
+    /// What should give a token gave none; nothing was sent.
+    NoToken(TokenTrouble),
+    /// The service does not take the token (401), and the next call has a new one: it may be made again, once.
+    TokenRefused(Complaint),
     /// The service does not take the credential (401, 403).
     Unauthorized(Complaint),
     /// The service is too busy and did nothing (429).
@@ -36,6 +50,17 @@ pub enum DpsError {
     },
     /// The answer is not what the protocol says; the request may have taken effect.
     Malformed(Malformed),
+}
+
+/// Where the way to the service ended, and what was said there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoConnection {
+    /// At the service.
+    Service(String),
+    /// At the proxy, or behind it.
+    Proxy(String),
+    /// At the program that gives the tokens, and gave some before.
+    Token(TokenTrouble),
 }
 
 impl DpsError {
@@ -81,13 +106,34 @@ impl Dps {
         let (dps, url) = (self.name().to_owned(), self.url().to_owned());
         match error.clone() {
             DpsError::Configuration(setting) => Fault::DpsConfiguration { dps, setting },
-            DpsError::Unreachable(said) => Fault::DpsUnreachable { dps, url, said },
-            DpsError::Unauthorized(complaint) => Fault::DpsUnauthorized {
-                dps,
-                url,
-                complaint: Box::new(complaint),
-                clock: self.clock_skew(),
-            },
+            DpsError::Unreachable(NoConnection::Service(said)) => {
+                Fault::DpsUnreachable { dps, url, said }
+            }
+            DpsError::Unreachable(NoConnection::Proxy(said)) => {
+                let proxy = self.proxy().unwrap_or_default().to_owned();
+                Fault::ProxyUnreachable(ProxyUnreachable { dps, proxy, said })
+            }
+            DpsError::Unreachable(NoConnection::Token(why)) | DpsError::NoToken(why) => {
+                let program = match &self.key {
+                    Key::Bearer(command) => command.program().to_owned(),
+                    Key::Sas(_) => String::new(),
+                };
+                Fault::NoToken(NoToken { dps, program, why })
+            }
+            DpsError::ProxyRefused { known } => {
+                let proxy = self.proxy().unwrap_or_default().to_owned();
+                Fault::ProxyRefused(ProxyRefused { dps, proxy, known })
+            }
+            DpsError::Untrusted(flaw) => Fault::DpsUntrusted(DpsUntrusted { dps, url, flaw }),
+            DpsError::Unauthorized(complaint) | DpsError::TokenRefused(complaint) => {
+                Fault::DpsUnauthorized {
+                    dps,
+                    url,
+                    sas: complaint.status == Some(401) && matches!(self.key, Key::Sas(_)),
+                    complaint: Box::new(complaint),
+                    clock: self.clock_skew(),
+                }
+            }
             DpsError::Throttled { complaint, .. } => Fault::DpsThrottled {
                 dps,
                 url,
@@ -109,14 +155,22 @@ impl From<DpsError> for RecordTrouble {
     fn from(error: DpsError) -> Self {
         match error {
             DpsError::Unauthorized(words)
+            | DpsError::TokenRefused(words)
             | DpsError::Refused(words)
             | DpsError::Throttled {
                 complaint: words, ..
             } => Self::Complaint(Box::new(words)),
             DpsError::Unknown { why, .. } => Self::NoAnswer(why),
-            DpsError::Unreachable(said) => Self::NoAnswer(NoAnswer::Network(said)),
+            DpsError::Unreachable(NoConnection::Service(said) | NoConnection::Proxy(said)) => {
+                Self::NoAnswer(NoAnswer::Network(said))
+            }
             DpsError::Malformed(why) => Self::Malformed(why),
-            DpsError::Configuration(_) => Self::NotHeld, // nothing was sent
+            // Nothing was sent.
+            DpsError::Configuration(_)
+            | DpsError::ProxyRefused { .. }
+            | DpsError::Untrusted(_)
+            | DpsError::NoToken(_)
+            | DpsError::Unreachable(NoConnection::Token(_)) => Self::NotHeld,
         }
     }
 }

@@ -21,7 +21,10 @@ mod tpm;
 
 pub use blame::Blame;
 pub use certificate::{CertificateName, Flaw, KeyFound, KeyKind, KeyPolicy};
-pub use cloud::{ClockSkew, Complaint, Difference, DpsSetting, Malformed, NoAnswer, RecordTrouble};
+pub use cloud::{
+    ClockSkew, Complaint, Difference, DpsSetting, DpsUntrusted, Malformed, NoAnswer, NoToken,
+    ProxyRefused, ProxyUnreachable, RecordTrouble, TokenTrouble, TrustFlaw,
+};
 pub use device::{HeldValue, IdentityKind, LabelTrouble, Mismatch};
 pub use endorsement::{EkFlaw, Encoding, TemplateFault, TpmAttribute};
 pub use hsm::{HsmError, KeyFlaw, PinAdvice};
@@ -46,7 +49,8 @@ use strum::{IntoStaticStr, VariantNames};
 /// unit that the fault is about, `asked` what it was asked, `product` a product's name, `format` what the names of its
 /// devices look like, `command` a TPM's, `limit_ms` a limit in milliseconds; `dps` is the name of a DPS instance, `url`
 /// where its service API is, `complaint` its words, `registration_id` the record that the fault is about. `how`, `why`
-/// and `flaw` say in what way it is so.
+/// and `flaw` say in what way it is so. `which` is the subject of the certificate above an EK certificate, absent for
+/// that itself, and `day` its first or last day as `YYYY-MM-DD`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[serde(tag = "code", content = "args", rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
@@ -277,18 +281,14 @@ pub enum Fault {
     EkCertificateNoUsage,
     /// The EK certificate, or one above it, is not valid any more.
     EkCertificateExpired {
-        /// The subject of the certificate above it; absent for the EK certificate itself.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         which: Option<String>,
-        /// Its last day, as `YYYY-MM-DD`.
         day: String,
     },
     /// The EK certificate, or one above it, is not valid yet.
     EkCertificateNotYetValid {
-        /// The subject of the certificate above it; absent for the EK certificate itself.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         which: Option<String>,
-        /// Its first day, as `YYYY-MM-DD`.
         day: String,
     },
     /// No vendor root or intermediate has the issuer's name.
@@ -405,11 +405,22 @@ pub enum Fault {
         /// What the network said.
         said: String,
     },
+    /// Nothing comes through the proxy on the way to the service.
+    ProxyUnreachable(ProxyUnreachable),
+    /// The proxy on the way to the service does not take who the station is to it.
+    ProxyRefused(ProxyRefused),
+    /// What answers in the service's place does not prove to be it.
+    DpsUntrusted(DpsUntrusted),
+    /// What should give the token for the service gave none.
+    NoToken(NoToken),
     /// The service does not take the credential.
     DpsUnauthorized {
         dps: String,
         url: String,
         complaint: Box<Complaint>,
+        /// Whether it was a shared access signature, which an instance may refuse altogether.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        sas: bool,
         /// How far the station's clock is from the service's, where that may be the reason.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         clock: Option<ClockSkew>,
@@ -481,14 +492,4 @@ pub enum Fault {
     /// A fault as ledgers of the first form keep it.
     #[serde(untagged)]
     Told(Told),
-}
-
-impl Fault {
-    /// The stable word for programs, such as `device_silent`.
-    pub fn code(&self) -> &str {
-        match self {
-            Self::Told(told) => &told.code,
-            fault => fault.into(),
-        }
-    }
 }

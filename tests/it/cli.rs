@@ -52,7 +52,7 @@ fn a_wrong_configuration_is_named_with_its_line() {
     let good = factory.text("station.toml");
     let cases: [(&str, &str, &[&str]); 7] = [
         ("id = \"demo\"", "", &["line 2", "missing field `id`"]),
-        ("port = ", "prot = ", &["line 45", "unknown field `prot`"]),
+        ("port = ", "prot = ", &["line 46", "unknown field `prot`"]),
         ("attestation = \"x509\"", "attestation = \"pgp\"", &["pgp"]),
         ("ca = \"factory\"", "ca = \"other\"", &["\"other\""]),
         (

@@ -1,14 +1,16 @@
 //! Enrollment: whatever happens between the outbox and DPS, every record ends where it belongs, once.
 
 mod beside;
+mod keys;
+mod way;
 
 use crate::odd_service::{OddService, answer};
 use data_encoding::BASE64;
-use dps_station::dps::{API_VERSION, Dps, DpsOptions};
+use dps_station::dps::{API_VERSION, Dps, DpsOptions, ProxyChoice};
 use dps_station::enroller::{
     Discrepancy, DiscrepancyKind, Intent, Summary, drain, dry_run, reconcile,
 };
-use dps_station::fixtures::dps::{Emulator, EmulatorOptions, Faults};
+use dps_station::fixtures::dps::{Emulator, EmulatorOptions, Faults, Policy};
 use dps_station::ledger::{
     Ledger, Options, OutboxFilter, OutboxRow, OutboxState, ReservationRow, ReservationState, verify,
 };
@@ -63,10 +65,20 @@ impl Line {
     }
 
     async fn with_clock(clock: fn() -> i64) -> Self {
+        Self::with(clock, Vec::new()).await
+    }
+
+    async fn with_policies(policies: Vec<Policy>) -> Self {
+        Self::with(real_clock, policies).await
+    }
+
+    async fn with(clock: fn() -> i64, policies: Vec<Policy>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let cloud = Emulator::start(EmulatorOptions::new(dir.path()))
-            .await
-            .unwrap();
+        let options = EmulatorOptions {
+            policies,
+            ..EmulatorOptions::new(dir.path())
+        };
+        let cloud = Emulator::start(options).await.unwrap();
         let ledger = Ledger::open(Options {
             path: dir.path().join("ledger.sqlite"),
             station: "S1".to_owned(),
@@ -74,7 +86,7 @@ impl Line {
             progress: |_| {},
             max_pages: None,
         });
-        let dps = Dps::new(options(&cloud, cloud.connection_string()), clock);
+        let dps = Dps::new(self::options(&cloud, cloud.connection_string()), clock);
         Self {
             ledger: ledger.unwrap(),
             dps: dps.unwrap(),
@@ -314,6 +326,7 @@ fn options(cloud: &Emulator, credential: String) -> DpsOptions {
         credential: credential.into(),
         ca_file: Some(cloud.ca_file().to_owned()),
         api_version: API_VERSION.to_owned(),
+        proxy: ProxyChoice::Never,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::emulator::support as emulator;
 use crate::support::{Ended, Factory, Place, run};
-use dps_station::dps::{API_VERSION, Dps, DpsOptions};
+use dps_station::dps::{API_VERSION, Dps, DpsOptions, ProxyChoice};
 use dps_station::ledger::{Ledger, Options};
 use dps_station::provision::event::Event;
 use dps_station::provision::floor::{Activity, Report};
@@ -72,7 +72,9 @@ fn refused(ended: &Ended) -> Vec<String> {
         .iter()
         .filter(|object| object["refused"].is_string());
     let id = |object: &Value| object["registration_id"].as_str().unwrap().to_owned();
-    named.map(id).collect()
+    let mut ids: Vec<_> = named.map(id).collect();
+    ids.sort(); // the bays pass units in any order
+    ids
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,6 +207,7 @@ async fn the_screen_has_refused_records_sent_again_in_the_operators_name() {
         credential: factory.text("rig/dps-credential").trim().into(),
         ca_file: Some(factory.dir().join("rig/dps-ca.pem")),
         api_version: API_VERSION.to_owned(),
+        proxy: ProxyChoice::Never,
     };
     let dps = Arc::new(Dps::new(options, clock).unwrap());
     let (sender, mut reports) = mpsc::channel(16);

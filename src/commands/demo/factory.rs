@@ -138,6 +138,7 @@ global_endpoint = "localhost:{port}"
 service_url = "https://localhost:{port}"
 credential = "file:{CREDENTIAL_FILE}"
 ca_file = "{CLOUD_CA_FILE}"
+proxy = "none"
 share = 1000
 
 [[product]]

@@ -1,4 +1,4 @@
-//! Whose matter a fault is: it follows from the code.
+//! A fault's code, and whose matter it is: that follows from the code.
 //!
 //! Invariant: whoever must act for a code is the same wherever and whenever it is read.
 
@@ -18,6 +18,14 @@ pub enum Blame {
 }
 
 impl Fault {
+    /// The stable word for programs, such as `device_silent`.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Told(told) => &told.code,
+            fault => fault.into(),
+        }
+    }
+
     /// Who must act.
     pub fn blame(&self) -> Blame {
         match self {
@@ -59,6 +67,9 @@ impl Fault {
                 | Self::PortTalks { .. }
                 | Self::NoRandom
                 | Self::NoPortList { .. }
+                | Self::ProxyRefused(_)
+                | Self::NoToken(_)
+                | Self::DpsUntrusted(_)
                 | Self::DpsUnauthorized { .. }
                 | Self::DpsConfiguration { .. }
                 | Self::DpsShare { .. }
@@ -70,6 +81,7 @@ impl Fault {
         matches!(
             self,
             Self::DpsUnreachable { .. }
+                | Self::ProxyUnreachable(_)
                 | Self::DpsThrottled { .. }
                 | Self::DpsRefused { .. }
                 | Self::DpsNoAnswer { .. }

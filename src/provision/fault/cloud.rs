@@ -64,6 +64,87 @@ pub enum Malformed {
     ProvisioningStatus,
 }
 
+/// Nothing comes through the proxy on the way to a DPS instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyUnreachable {
+    /// Name of the DPS instance.
+    pub dps: String,
+    /// The proxy's URL, without user and password.
+    pub proxy: String,
+    /// What the network said, or the proxy.
+    pub said: String,
+}
+
+/// The proxy on the way to a DPS instance does not take who the station is to it (407).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyRefused {
+    /// Name of the DPS instance.
+    pub dps: String,
+    /// The proxy's URL, without user and password.
+    pub proxy: String,
+    /// Whether it was given a user and a password.
+    pub known: bool,
+}
+
+/// What answers in the place of a DPS instance does not prove to be it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DpsUntrusted {
+    /// Name of the DPS instance.
+    pub dps: String,
+    /// Where its service API is.
+    pub url: String,
+    /// What its certificate lacks.
+    pub flaw: TrustFlaw,
+}
+
+/// The `token_command` of a DPS instance gave no token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoToken {
+    /// Name of the DPS instance.
+    pub dps: String,
+    /// The program, without its arguments.
+    pub program: String,
+    /// Why not.
+    pub why: TokenTrouble,
+}
+
+/// What a `token_command` did in place of giving a token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenTrouble {
+    /// It could not be started, or not be heard to its end; what the system said.
+    NotRun(String),
+    /// It failed.
+    Failed {
+        /// How it ended, as the system says it.
+        status: String,
+        /// The end of what it said on stderr.
+        said: String,
+    },
+    /// It did not end within so many seconds.
+    Timeout(u64),
+    /// It said more than so many bytes.
+    Endless(usize),
+    /// What it printed is not what `az account get-access-token` prints.
+    NotAToken,
+    /// Its token is not good any more.
+    Expired,
+}
+
+/// Why a server's certificate is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrustFlaw {
+    /// It is for another host.
+    AnotherName,
+    /// Nobody issued it who is trusted.
+    UnknownIssuer,
+    /// It is not valid now, by the station's clock.
+    NotValidNow,
+    /// Anything else; the TLS library's words.
+    Other(String),
+}
+
 /// An option of a DPS instance that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -97,6 +178,10 @@ pub enum DpsSetting {
         /// The file.
         path: String,
     },
+    /// A proxy that is no `http://HOST:PORT` or `https://HOST:PORT`; without user and password.
+    NotAProxy(String),
+    /// `proxy_credential` is no `USER:PASSWORD`.
+    ProxyCredential,
     /// The TLS library takes none of it; its words.
     Client(String),
 }

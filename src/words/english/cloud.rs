@@ -1,8 +1,8 @@
 //! What is between the station and DPS, in English.
 
 use crate::provision::fault::{
-    ClockSkew, Complaint, Difference, DpsSetting, Fault, Malformed, NoAnswer, RecordTrouble,
-    harmless,
+    ClockSkew, Complaint, Difference, DpsSetting, Fault, Malformed, NoAnswer, NoToken,
+    ProxyRefused, ProxyUnreachable, RecordTrouble, TokenTrouble, TrustFlaw, harmless,
 };
 
 /// The longest text that the details of differences are told in, in characters.
@@ -62,7 +62,97 @@ pub fn what(fault: &Fault) -> Option<String> {
                 skew(*found)
             )
         }
-        fault => return enrollment(fault),
+        fault => return on_the_way(fault).or_else(|| enrollment(fault)),
+    })
+}
+
+/// What happened between the station and the service.
+fn on_the_way(fault: &Fault) -> Option<String> {
+    Some(match fault {
+        Fault::ProxyUnreachable(ProxyUnreachable { dps, proxy, said }) => {
+            format!("nothing gets through the proxy {proxy} to DPS {dps:?} ({said})")
+        }
+        Fault::ProxyRefused(ProxyRefused { dps, proxy, known }) => {
+            let what = match known {
+                true => "refuses the user and the password",
+                false => "wants a user and a password",
+            };
+            format!("the proxy {proxy} on the way to DPS {dps:?} {what}")
+        }
+        Fault::NoToken(NoToken { dps, program, why }) => {
+            format!(
+                "the token_command of [[dps]] {dps:?}, {program}, {}",
+                token_trouble(why)
+            )
+        }
+        Fault::DpsUntrusted(untrusted) => {
+            let (dps, url) = (&untrusted.dps, &untrusted.url);
+            let flaw = match &untrusted.flaw {
+                TrustFlaw::AnotherName => "its certificate is for another host",
+                TrustFlaw::UnknownIssuer => "nobody who is trusted issued its certificate",
+                TrustFlaw::NotValidNow => "its certificate is not valid now",
+                TrustFlaw::Other(said) => said,
+            };
+            format!("what answers at {url} does not prove to be DPS {dps:?} ({flaw})")
+        }
+        _ => return None,
+    })
+}
+
+fn token_trouble(why: &TokenTrouble) -> String {
+    match why {
+        TokenTrouble::NotRun(said) => format!("cannot be run ({said})"),
+        TokenTrouble::Failed { status, said } if said.is_empty() => format!("failed ({status})"),
+        TokenTrouble::Failed { status, said } => format!("failed ({status}: {said})"),
+        TokenTrouble::Timeout(seconds) => format!("did not end within {seconds} s"),
+        TokenTrouble::Endless(max) => format!("said more than {max} bytes"),
+        TokenTrouble::NotAToken => {
+            "did not print what `az account get-access-token` prints".to_owned()
+        }
+        TokenTrouble::Expired => "gave a token that is not good any more".to_owned(),
+    }
+}
+
+/// What to do about that.
+fn next_on_the_way(fault: &Fault) -> Option<String> {
+    Some(match fault {
+        Fault::ProxyUnreachable(ProxyUnreachable { dps, .. }) => format!(
+            "nothing is lost; check the proxy, and HTTPS_PROXY or the proxy of [[dps]] {dps:?}, then try again"
+        ),
+        Fault::ProxyRefused(ProxyRefused { dps, known, .. }) => {
+            let what = match known {
+                true => "put right",
+                false => "give",
+            };
+            format!("{what} the proxy_credential of [[dps]] {dps:?}, then try again; nothing is lost")
+        }
+        Fault::NoToken(NoToken { why, .. }) => match why {
+            TokenTrouble::NotRun(_) | TokenTrouble::NotAToken | TokenTrouble::Endless(_) => {
+                "correct it in station.toml; nothing is lost".to_owned()
+            }
+            TokenTrouble::Expired => {
+                "check the station's clock, and sign in anew; nothing is lost".to_owned()
+            }
+            TokenTrouble::Failed { .. } | TokenTrouble::Timeout(_) => {
+                "run it by hand as the station's user, and sign in anew if it asks for that; nothing is lost"
+                    .to_owned()
+            }
+        },
+        Fault::DpsUntrusted(untrusted) => {
+            let dps = &untrusted.dps;
+            match untrusted.flaw {
+                TrustFlaw::AnotherName => format!(
+                    "correct the service_url of [[dps]] {dps:?}, or have the proxy let its calls through untouched"
+                ),
+                TrustFlaw::NotValidNow => {
+                    "set the station's clock right if it is wrong, then try again".to_owned()
+                }
+                TrustFlaw::UnknownIssuer | TrustFlaw::Other(_) => format!(
+                    "check the service_url of [[dps]] {dps:?}; where a proxy opens TLS, give that proxy's CA as ca_file"
+                ),
+            }
+        }
+        _ => return None,
     })
 }
 
@@ -90,10 +180,15 @@ fn enrollment(fault: &Fault) -> Option<String> {
 pub fn next(fault: &Fault) -> Option<String> {
     let fixed = match fault {
         Fault::DpsUnreachable { .. } => {
-            "nothing is lost; check the network, service_url and ca_file, then try again"
+            "nothing is lost; check the network, the proxy and service_url, then try again"
         }
-        Fault::DpsUnauthorized { dps, clock, .. } => {
+        Fault::DpsUnauthorized {
+            dps, clock, sas, ..
+        } => {
             return Some(match clock {
+                None if *sas => format!(
+                    "put the credential of [[dps]] {dps:?} right, or give a token_command if local authentication is switched off for this instance; nothing is lost"
+                ),
                 Some(clock) => format!(
                     "set the station's clock right, which is {} the service's, then try again",
                     skew(*clock)
@@ -137,7 +232,7 @@ pub fn next(fault: &Fault) -> Option<String> {
         }
         Fault::EnrollmentDeferred { .. } => "nothing; it is tried again",
         Fault::EnrollmentUnanswered { .. } => "nothing; it is read back, then tried again",
-        _ => return None,
+        fault => return next_on_the_way(fault),
     };
     Some(fixed.to_owned())
 }
@@ -217,6 +312,10 @@ fn setting(setting: &DpsSetting) -> String {
             format!("ca_file {path} is larger than {max} bytes")
         }
         DpsSetting::CaFileEmpty { path } => format!("ca_file {path} holds no PEM certificate"),
+        DpsSetting::NotAProxy(proxy) => {
+            format!("the proxy {proxy} is not of the form http://HOST:PORT or https://HOST:PORT")
+        }
+        DpsSetting::ProxyCredential => "proxy_credential is not of the form USER:PASSWORD".to_owned(),
         DpsSetting::Client(said) => format!("no TLS client can be made of it ({said})"),
     }
 }

@@ -117,6 +117,22 @@ pub const SCENARIOS: &[(&str, &str)] = &[
         "enroll::a_wrong_key_and_a_dead_service_are_said_in_one_sentence_each",
     ),
     (
+        "proxy_unreachable",
+        "enroll::way::a_proxy_that_is_down_or_shut_is_named_in_place_of_the_service",
+    ),
+    (
+        "proxy_refused",
+        "enroll::way::a_proxy_that_wants_to_know_who_asks_gets_it_from_a_file_and_is_named_where_it_does_not",
+    ),
+    (
+        "dps_untrusted",
+        "enroll::way::what_does_not_prove_to_be_the_service_ends_a_run_at_once",
+    ),
+    (
+        "no_token",
+        "enroll::keys::a_program_that_gives_no_token_is_named_with_its_words",
+    ),
+    (
         "dps_unauthorized",
         "enroll::a_wrong_key_and_a_dead_service_are_said_in_one_sentence_each",
     ),

@@ -44,11 +44,16 @@ impl Line {
     /// A `station.toml` for this line, with `more` in its only `[[dps]]`.
     pub fn configure(&self, more: &str) {
         let credential = self.cloud.connection_string();
+        self.configure_with(&format!("credential = \"{credential}\"\n{more}"));
+    }
+
+    /// The same without a credential.
+    pub fn configure_with(&self, more: &str) {
         let text = format!(
             "[station]\nid = \"S1\"\nsimulated = true\nledger = \"ledger.sqlite\"\n\n\
              [[dps]]\nname = \"main\"\nid_scope = \"0ne00SIMUL8\"\n\
              global_endpoint = \"localhost\"\nservice_url = \"https://localhost:{}\"\n\
-             credential = \"{credential}\"\nca_file = \"rig/emulator-ca.pem\"\nshare = 1000\n{more}\n",
+             ca_file = \"rig/emulator-ca.pem\"\nshare = 1000\n{more}\n",
             self.cloud.port()
         );
         std::fs::write(self.dir.path().join("station.toml"), text).unwrap();
@@ -57,6 +62,9 @@ impl Line {
     /// The real program with this line's `station.toml`, and no proxy of the machine's.
     pub fn station(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_station"));
+        for name in ["HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+            command.env_remove(name).env_remove(name.to_lowercase());
+        }
         command.args(arguments).arg("--config");
         command.arg(self.dir.path().join("station.toml"));
         command

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::support::run;
-use dps_station::dps::{API_VERSION, Dps, DpsOptions};
+use dps_station::dps::{API_VERSION, Dps, DpsOptions, ProxyChoice};
 use dps_station::enroller::drain;
 use dps_station::fixtures::dps::{Emulator, EmulatorOptions};
 use dps_station::ledger::OutboxState;
@@ -137,6 +137,7 @@ async fn what_an_older_program_left_in_the_outbox_is_enrolled() {
             credential: cloud.connection_string().into(),
             ca_file: Some(cloud.ca_file().to_owned()),
             api_version: API_VERSION.to_owned(),
+            proxy: ProxyChoice::Never,
         };
         let dps = Dps::new(options, years_later).unwrap();
         let ledger = Ledger::open(as_its_station(&path)).unwrap();
