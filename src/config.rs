@@ -422,6 +422,14 @@ pub fn read_certificate(path: &Path) -> Result<Blob, ConfigError> {
     Ok(Blob(pem.contents))
 }
 
+/// Whether a hub's twin takes these values; else why not, with the key.
+///
+/// # Errors
+/// What it does not take.
+pub fn twin_takes(values: &serde_json::Value) -> Result<(), String> {
+    desired::check(values).map_err(|wrong| wrong.told())
+}
+
 fn default_issuing() -> PathBuf {
     PathBuf::from("ca/issuing.pem")
 }

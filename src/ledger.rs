@@ -29,6 +29,8 @@ mod claim;
 mod credential;
 mod error;
 mod failure;
+mod identity;
+mod listed;
 mod lookout;
 mod migrate;
 mod outbox;
@@ -47,6 +49,7 @@ pub use allocation::{AllocationRow, AllocationState};
 pub use chain::{GENESIS, hash};
 pub use claim::Claim;
 pub use error::LedgerError;
+pub use listed::ListedCounts;
 pub use lookout::Lookout;
 pub use outbox::OutboxState;
 pub use read::{
@@ -62,8 +65,9 @@ pub use verify::{Damage, Place, Report, verify};
 
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::device::{DeviceId, RegistrationId};
-use crate::provision::event::{Balance, Event, Recorded};
+use crate::provision::event::{Balance, Event, Listing, Recorded};
 pub use crate::provision::fault::IdentityKind;
+use crate::provision::list::OnRecord;
 use crate::provision::naming::IdFormat;
 use crate::provision::person::Person;
 use failure::Failure;
@@ -203,6 +207,32 @@ impl Ledger {
     /// before the content changed is recorded, and the record stays to be sent.
     pub async fn record(&self, event: &Event) -> Result<Recorded, LedgerError> {
         self.write_one(Subject::Station, None, event).await
+    }
+
+    /// Records in one commit what belongs to no attempt; all of it, or nothing.
+    ///
+    /// # Errors
+    /// Those of [`Ledger::record`], with the place of the event.
+    pub async fn record_all(&self, events: Vec<Happened>) -> Result<Written, Refused> {
+        self.write_all(Subject::Station, events).await
+    }
+
+    /// What is on record beside each line of a list, as of one moment.
+    pub async fn on_record(&self, lines: Vec<Listing>) -> Result<Vec<OnRecord>, LedgerError> {
+        self.read(move |db| {
+            lines
+                .iter()
+                .map(|line| listed::on_record(db, line))
+                .collect()
+        })
+        .await
+    }
+
+    /// How many records from lists stand where, of one DPS instance or of all.
+    pub async fn listed(&self, dps: Option<&str>) -> Result<ListedCounts, LedgerError> {
+        let dps = dps.map(str::to_owned);
+        self.read(move |db| listed::counts(db, dps.as_deref()))
+            .await
     }
 
     /// The settings of the writer's connection.

@@ -13,6 +13,7 @@ pub mod floor;
 pub mod health;
 pub mod injected;
 pub mod job;
+pub mod list;
 pub mod loopback;
 pub mod naming;
 pub mod person;

@@ -6,7 +6,7 @@
 mod english;
 
 pub use english::{
-    certificate_flaw, complaint, difference, endorsement_flaw, key_kind, misfit, step,
+    certificate_flaw, class, complaint, difference, endorsement_flaw, key_kind, line, misfit, step,
 };
 
 use crate::provision::fault::{Fault, Told, harmless};

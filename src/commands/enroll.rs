@@ -1,21 +1,25 @@
 //! `station enroll` and `station reconcile`: after the shift.
 
 mod left;
+mod list;
+mod reconcile;
 mod retry;
 
 pub(super) use left::name_left;
+pub(super) use reconcile::reconcile;
 
 use super::parts::Actor;
 use super::{Context, Exit, Failure, parts};
 use crate::config::{Config, DpsConfig};
-use crate::enroller::{self, Discrepancy, DiscrepancyKind, Intent};
+use crate::enroller::{self, Intent};
 use crate::ledger::{Ledger, OutboxFilter, OutboxState};
 use crate::provision::batch::Difference;
-use crate::provision::fault::Fault;
+use crate::provision::fault::{Fault, harmless};
 use crate::words;
 use clap::Args;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// Where a record may stand that did not make it.
 const NOT_SETTLED: &[OutboxState] = &[
@@ -23,6 +27,9 @@ const NOT_SETTLED: &[OutboxState] = &[
     OutboxState::DisablePending,
     OutboxState::Refused,
 ];
+
+/// The longest name that is quoted, in characters.
+const NAME_MAX: usize = 64;
 
 /// Options of `station enroll`.
 #[derive(Args)]
@@ -36,6 +43,12 @@ pub struct EnrollArgs {
     /// With --retry: put back every refused record.
     #[arg(long, requires = "retry")]
     all: bool,
+    /// Enroll what this list has, too: a table with a header (see README.md).
+    #[arg(long, value_name = "FILE", requires = "dps", conflicts_with = "retry")]
+    csv: Option<PathBuf>,
+    /// The DPS instance that the list is for.
+    #[arg(long, value_name = "NAME", requires = "csv")]
+    dps: Option<String>,
     #[command(flatten)]
     actor: Actor,
 }
@@ -43,6 +56,9 @@ pub struct EnrollArgs {
 /// Enrolls everything that is pending, in every DPS instance.
 pub(super) async fn enroll(context: &Context, args: EnrollArgs) -> Result<Exit, Failure> {
     let config = context.config()?;
+    if let Some((file, dps)) = args.csv.as_ref().zip(args.dps.as_ref()) {
+        return enroll_list(context, &config, &args, file, dps).await;
+    }
     let mut ends = Vec::new();
     let ledger = match which(&args)? {
         None => parts::ledger_of(&config, &args.actor).await?,
@@ -78,20 +94,31 @@ fn which(args: &EnrollArgs) -> Result<Option<retry::Which<'_>>, Failure> {
     }
 }
 
-/// Lists every difference between the ledger and each DPS instance.
-pub(super) async fn reconcile(context: &Context) -> Result<Exit, Failure> {
-    let config = context.config()?;
-    let ledger = parts::ledger(&config).await?;
-    let mut ends = Vec::new();
-    for entry in &config.dps {
-        if only_injected(entry, &ledger).await? {
-            continue;
-        }
-        ends.push(compare(context, &config, entry, &ledger).await);
-        ends.push(name_left(context, &ledger, &entry.name).await);
-    }
+/// Enrolls what a list has.
+async fn enroll_list(
+    context: &Context,
+    config: &Config,
+    args: &EnrollArgs,
+    file: &Path,
+    dps: &str,
+) -> Result<Exit, Failure> {
+    let Some(dps) = config.dps(dps) else {
+        let names: Vec<_> = config.dps.iter().map(|entry| entry.name.as_str()).collect();
+        return Err(Failure::usage(format!(
+            "no [[dps]] is named {:?}: give --dps one of {}",
+            harmless(dps, NAME_MAX),
+            names.join(", ")
+        )));
+    };
+    let list = list::List {
+        file,
+        dps,
+        dry_run: args.dry_run,
+    };
+    let ledger = parts::ledger_of(config, &args.actor).await?;
+    let end = list::enroll(context, config, &ledger, &list).await;
     ledger.close().await?;
-    together(ends)
+    end
 }
 
 /// The end of all: one instance that fails does not stop the others, and each failure is said.
@@ -225,35 +252,6 @@ async fn put_off(ledger: &Ledger, dps: &str) -> Result<BTreeMap<String, String>,
     Ok(found)
 }
 
-async fn compare(
-    context: &Context,
-    config: &Config,
-    entry: &DpsConfig,
-    ledger: &Ledger,
-) -> Result<Exit, Failure> {
-    let dps = parts::dps(config, entry)?;
-    let found = enroller::reconcile(ledger, &dps, entry.share).await?;
-    for discrepancy in &found {
-        let text = discrepancy_words(discrepancy);
-        let id = &discrepancy.registration_id;
-        let object = match &discrepancy.kind {
-            DiscrepancyKind::AlsoSet(found) => json!({"registration_id": id, "also_set": found}),
-            _ => json!({"registration_id": id, "difference": text}),
-        };
-        context.print(&object, &text)?;
-    }
-    let differing = found.iter().filter(|found| found.is_difference());
-    let (name, count) = (dps.name(), differing.count());
-    context.print(
-        &json!({"dps": name, "differences": count}),
-        &format!("{name}: {count} differences"),
-    )?;
-    match count {
-        0 => Ok(Exit::Done),
-        _ => Ok(Exit::Incomplete),
-    }
-}
-
 fn intent_words(intent: &Intent) -> String {
     match intent {
         Intent::Create => "will be created".to_owned(),
@@ -264,17 +262,6 @@ fn intent_words(intent: &Intent) -> String {
                 .to_owned()
         }
         Intent::Refuse(found) => format!("is there with other content: {}", differences(found)),
-    }
-}
-
-fn discrepancy_words(discrepancy: &Discrepancy) -> String {
-    let id = &discrepancy.registration_id;
-    match &discrepancy.kind {
-        DiscrepancyKind::Absent => format!("{id}: enrolled here, absent there"),
-        DiscrepancyKind::Unknown => format!("{id}: there, and not of this ledger"),
-        DiscrepancyKind::Disabled => format!("{id}: enabled here, disabled there"),
-        DiscrepancyKind::Different(found) => format!("{id}: differs: {}", differences(found)),
-        DiscrepancyKind::AlsoSet(found) => format!("{id}: {}", also_set(found)),
     }
 }
 

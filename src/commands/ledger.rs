@@ -3,6 +3,7 @@
 use super::{Context, Exit, Failure, parts};
 use crate::ledger::verify;
 use crate::provision::device::DeviceId;
+use crate::provision::event::Event;
 use crate::words;
 use clap::Subcommand;
 use serde_json::json;
@@ -92,10 +93,14 @@ async fn show(
             let mut object =
                 serde_json::to_value(recorded).expect("an event is made of strings and numbers");
             words::tell(&mut object);
-            context.print(
-                &object,
-                &format!("{:>6} {} {who}", recorded.seq, recorded.event.kind()),
-            )?;
+            let from = match &recorded.event {
+                Event::Listed(listing) => {
+                    format!(", from a list: {}, line {}", listing.file, listing.line)
+                }
+                _ => String::new(),
+            };
+            let kind = recorded.event.kind();
+            context.print(&object, &format!("{:>6} {kind} {who}{from}", recorded.seq))?;
         }
         match events.last() {
             Some(last) if device.is_none() => from = last.seq + 1,

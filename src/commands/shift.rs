@@ -51,7 +51,7 @@ pub(super) async fn run(context: &Context, command: ShiftCommand) -> Result<Exit
         ShiftCommand::Close(_) => {
             let shift = current(&ledger).await?;
             let balance = close(&ledger, &shift).await?;
-            print(context, &shift, false, &balance)?;
+            print(context, &ledger, &shift, false, &balance).await?;
         }
         ShiftCommand::Report { name } => {
             let now = ledger.current_shift().await?;
@@ -68,7 +68,7 @@ pub(super) async fn run(context: &Context, command: ShiftCommand) -> Result<Exit
                 balance => balance?,
             };
             let open = now.as_deref() == Some(shift.as_str());
-            print(context, &shift, open, &balance)?;
+            print(context, &ledger, &shift, open, &balance).await?;
             for entry in &config.dps {
                 if enroll::name_left(context, &ledger, &entry.name).await? != Exit::Done {
                     exit = Exit::Incomplete;
@@ -127,9 +127,15 @@ async fn current(ledger: &Ledger) -> Result<String, Failure> {
         .ok_or_else(|| Failure::usage("no shift is open: open one with `station shift open`"))
 }
 
-fn print(context: &Context, shift: &str, open: bool, balance: &Balance) -> Result<(), Failure> {
+async fn print(
+    context: &Context,
+    ledger: &Ledger,
+    shift: &str,
+    open: bool,
+    balance: &Balance,
+) -> Result<(), Failure> {
     let b = balance;
-    let text = format!(
+    let mut text = format!(
         "shift {shift}: {} open before + {} scanned = {} passed + {} failed + {} injected + {} scrapped + {} open after\n\
          {} passed = {} enrolled + {} covered + {} pending + {} refused + {} disabled",
         b.open_before,
@@ -146,10 +152,17 @@ fn print(context: &Context, shift: &str, open: bool, balance: &Balance) -> Resul
         b.refused,
         b.disabled
     );
-    context.print(
-        &json!({"shift": shift, "open": open, "balance": balance}),
-        &text,
-    )
+    let mut object = json!({"shift": shift, "open": open, "balance": balance});
+    // They are no units, and no shift's: all that there are.
+    let listed = ledger.listed(None).await?;
+    if listed.all() > 0 {
+        text += &format!(
+            "\nfrom a list: {} enrolled + {} pending + {} refused + {} disabled",
+            listed.enrolled, listed.pending, listed.refused, listed.disabled
+        );
+        object["listed"] = json!(listed);
+    }
+    context.print(&object, &text)
 }
 
 fn date_and_time(now_ms: i64) -> String {

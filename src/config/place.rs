@@ -41,6 +41,14 @@ impl Wrong {
         }
     }
 
+    /// The same where no file tells a line: the keys, and what is wrong there.
+    pub fn told(&self) -> String {
+        match self.path.is_empty() {
+            true => self.what.clone(),
+            false => format!("{}: {}", self.path.join("."), self.what),
+        }
+    }
+
     /// The same for one that was looked at by itself, and stands at `path` in the file.
     pub fn under(self, path: &[&dyn Display]) -> Self {
         let mut whole = Self::at(path, self.what);

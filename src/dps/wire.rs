@@ -24,13 +24,13 @@ fn enrollment(enrollment: &Enrollment, status: Status) -> Value {
         EnrolledIdentity::Tpm {
             endorsement_key,
             storage_root_key,
-        } => json!({
-            "type": "tpm",
-            "tpm": {
-                "endorsementKey": endorsement_key.base64(),
-                "storageRootKey": storage_root_key.base64(),
-            },
-        }),
+        } => {
+            let mut tpm = json!({"endorsementKey": endorsement_key.base64()});
+            if !storage_root_key.0.is_empty() {
+                tpm["storageRootKey"] = json!(storage_root_key.base64());
+            }
+            json!({"type": "tpm", "tpm": tpm})
+        }
     };
     let mut body = json!({
         "registrationId": enrollment.registration_id,
@@ -41,6 +41,9 @@ fn enrollment(enrollment: &Enrollment, status: Status) -> Value {
     });
     if let Some(desired) = &enrollment.initial_desired {
         body["initialTwin"] = json!({"properties": {"desired": desired}});
+    }
+    if let Some(tags) = &enrollment.initial_tags {
+        body["initialTwin"]["tags"] = tags.clone();
     }
     body
 }
@@ -192,6 +195,7 @@ mod tests {
                 certificate: Blob(b"leaf".to_vec()),
             },
             initial_desired: desired,
+            initial_tags: None,
         }
     }
 

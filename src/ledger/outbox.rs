@@ -93,7 +93,7 @@ pub fn missing(registration_id: &RegistrationId) -> Failure {
 struct Answer<'a> {
     /// The state it leads to.
     state: OutboxState,
-    /// The verdict on the unit that it fits; `None` if it fits any.
+    /// The verdict on the unit that it fits, or, with a record of a list, what was wanted of it; `None` if it fits any.
     verdict: Option<&'a str>,
     etag: Option<&'a str>,
     fault: Option<&'a Fault>,
@@ -124,7 +124,7 @@ fn want(
              (registration_id, dps, device, state, tries, next_try_ms, enrollment, content_seq)
          VALUES (?1, ?2, ?3, ?4, 0, 0, ?5, ?6)
          ON CONFLICT (registration_id) DO UPDATE SET dps = ?2, state = ?4, tries = 0, next_try_ms = 0,
-             fault = NULL, enrollment = ?5, content_seq = ?6",
+             fault = NULL, enrollment = ?5, content_seq = ?6, listed_seq = NULL",
     )?
     .execute(params![
         registration_id.as_str(),
@@ -178,8 +178,10 @@ fn answered(
 ) -> Result<(), Failure> {
     let (state, verdict, content_seq, charged_seq): (String, Option<String>, i64, Option<i64>) = db
         .prepare_cached(
-            "SELECT outbox.state, unit.verdict, content_seq, charged_seq
-             FROM outbox JOIN unit USING (device) WHERE outbox.registration_id = ?",
+            "SELECT outbox.state, CASE WHEN listed_seq IS NULL THEN unit.verdict
+                 WHEN outbox.state IN ('disabled', 'disable_pending') THEN 'failed' ELSE 'passed' END,
+                 content_seq, charged_seq
+             FROM outbox LEFT JOIN unit USING (device) WHERE outbox.registration_id = ?",
         )?
         .query_row([registration_id.as_str()], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
@@ -247,13 +249,13 @@ fn retry(
 ) -> Result<(), Failure> {
     let id = &now.registration_id;
     let illegal = |what: &str| Failure::illegal(format!("registration ID {id}: {what}"));
-    let (state, meant, verdict): (String, String, Option<String>) = db
+    let (state, meant, verdict, listed): (String, String, Option<String>, bool) = db
         .prepare_cached(
-            "SELECT outbox.state, enrollment, unit.verdict
-             FROM outbox JOIN unit USING (device) WHERE outbox.registration_id = ?",
+            "SELECT outbox.state, enrollment, unit.verdict, listed_seq IS NOT NULL
+             FROM outbox LEFT JOIN unit USING (device) WHERE outbox.registration_id = ?",
         )?
         .query_row([id.as_str()], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
         })
         .optional()?
         .ok_or_else(|| missing(id))?;
@@ -267,9 +269,19 @@ fn retry(
     if meant.record() != *was || !same {
         return Err(illegal("what was meant is not what is on record"));
     }
-    let enrollment = credential::resolve(db, recorded, now)?;
+    // What a list says is changed by a list only.
+    let enrollment = match listed {
+        true if was == now => meant,
+        true => {
+            return Err(illegal(
+                "it is from a list, and no product says what is meant",
+            ));
+        }
+        false => credential::resolve(db, recorded, now)?,
+    };
     let state = match verdict.as_deref() {
         Some("passed") => OutboxState::Pending,
+        None if listed => OutboxState::Pending,
         _ => OutboxState::DisablePending,
     };
     db.prepare_cached(

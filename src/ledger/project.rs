@@ -2,14 +2,16 @@
 //!
 //! Everything here depends on the event and on earlier projections only, so that they can be rebuilt and compared.
 
+use super::IdentityKind;
 use super::allocation;
 use super::chain::device;
 use super::credential;
 use super::failure::Failure;
+use super::identity;
+use super::listed;
 use super::outbox;
 use super::sql;
 use super::tally;
-use super::{IdentityKind, LedgerError};
 use crate::provision::bytes::{Blob, Digest};
 use crate::provision::device::{DeviceId, SerialNumber};
 use crate::provision::event::{
@@ -57,12 +59,12 @@ fn change(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         } => allocation::check_out(db, recorded, device_id, format, uid)?,
         Event::IdReturned { device_id, uid, .. } => allocation::give_back(db, device_id, uid)?,
         Event::KeyRead { public_key, .. } => {
-            identity(db, recorded, IdentityKind::PublicKey, &public_key.0)?;
+            identity::tie(db, recorded, IdentityKind::PublicKey, &public_key.0)?;
         }
         Event::EndorsementRead(record) => endorse(db, recorded, record)?,
         Event::RegistrationIdDerived { registration_id } => {
             let value = registration_id.as_str();
-            identity(db, recorded, IdentityKind::RegistrationId, value.as_bytes())?;
+            identity::tie(db, recorded, IdentityKind::RegistrationId, value.as_bytes())?;
             db.prepare_cached("UPDATE unit SET registration_id = ? WHERE device = ?")?
                 .execute(params![value, device(recorded)?.as_str()])?;
         }
@@ -82,6 +84,7 @@ fn change(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         } => test_bay(db, recorded, bay, *passed)?,
         Event::ShiftOpened { shift } => open_shift(db, recorded, shift)?,
         Event::ShiftClosed { shift, .. } => close_shift(db, recorded, shift)?,
+        Event::Listed(listing) => listed::apply(db, recorded, listing)?,
         Event::Charged {
             dps, operations, ..
         } => charge(db, recorded, dps, *operations)?,
@@ -184,7 +187,7 @@ fn tie_uid(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
     if !named || found.uid.0.is_empty() {
         return Ok(());
     }
-    identity(db, recorded, IdentityKind::Uid, &found.uid.0)
+    identity::tie(db, recorded, IdentityKind::Uid, &found.uid.0)
 }
 
 fn touch_unit(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
@@ -195,42 +198,13 @@ fn touch_unit(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Ties `value` to the device, unless another device has it.
-fn identity(
-    db: &Connection,
-    recorded: &Recorded,
-    kind: IdentityKind,
-    value: &[u8],
-) -> Result<(), Failure> {
-    let device = device(recorded)?;
-    let (holder, since_ms): (String, i64) = db
-        .prepare_cached(
-            "INSERT INTO identity (kind, value, device, since_ms) VALUES (?, ?, ?, ?)
-             ON CONFLICT DO UPDATE SET kind = kind
-             RETURNING device, since_ms",
-        )?
-        .query_row(
-            params![kind.word(), value, device.as_str(), recorded.at_ms],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
-    if holder == device.as_str() {
-        return Ok(());
-    }
-    let other = DeviceId::parse(&holder).map_err(|e| Failure::Damaged(format!("identity: {e}")))?;
-    Err(Failure::Refused(LedgerError::Duplicate {
-        kind,
-        other,
-        since_ms,
-    }))
-}
-
 fn endorse(
     db: &Connection,
     recorded: &Recorded,
     record: &EndorsementRecord,
 ) -> Result<(), Failure> {
     let key = &record.endorsement_key;
-    identity(db, recorded, IdentityKind::EndorsementKey, &key.0)?;
+    identity::tie(db, recorded, IdentityKind::EndorsementKey, &key.0)?;
     let endorsed = EnrolledIdentity::Tpm {
         endorsement_key: key.clone(),
         storage_root_key: record.storage_root_key.clone(),

@@ -61,11 +61,11 @@ CREATE TABLE claim (
     fence INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- What may be seen on one live device only.
+-- What may be seen on one live device only; one of a list need not have been in a bay.
 CREATE TABLE identity (
     kind TEXT NOT NULL CHECK (kind IN ('public_key', 'endorsement_key', 'registration_id', 'uid')),
     value BLOB NOT NULL,
-    device TEXT NOT NULL REFERENCES unit (device),
+    device TEXT NOT NULL,
     since_ms INTEGER NOT NULL,
     PRIMARY KEY (kind, value)
 ) STRICT, WITHOUT ROWID;
@@ -94,10 +94,11 @@ CREATE TABLE reservation (
 CREATE INDEX reservations_of_device ON reservation (device) WHERE device IS NOT NULL;
 
 -- What DPS is to hold. `content_seq`: the event that says so. `charged_seq`: the unanswered charge, if any.
+-- `listed_seq`: the event with which it came from a list; none where its device is a unit of this line.
 CREATE TABLE outbox (
     registration_id TEXT PRIMARY KEY,
     dps TEXT NOT NULL,
-    device TEXT NOT NULL REFERENCES unit (device),
+    device TEXT NOT NULL,
     state TEXT NOT NULL
         CHECK (state IN ('pending', 'enrolled', 'refused', 'disabled', 'disable_pending', 'covered')),
     tries INTEGER NOT NULL,
@@ -106,7 +107,8 @@ CREATE TABLE outbox (
     fault TEXT,
     enrollment TEXT NOT NULL,
     content_seq INTEGER NOT NULL,
-    charged_seq INTEGER
+    charged_seq INTEGER,
+    listed_seq INTEGER
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX outbox_by_state ON outbox (state, next_try_ms);

@@ -103,6 +103,7 @@ fn concerned(recorded: &Recorded) -> Vec<DeviceId> {
         | Event::Passed { .. }
         | Event::Injected { .. }
         | Event::Failed { .. }
+        | Event::Listed(_)
         | Event::Enrolled { .. }
         | Event::EnrollmentRefused { .. }
         | Event::EnrollmentDisabled { .. }

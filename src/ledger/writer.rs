@@ -268,6 +268,7 @@ fn check_claim(db: &Connection, claim: &Claim, event: &Event) -> Result<(), Fail
         | Event::LoopbackTested { .. }
         | Event::ShiftOpened { .. }
         | Event::ShiftClosed { .. }
+        | Event::Listed(_)
         | Event::Charged { .. }
         | Event::Enrolled { .. }
         | Event::EnrollmentRefused { .. }
@@ -313,6 +314,7 @@ fn device_of_enrollment(db: &Connection, event: &Event) -> Result<Option<DeviceI
         | Event::SerialAbandoned { .. }
         | Event::Signed { .. } => Ok(None),
         Event::IdReturned { device_id, .. } => Ok(Some(device_id.clone())),
+        Event::Listed(listing) => Ok(Some(listing.enrollment.device_id.clone())),
         Event::Enrolled {
             registration_id, ..
         }

@@ -249,6 +249,10 @@ pub fn difference(ours: &Enrollment, wanted: Status, held: &Held) -> Vec<Differe
         let theirs = twin_part(held, DESIRED);
         compare(DESIRED, holds(&theirs, desired), desired, &theirs);
     }
+    if let Some(tags) = &ours.initial_tags {
+        let theirs = twin_part(held, TAGS);
+        compare(TAGS, holds(&theirs, tags), tags, &theirs);
+    }
     found
 }
 
@@ -265,7 +269,8 @@ pub fn also_set(ours: &Enrollment, held: &Held) -> Vec<Difference> {
     };
     let nothing = Value::Object(Map::new());
     let desired = ours.initial_desired.as_ref().unwrap_or(&nothing);
-    for (field, ours) in [(DESIRED, desired), (TAGS, &nothing)] {
+    let tags = ours.initial_tags.as_ref().unwrap_or(&nothing);
+    for (field, ours) in [(DESIRED, desired), (TAGS, tags)] {
         if let Some(more) = beyond(&twin_part(held, field), ours) {
             add(field, &more);
         }
@@ -329,9 +334,20 @@ pub fn same_identity(ours: &EnrolledIdentity, held: &HeldAttestation) -> bool {
                 endorsement_key: ek,
                 storage_root_key: srk,
             },
-        ) => ek == endorsement_key && srk.as_ref().is_none_or(|srk| srk == storage_root_key),
+        ) => {
+            let known = Some(storage_root_key).filter(|srk| !srk.0.is_empty());
+            ek == endorsement_key
+                && known
+                    .zip(srk.as_ref())
+                    .is_none_or(|(ours, held)| ours == held)
+        }
         _ => false,
     }
+}
+
+/// Whether two enrollments are for the same key; a storage root key that one of them does not know is none.
+pub fn same_keys(one: &EnrolledIdentity, other: &EnrolledIdentity) -> bool {
+    one.reference() == other.reference()
 }
 
 type IsDefault = fn(&Value) -> bool;
@@ -383,12 +399,13 @@ impl fmt::Display for EnrolledIdentity {
             Self::Tpm {
                 endorsement_key: ek,
                 storage_root_key: srk,
-            } => write!(
-                f,
-                "tpm endorsement key {}, storage root key {}",
-                Digest::of(&ek.0),
-                Digest::of(&srk.0)
-            ),
+            } => {
+                write!(f, "tpm endorsement key {}", Digest::of(&ek.0))?;
+                match srk.0.is_empty() {
+                    true => Ok(()),
+                    false => write!(f, ", storage root key {}", Digest::of(&srk.0)),
+                }
+            }
         }
     }
 }
@@ -446,6 +463,7 @@ mod tests {
                 }
             },
             initial_desired: desired,
+            initial_tags: None,
         }
     }
 

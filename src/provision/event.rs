@@ -3,10 +3,12 @@
 //! Invariant: an event says what happened, never what was meant to happen, and holds all that recovery needs.
 //! A variant's name and fields are its stored form: change them only together with its version in [`stored`].
 
+mod balance;
 mod enrollment;
 pub mod stored;
 
-pub use enrollment::{EnrolledIdentity, Enrollment, EnrollmentRecord, IdentityRef};
+pub use balance::Balance;
+pub use enrollment::{EnrolledIdentity, Enrollment, EnrollmentRecord, IdentityRef, Listing};
 
 use super::bytes::{Blob, Digest};
 use super::device::{DeviceId, Holding, Identification, RegistrationId, SerialNumber};
@@ -206,7 +208,9 @@ pub enum Event {
         balance: Balance,
     },
 
-    // --- the outbox: enrollment of what passed
+    // --- the outbox: enrollment of what passed, and of what a person lists
+    /// A person's list asks for a device to be enrolled that is no unit of this line. Puts it into the outbox.
+    Listed(Box<Listing>),
     /// Calls to the service were charged to this station's share before they were made.
     Charged {
         /// Name of the DPS instance.
@@ -354,37 +358,6 @@ pub enum Proof {
     },
 }
 
-/// The balance of a shift, in units, not runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Balance {
-    /// Units still open when the shift began.
-    pub open_before: u32,
-    /// Units identified for the first time in this shift.
-    pub scanned: u32,
-    /// Units whose last verdict is PASS.
-    pub passed: u32,
-    /// Units whose last verdict is FAIL.
-    pub failed: u32,
-    /// Units whose last verdict is INJECTED.
-    #[serde(default)]
-    pub injected: u32,
-    /// Units retired.
-    pub scrapped: u32,
-    /// Units without a verdict when the shift ended.
-    pub open_after: u32,
-    /// Of the passed: enrolled and read back.
-    pub enrolled: u32,
-    /// Of the passed: covered by a named group.
-    pub covered: u32,
-    /// Of the passed: waiting in the outbox.
-    pub pending: u32,
-    /// Of the passed: refused by the service.
-    pub refused: u32,
-    /// Of the passed: disabled in the service by somebody.
-    #[serde(default)]
-    pub disabled: u32,
-}
-
 /// An event as it stands in the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recorded {
@@ -443,6 +416,7 @@ impl Event {
             Self::LoopbackTested { .. } => "loopback_tested",
             Self::ShiftOpened { .. } => "shift_opened",
             Self::ShiftClosed { .. } => "shift_closed",
+            Self::Listed(_) => "listed",
             Self::Charged { .. } => "charged",
             Self::Enrolled { .. } => "enrolled",
             Self::EnrollmentRefused { .. } => "enrollment_refused",

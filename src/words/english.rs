@@ -6,12 +6,14 @@ mod endorsement;
 mod hsm;
 mod ledger;
 mod link;
+mod list;
 mod tpm;
 
 pub use certificate::{flaw as certificate_flaw, key_kind};
 pub use cloud::{complaint, difference};
 pub use endorsement::flaw as endorsement_flaw;
 pub use link::{doing as step, misfit};
+pub use list::{class, line};
 
 use super::Words;
 use crate::provision::device::DeviceId;

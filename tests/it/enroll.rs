@@ -342,6 +342,7 @@ fn x509(number: u32) -> Enrollment {
             certificate: Blob(pair.cert.der().to_vec()),
         },
         initial_desired: Some(json!({"interval": number, "deep": {"list": [1.5, "x", null]}})),
+        initial_tags: None,
     }
 }
 

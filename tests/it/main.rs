@@ -20,6 +20,7 @@ mod kill;
 mod ledger;
 mod line;
 mod link;
+mod lists;
 mod loopback;
 mod model;
 mod naming;

@@ -52,6 +52,27 @@ pub struct Enrollment {
     /// Desired properties of the initial twin, as JSON; absent for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initial_desired: Option<serde_json::Value>,
+    /// Tags of the initial twin, as JSON; absent for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_tags: Option<serde_json::Value>,
+}
+
+/// What a line of a person's list asks to be enrolled.
+///
+/// Nothing of it was seen at a unit: it stands here whole, with what identifies the device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// What to enroll.
+    pub enrollment: Enrollment,
+    /// The key in the certificate: DER SubjectPublicKeyInfo; absent for a TPM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<Blob>,
+    /// The list's file, as it was named.
+    pub file: String,
+    /// SHA-256 of the whole list.
+    pub file_sha256: Digest,
+    /// The line in it, from 1.
+    pub line: u64,
 }
 
 /// The attestation part of an enrollment.
@@ -67,7 +88,7 @@ pub enum EnrolledIdentity {
     Tpm {
         /// `TPM2B_PUBLIC` of the EK.
         endorsement_key: Blob,
-        /// `TPM2B_PUBLIC` of the SRK.
+        /// `TPM2B_PUBLIC` of the SRK; empty where it is not known, as with a device of a list.
         storage_root_key: Blob,
     },
 }
@@ -81,6 +102,7 @@ impl EnrollmentRecord {
             device_id: self.device_id,
             identity,
             initial_desired: self.initial_desired,
+            initial_tags: None,
         }
     }
 }

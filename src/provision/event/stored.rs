@@ -10,7 +10,7 @@ use serde_json::Value;
 ///
 /// A kind whose body changes gets the next version here and a step in `lift`. The ledger's own version goes up with
 /// it, so that an older program refuses the file.
-pub const VERSIONS: [(&str, u32); 32] = [
+pub const VERSIONS: [(&str, u32); 33] = [
     ("arrived", 1),
     ("identified", 1),
     ("id_checked_out", 1),
@@ -37,6 +37,7 @@ pub const VERSIONS: [(&str, u32); 32] = [
     ("loopback_tested", 1),
     ("shift_opened", 1),
     ("shift_closed", 2),
+    ("listed", 1),
     ("charged", 1),
     ("enrolled", 1),
     ("enrollment_refused", 2),

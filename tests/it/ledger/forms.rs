@@ -1,8 +1,8 @@
 //! The stored form of every kind of event, and of the tables: neither changes without a version that says so.
 
 use super::*;
-use dps_station::provision::event::Balance;
 use dps_station::provision::event::stored::VERSIONS;
+use dps_station::provision::event::{Balance, EnrolledIdentity, Enrollment, Listing};
 use dps_station::provision::health::LinkHealth;
 use dps_station::provision::loopback::{Errors, Loopback, ModemLines, RateResult};
 use dps_station::provision::naming::IdFormat;
@@ -272,8 +272,28 @@ fn station() -> Vec<Event> {
     ]
 }
 
+fn listed() -> Event {
+    Event::Listed(Box::new(Listing {
+        enrollment: Enrollment {
+            dps: "main".to_owned(),
+            registration_id: registration_id(1),
+            device_id: DeviceId::parse("GW-1").unwrap(),
+            identity: EnrolledIdentity::X509 {
+                certificate: Blob(vec![1]),
+            },
+            initial_desired: Some(json!({"every": 1})),
+            initial_tags: Some(json!({"site": "A"})),
+        },
+        public_key: Some(Blob(vec![2])),
+        file: "list.csv".to_owned(),
+        file_sha256: Digest::of(b"list"),
+        line: 2,
+    }))
+}
+
 fn uploads() -> Vec<Event> {
     vec![
+        listed(),
         charged(&[1]),
         enrolled(1),
         Event::EnrollmentRefused {

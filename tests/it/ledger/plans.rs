@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 /// The statements that read a whole table, by how they begin, and why they may.
-const WHOLE: [(&str, &str); 6] = [
+const WHOLE: [(&str, &str); 7] = [
     ("SELECT serial, purpose", "a list for people"),
     ("SELECT device, uid, state", "a list for people"),
     ("SELECT device, verdict, bay", "a list for people"),
@@ -15,6 +15,7 @@ const WHOLE: [(&str, &str); 6] = [
         "an upload, once a pass, and lists",
     ),
     ("SELECT a.attempt, a.bay", "an index of those that are open"),
+    ("SELECT state, count(*)", "a report, for people"),
     ("SELECT dps, waiting", "a row for each DPS instance"),
 ];
 
@@ -86,7 +87,7 @@ async fn every_reference_is_found_from_both_its_ends() {
     let mut statement = db.prepare(sql).unwrap();
     let links = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
     let links: Vec<(String, String)> = links.unwrap().map(Result::unwrap).collect();
-    assert!(links.len() > 4, "{links:?}");
+    assert!(links.len() > 3, "{links:?}");
     for (table, column) in links {
         let steps = plan(&db, &format!("SELECT 1 FROM {table} WHERE {column} = ?")).unwrap();
         assert!(

@@ -1,0 +1,68 @@
+//! `station reconcile`: what the service holds, beside what the ledger says.
+
+use super::{also_set, differences, name_left, only_injected, together};
+use crate::commands::{Context, Exit, Failure, parts};
+use crate::config::{Config, DpsConfig};
+use crate::enroller::{self, Discrepancy, DiscrepancyKind};
+use crate::ledger::Ledger;
+use serde_json::json;
+
+/// Lists every difference between the ledger and each DPS instance.
+pub(in crate::commands) async fn reconcile(context: &Context) -> Result<Exit, Failure> {
+    let config = context.config()?;
+    let ledger = parts::ledger(&config).await?;
+    let mut ends = Vec::new();
+    for entry in &config.dps {
+        if only_injected(entry, &ledger).await? {
+            continue;
+        }
+        ends.push(compare(context, &config, entry, &ledger).await);
+        ends.push(name_left(context, &ledger, &entry.name).await);
+    }
+    ledger.close().await?;
+    together(ends)
+}
+
+async fn compare(
+    context: &Context,
+    config: &Config,
+    entry: &DpsConfig,
+    ledger: &Ledger,
+) -> Result<Exit, Failure> {
+    let dps = parts::dps(config, entry)?;
+    let found = enroller::reconcile(ledger, &dps, entry.share).await?;
+    for discrepancy in &found {
+        let text = discrepancy_words(discrepancy);
+        let id = &discrepancy.registration_id;
+        let object = match &discrepancy.kind {
+            DiscrepancyKind::AlsoSet(found) => json!({"registration_id": id, "also_set": found}),
+            _ => json!({"registration_id": id, "difference": text}),
+        };
+        context.print(&object, &text)?;
+    }
+    let differing = found.iter().filter(|found| found.is_difference());
+    let (name, count) = (dps.name(), differing.count());
+    let mut object = json!({"dps": name, "differences": count});
+    let mut text = format!("{name}: {count} differences");
+    let listed = ledger.listed(Some(name)).await?.all();
+    if listed > 0 {
+        object["listed"] = json!(listed);
+        text += &format!("; of the records on record here, {listed} from a list");
+    }
+    context.print(&object, &text)?;
+    match count {
+        0 => Ok(Exit::Done),
+        _ => Ok(Exit::Incomplete),
+    }
+}
+
+fn discrepancy_words(discrepancy: &Discrepancy) -> String {
+    let id = &discrepancy.registration_id;
+    match &discrepancy.kind {
+        DiscrepancyKind::Absent => format!("{id}: enrolled here, absent there"),
+        DiscrepancyKind::Unknown => format!("{id}: there, and not of this ledger"),
+        DiscrepancyKind::Disabled => format!("{id}: enabled here, disabled there"),
+        DiscrepancyKind::Different(found) => format!("{id}: differs: {}", differences(found)),
+        DiscrepancyKind::AlsoSet(found) => format!("{id}: {}", also_set(found)),
+    }
+}
