@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod alone;
+mod bench;
 mod devices;
 mod faults;
 mod killed;

@@ -311,6 +311,7 @@ async fn an_empty_handle_may_be_left_to_the_devices_client() {
         global_endpoint: format!("localhost:{}", cloud.emulator().port()),
         registration_id: registration_id.to_string(),
         trust_root: fs::read_to_string(cloud.emulator().ca_file()).unwrap(),
+        network: cloud.emulator().address().ip(),
         mqtt_port: cloud.emulator().mqtt_address().port(),
         registers_over: Transport::Https,
     };

@@ -24,7 +24,7 @@ const FAULTS_HELP: &str = r#"Faults:
     dropAfterCommit     the connection ends, and it was done
     cutReply            the reply breaks off in the middle
     slow                the reply is held back for slowMilliseconds
-    failBulk            400, of a bulk operation as a whole
+    failBulk            400, of a bulk operation with more than one entry, as a whole
     partialBulk         some entries of a bulk operation are refused
     absent              all connections end, and nobody listens for absentMilliseconds
   chance.NAME = 0.05 lets any call be hit by one of them with that chance, drawn from seed.

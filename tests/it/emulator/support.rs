@@ -235,6 +235,7 @@ impl Cloud {
             global_endpoint: format!("{}:{}", self.options.global_endpoint, self.emulator.port()),
             registration_id: id.to_owned(),
             trust_root: fs::read_to_string(self.emulator.ca_file()).unwrap(),
+            network: self.emulator.address().ip(),
             mqtt_port: self.emulator.mqtt_address().port(),
             registers_over: Transport::Https,
         }
