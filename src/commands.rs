@@ -77,8 +77,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Enroll everything that passed and is still pending.
     Enroll(enroll::EnrollArgs),
-    /// List every difference between the ledger and DPS.
-    Reconcile,
+    /// List every difference between the ledger and DPS, and what became of the devices.
+    Reconcile(enroll::ReconcileArgs),
     /// Open, close or report a shift.
     #[command(subcommand)]
     Shift(shift::ShiftCommand),
@@ -136,7 +136,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
             #[cfg(feature = "demo")]
             Command::Demo(args) => demo::run(&context, args).await,
             Command::Enroll(args) => enroll::enroll(&context, args).await,
-            Command::Reconcile => enroll::reconcile(&context).await,
+            Command::Reconcile(args) => enroll::reconcile(&context, args).await,
             Command::Shift(command) => shift::run(&context, command).await,
             Command::Ledger(command) => ledger::run(&context, command).await,
             Command::Ca(command) => ca::run(&context, command).await,

@@ -10,7 +10,7 @@ mod retry;
 mod waiting;
 
 pub use probe::{READ_STATES, WRITE, missing_rights};
-pub use reconcile::{Discrepancy, DiscrepancyKind, reconcile};
+pub use reconcile::{Discrepancy, DiscrepancyKind, reconcile, survey};
 pub use retry::{meant, retry};
 
 use crate::dps::{Dps, DpsError};

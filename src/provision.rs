@@ -18,4 +18,5 @@ pub mod loopback;
 pub mod naming;
 pub mod person;
 pub mod product;
+pub mod registration;
 pub mod verdict;

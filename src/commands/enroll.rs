@@ -1,12 +1,13 @@
 //! `station enroll` and `station reconcile`: after the shift.
 
+mod devices;
 mod left;
 mod list;
 mod reconcile;
 mod retry;
 
 pub(super) use left::name_left;
-pub(super) use reconcile::reconcile;
+pub(super) use reconcile::{ReconcileArgs, reconcile};
 
 use super::parts::Actor;
 use super::{Context, Exit, Failure, parts};

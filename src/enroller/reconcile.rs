@@ -53,9 +53,23 @@ type Settled = Option<(Enrollment, Status)>;
 /// # Errors
 /// A fault that names the service and the next step.
 pub async fn reconcile(ledger: &Ledger, dps: &Dps, share: u32) -> Result<Vec<Discrepancy>, Fault> {
+    survey(ledger, dps, share, &mut |_| ()).await
+}
+
+/// [`reconcile`], which shows each record of ours that the query finds to `look`, once: with it comes what became of the
+/// device, and no call is made for that.
+///
+/// # Errors
+/// Those of [`reconcile`].
+pub async fn survey(
+    ledger: &Ledger,
+    dps: &Dps,
+    share: u32,
+    look: &mut dyn FnMut(&Held),
+) -> Result<Vec<Discrepancy>, Fault> {
     let ours = known(ledger, dps).await?;
     let mut run = Run::new(ledger, dps, share);
-    let seen = query(&mut run, &ours).await?;
+    let seen = query(&mut run, &ours, look).await?;
     let mut found = seen.found;
     for (id, settled) in &ours {
         let Some((enrollment, status)) = settled else {
@@ -107,7 +121,11 @@ struct Seen {
     found: BTreeMap<String, DiscrepancyKind>,
 }
 
-async fn query(run: &mut Run<'_>, ours: &BTreeMap<String, Settled>) -> Result<Seen, Fault> {
+async fn query(
+    run: &mut Run<'_>,
+    ours: &BTreeMap<String, Settled>,
+    look: &mut dyn FnMut(&Held),
+) -> Result<Seen, Fault> {
     let dps = run.dps;
     let mut seen = Seen::default();
     let mut from = None;
@@ -115,6 +133,9 @@ async fn query(run: &mut Run<'_>, ours: &BTreeMap<String, Settled>) -> Result<Se
         let page = run.read(|| dps.query(from.as_ref())).await?;
         for held in page.records {
             let id = held.registration_id.to_ascii_lowercase();
+            if ours.contains_key(&id) {
+                look(&held);
+            }
             match ours.get(&id) {
                 Some(Some((enrollment, status))) => {
                     match disagreement(enrollment, *status, Some(&held)) {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod afterwards;
 mod ca;
 mod certificate;
 mod cli;
