@@ -298,18 +298,20 @@ impl Config {
             what: format!("{what} is not in {place}"),
             next: "put it there, readable by this user only".to_owned(),
         };
+        // What is empty is refused here: a token would count it as a wrong PIN.
+        let filled = |text: Option<String>, place: String| match text {
+            Some(text) if !text.is_empty() => Ok(SecretString::from(text)),
+            _ => Err(missing(place)),
+        };
         match secret {
             Secret::Plain(text) => Ok(text.clone()),
-            Secret::Environment(name) => std::env::var(name)
-                .map(SecretString::from)
-                .map_err(|_| missing(format!("the environment variable {name}"))),
+            Secret::Environment(name) => {
+                let text = std::env::var(name).ok();
+                filled(text, format!("the environment variable {name}"))
+            }
             Secret::File(path) => {
                 let path = self.path(path);
-                let text =
-                    fs::read_to_string(&path).map_err(|_| missing(path.display().to_string()))?;
-                Ok(SecretString::from(
-                    text.lines().next().unwrap_or_default().to_owned(),
-                ))
+                filled(secret::first_line(&path), path.display().to_string())
             }
         }
     }

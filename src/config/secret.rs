@@ -4,7 +4,8 @@ use secrecy::SecretString;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Where a secret lies.
 #[derive(Clone)]
@@ -15,6 +16,19 @@ pub enum Secret {
     Environment(String),
     /// Here, in plain sight: only on a simulated line.
     Plain(SecretString),
+}
+
+/// The longest file that a secret is read from, in bytes.
+const FILE_MAX: u64 = 64 * 1024;
+
+/// The first line of a file; none where it cannot be read, is too long, or is no file: a pipe would keep whoever reads it.
+pub(super) fn first_line(path: &Path) -> Option<String> {
+    let known = fs::metadata(path).ok()?;
+    if !known.is_file() || known.len() > FILE_MAX {
+        return None;
+    }
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().next().map(str::to_owned)
 }
 
 impl<'de> Deserialize<'de> for Secret {

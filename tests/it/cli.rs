@@ -6,6 +6,7 @@ use crate::odd_service::{OddService, answer};
 use crate::support::{Ended, Factory, Place, Running, calls, run};
 use dps_station::provision::fault::{Blame, ClockSkew, DpsSetting, Fault};
 use dps_station::words;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 use std::fs;
@@ -177,6 +178,21 @@ fn a_missing_token_or_module_or_secret_is_named() {
         2,
         &["PIN", "rig/hsm/none"],
     );
+    // A file without a PIN costs none of the token's few tries, and a pipe that nobody writes to keeps nobody.
+    write(&factory, "rig/hsm/none", b"\n");
+    let pipe = factory.dir().join("rig/hsm/pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
+    let before = calls(&factory.spy_log(), "C_Login");
+    for (from, to) in [("none", "none"), ("none", "pipe")] {
+        edit(
+            &factory,
+            &format!("file:rig/hsm/{from}"),
+            &format!("file:rig/hsm/{to}"),
+        );
+        let ended = run(&mut factory.station(&["run", "--headless"]));
+        says(&ended, 2, &["PIN", &format!("rig/hsm/{to}")]);
+    }
+    assert_eq!(calls(&factory.spy_log(), "C_Login"), before);
 }
 
 #[test]
