@@ -9,8 +9,9 @@
 //! The one thing that this room knows of the ledger is [`Reserved`], because that is what makes "signs only what was
 //! reserved" true: no caller can bring bytes that are not on record, or bring the same ones twice.
 //!
-//! A call into a module cannot be cancelled. One that outlives its deadline leaves the module out of use until the
-//! station is restarted, and whatever it says in the end is thrown away.
+//! A call into a module cannot be cancelled. One that outlives its deadline leaves the module out of use until it
+//! returns, and whatever it says in the end is thrown away. The deadline is the call's own: how long it waited for its turn
+//! does not count.
 //!
 //! # Why so
 //!
@@ -34,6 +35,7 @@ use secrecy::SecretString;
 use signer::{Module, ModuleThread};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,7 +43,7 @@ use std::time::{Duration, Instant};
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long making a key may take; network HSMs take their time for the random numbers.
 const MAKE_DEADLINE: Duration = Duration::from_secs(60);
-/// How long finding a key or signing may take, the wait for calls before it included.
+/// How long finding a key or signing may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long the end of a token's last use may block the thread that ends it.
@@ -96,6 +98,7 @@ impl Hsm {
             signer,
             meter: Arc::clone(&meter),
             token: token.clone(),
+            suspect: AtomicBool::new(false),
         };
         opened
             .call("open", OPEN_DEADLINE, move |module, id| {
@@ -133,11 +136,28 @@ impl Hsm {
     /// reservation is spent, and its serial number must be abandoned.
     pub async fn sign(&self, label: &str, reserved: Reserved) -> Result<Vec<u8>, HsmError> {
         let label = label.to_owned();
-        self.0
+        let signed = self
+            .0
             .call("sign", CALL_DEADLINE, move |module, id| {
                 module.sign(id, &label, &reserved)
             })
-            .await
+            .await;
+        self.0.suspect.store(signed.is_err(), Ordering::Relaxed);
+        signed
+    }
+
+    /// Whether it is worth reserving a serial number: yes, unless the last signature failed. Then the key with this label
+    /// is looked for first, which costs nothing but time.
+    ///
+    /// # Errors
+    /// Why the key cannot sign now.
+    pub async fn ready(&self, label: &str) -> Result<(), HsmError> {
+        if !self.0.suspect.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.public_key(label).await?;
+        self.0.suspect.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// What happened on the token so far.
@@ -161,6 +181,8 @@ struct Opened {
     id: u64,
     token: String,
     meter: Arc<Mutex<Meter>>,
+    /// Whether the last signature failed.
+    suspect: AtomicBool,
 }
 
 impl Opened {

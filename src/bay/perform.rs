@@ -49,7 +49,7 @@ impl Work<'_> {
         let limit = self.made.step_deadline;
         let done = match effect {
             Effect::Sign { serial } => return self.sign(&serial).await,
-            Effect::Draft { csr, common_name } => return self.draft(&csr, &common_name),
+            Effect::Draft { csr, common_name } => return self.draft(&csr, &common_name).await,
             Effect::ReadEndorsement => return self.read_endorsement(step).await,
             Effect::Rehearse {
                 endorsement,
@@ -252,10 +252,14 @@ impl Work<'_> {
         }
     }
 
-    fn draft(&self, csr: &Blob, common_name: &str) -> Fact {
+    /// Drafts a certificate, unless the HSM is known to be out of order: a serial number would be given up for nothing.
+    async fn draft(&self, csr: &Blob, common_name: &str) -> Fact {
         let Some(signer) = &self.made.signer else {
             return Fact::Fault(no_ca(&self.made.product.name));
         };
+        if let Err(error) = signer.hsm.ready(&signer.label).await {
+            return Fact::Fault(Fault::Hsm(error));
+        }
         let profile = &self.made.product.profile;
         let serial = SerialNumber::from_random(random());
         let drafted = Csr::parse(&csr.0, common_name, &profile.keys).and_then(|csr| {

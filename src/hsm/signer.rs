@@ -10,14 +10,17 @@ use pkcs11::session::Session;
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// Calls that may wait for the signer thread.
 const QUEUE: usize = 64;
+
+/// Until a login is tried again that failed without a word about the PIN: it may have been judged all the same.
+const PIN_PAUSE: Duration = Duration::from_secs(10);
 
 /// A module is initialized once in a process, so each has one signer thread, kept for the life of the process.
 static SIGNERS: Mutex<BTreeMap<PathBuf, Arc<ModuleThread>>> = Mutex::new(BTreeMap::new());
@@ -28,8 +31,36 @@ type Task = Box<dyn FnOnce(&mut Module) + Send>;
 pub(super) struct ModuleThread {
     module: String,
     queue: SyncSender<Task>,
-    hung: AtomicBool,
+    state: Arc<State>,
     ids: AtomicU64,
+}
+
+/// What the thread is at.
+struct State {
+    /// The number of the call that is under way.
+    call: Mutex<Option<u64>>,
+    /// Whether that call has outlived its deadline. It opens again as soon as the call returns.
+    hung: watch::Sender<bool>,
+}
+
+impl State {
+    fn begin(&self, number: u64) {
+        *self.call.lock().unwrap_or_else(PoisonError::into_inner) = Some(number);
+    }
+
+    fn end(&self) {
+        let mut call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
+        *call = None;
+        self.hung.send_if_modified(std::mem::take);
+    }
+
+    /// The call of this number is late; nothing, if it has returned meanwhile.
+    fn late(&self, number: u64) {
+        let call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
+        if *call == Some(number) {
+            self.hung.send_replace(true);
+        }
+    }
 }
 
 impl ModuleThread {
@@ -63,7 +94,10 @@ impl ModuleThread {
         Ok(Self {
             module,
             queue,
-            hung: AtomicBool::new(false),
+            state: Arc::new(State {
+                call: Mutex::new(None),
+                hung: watch::Sender::new(false),
+            }),
             ids: AtomicU64::new(0),
         })
     }
@@ -73,8 +107,9 @@ impl ModuleThread {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Runs `act` on the thread and waits for its result, at most for `deadline`. If it is late, this call and all
-    /// later ones fail; if it has not begun by then, it never does.
+    /// Runs `act` on the thread and waits for its result, at most for `deadline` from when its turn has come. If it is
+    /// late, it fails, and so do all that wait or come until the thread has returned from it; what has not begun by then
+    /// never does.
     pub async fn call<T: Send + 'static>(
         &self,
         deadline: Duration,
@@ -83,14 +118,21 @@ impl ModuleThread {
         let hung = || HsmError::Hung {
             module: self.module.clone(),
         };
-        if self.hung.load(Ordering::Acquire) {
+        let mut hangs = self.state.hung.subscribe();
+        if *hangs.borrow() {
             return Err(hung());
         }
+        let (number, state) = (self.new_id(), Arc::clone(&self.state));
+        let (begin, begun) = oneshot::channel();
         let (reply, answer) = oneshot::channel();
         let task: Task = Box::new(move |module| {
-            if !reply.is_closed() {
-                let _ = reply.send(act(module)); // nobody waits any more: the result is thrown away
+            if reply.is_closed() || begin.send(()).is_err() {
+                return; // nobody waits any more
             }
+            state.begin(number);
+            let result = act(module);
+            state.end();
+            let _ = reply.send(result); // late, it is thrown away
         });
         self.queue.try_send(task).map_err(|error| match error {
             TrySendError::Full(_) => HsmError::Busy {
@@ -98,10 +140,16 @@ impl ModuleThread {
             },
             TrySendError::Disconnected(_) => hung(),
         })?;
+        tokio::select! {
+            biased;
+            turn = begun => turn.map_err(|_| hung())?,
+            _ = hangs.wait_for(|hung| *hung) => return Err(hung()),
+        }
         match tokio::time::timeout(deadline, answer).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) | Err(_) => {
-                self.hung.store(true, Ordering::Release);
+            Ok(Err(_)) => Err(hung()),
+            Err(_) => {
+                self.state.late(number);
                 Err(hung())
             }
         }
@@ -109,7 +157,7 @@ impl ModuleThread {
 
     /// Has `act` run on the thread and blocks until it has, at most for `deadline`; not at all if the module hangs.
     pub fn finish(&self, deadline: Duration, act: impl FnOnce(&mut Module) + Send + 'static) {
-        if self.hung.load(Ordering::Acquire) {
+        if *self.state.hung.borrow() {
             return;
         }
         let (done, end) = sync_channel(1);
@@ -138,6 +186,8 @@ struct Token {
     pin: SecretString,
     session: Option<Session>,
     meter: Arc<Mutex<Meter>>,
+    /// A login that failed without a word about the PIN, and until when it is not tried again.
+    unjudged: Option<(Instant, HsmError)>,
 }
 
 /// A PIN that a token refused: kept for the life of the process, because each try counts, whoever makes it.
@@ -181,6 +231,7 @@ impl Module {
             pin,
             session: None,
             meter,
+            unjudged: None,
         };
         self.tokens.insert(id, token);
         self.ask(id, |_, _| Ok(()))
@@ -331,12 +382,23 @@ impl Token {
                 token::check_session(&session, &self.names)?;
                 session
             }
-            None => self.log_in(library, refused)?,
+            None => {
+                if let Some((until, error)) = &self.unjudged
+                    && Instant::now() < *until
+                {
+                    return Err(error.clone());
+                }
+                self.log_in(library, refused)?
+            }
         };
         Ok((self.session.insert(session), &self.names))
     }
 
-    fn log_in(&self, library: &Pkcs11, refused: &mut Vec<RefusedPin>) -> Result<Session, HsmError> {
+    fn log_in(
+        &mut self,
+        library: &Pkcs11,
+        refused: &mut Vec<RefusedPin>,
+    ) -> Result<Session, HsmError> {
         let opened = token::open_session(library, &self.names).and_then(|session| {
             self.count(|meter| {
                 meter.sessions += 1;
@@ -345,7 +407,15 @@ impl Token {
             token::log_in(&session, &self.names, &self.pin)?;
             Ok(session)
         });
-        if let Err(error @ HsmError::Pin { .. }) = &opened {
+        self.unjudged = match &opened {
+            Err(error) if token::is_unjudged(error) => {
+                Some((Instant::now() + PIN_PAUSE, error.clone()))
+            }
+            _ => None,
+        };
+        if let Err(error @ HsmError::Pin { .. }) = &opened
+            && self.unjudged.is_none()
+        {
             refused.push(RefusedPin {
                 token: self.names.token.clone(),
                 pin: self.pin.clone(),
@@ -366,22 +436,54 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_call_that_hangs_fails_closed_and_its_late_result_is_thrown_away() {
+    async fn a_call_that_hangs_keeps_all_others_away_until_it_returns_and_its_result_is_thrown_away()
+     {
         let signer = ModuleThread::start(PathBuf::from("/no/such/module.so")).unwrap();
         let (release, released) = sync_channel::<()>(0);
-        let (ended, end) = sync_channel::<()>(1);
         let slow = signer.call(Duration::from_millis(20), move |_| {
             released.recv().unwrap();
-            ended.send(()).unwrap();
             Ok(1)
         });
-        assert!(matches!(slow.await, Err(HsmError::Hung { .. })));
+        let waiting = signer.call(Duration::from_secs(5), |_| -> Result<(), _> {
+            unreachable!("nobody waits for it any more")
+        });
+        let (slow, waiting) = tokio::join!(biased; slow, waiting);
+        assert!(matches!(slow, Err(HsmError::Hung { .. })));
+        assert!(matches!(waiting, Err(HsmError::Hung { .. })));
         let queued = signer.call(Duration::from_secs(5), |_| Ok(2));
         assert!(matches!(queued.await, Err(HsmError::Hung { .. })));
+
+        let mut hangs = signer.state.hung.subscribe();
         release.send(()).unwrap();
-        end.recv().unwrap();
+        hangs.wait_for(|hung| !hung).await.unwrap();
         let later = signer.call(Duration::from_secs(5), |_| Ok(3));
-        assert!(matches!(later.await, Err(HsmError::Hung { .. })));
+        assert_eq!(later.await.ok(), Some(3));
+    }
+
+    #[tokio::test]
+    async fn the_deadline_does_not_count_the_wait_for_the_calls_before() {
+        let signer = ModuleThread::start(PathBuf::from("/no/such/module.so")).unwrap();
+        let (release, released) = sync_channel::<()>(0);
+        let slow = signer.call(Duration::from_secs(60), move |_| {
+            released.recv().unwrap();
+            Ok(())
+        });
+        let (begun, mut beginning) = oneshot::channel();
+        let short = signer.call(Duration::from_millis(500), move |_| {
+            begun.send(()).unwrap();
+            Ok(())
+        });
+        let freed = async {
+            let much_later = Duration::from_millis(1_000);
+            assert!(
+                tokio::time::timeout(much_later, &mut beginning)
+                    .await
+                    .is_err()
+            );
+            release.send(()).unwrap();
+        };
+        let (slow, short, ()) = tokio::join!(biased; slow, short, freed);
+        assert_eq!((slow.is_ok(), short.is_ok()), (true, true));
     }
 
     #[tokio::test]

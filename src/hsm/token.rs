@@ -184,9 +184,21 @@ pub(super) fn log_in(session: &Session, names: &Names, pin: &SecretString) -> Re
             PinAdvice::Set
         }
         RvError::ArgumentsBad => PinAdvice::NoPad,
+        RvError::GeneralError | RvError::FunctionFailed | RvError::HostMemory => PinAdvice::Wait,
         _ => PinAdvice::Look,
     };
     Err(names.pin(Some(said(&error)), advice))
+}
+
+/// Whether a login failed without a word about the PIN, so that it may be tried once more, later.
+pub(super) fn is_unjudged(error: &HsmError) -> bool {
+    matches!(
+        error,
+        HsmError::Pin {
+            advice: PinAdvice::Wait,
+            ..
+        }
+    )
 }
 
 /// Asks the token whether it still knows the session as logged in.

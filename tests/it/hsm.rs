@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod out_of_order;
 mod signing;
 
 use crate::plant;
@@ -51,6 +52,7 @@ fn alone<F: Future<Output = ()>>(test: &str, tokens: &[&str], check: impl FnOnce
         .args(["--exact", &format!("hsm::{test}"), "--nocapture"])
         .env(DIRECTORY, directory.path())
         .env("SOFTHSM2_CONF", configuration)
+        .env("PKCS11_SCRIPT", directory.path().join("script"))
         .env("PKCS11SPY", find_softhsm().unwrap())
         .env("PKCS11SPY_OUTPUT", directory.path().join("spy.log"))
         .output()
@@ -473,13 +475,18 @@ fn a_public_key_that_somebody_else_left_is_not_destroyed() {
 
 /// The spy before SoftHSM, with an oddity of another maker's module.
 fn odd_module(directory: &Path, oddity: &str) -> PathBuf {
+    build_module(directory, "tests/it/odd_module.c", oddity)
+}
+
+/// A module of this C source, which stands before the spy and is told its oddity.
+fn build_module(directory: &Path, source: &str, oddity: &str) -> PathBuf {
     let module = directory.join(format!("{oddity}.so"));
     let status = Command::new("cc")
         .args(["-shared", "-fPIC", "-o"])
         .arg(&module)
         .arg(format!("-DODD=\"{oddity}\""))
         .arg(format!("-DREAL={:?}", spy()))
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/odd_module.c"))
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(source))
         .arg("-ldl")
         .status()
         .expect("cc (build-essential) is not installed: run scripts/setup");

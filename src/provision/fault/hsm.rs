@@ -129,6 +129,8 @@ pub enum PinAdvice {
     NoPad,
     /// Look at it with the maker's tool.
     Look,
+    /// Wait: the token failed without a word about the PIN, and is asked again.
+    Wait,
 }
 
 /// What makes a key unfit to be a CA's.

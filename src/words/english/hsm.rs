@@ -27,13 +27,7 @@ pub fn what(error: &HsmError) -> String {
             token,
             said,
             advice,
-        } => {
-            let why = said.as_deref().unwrap_or(match advice {
-                PinAdvice::LastTry => "one try is left before the token locks",
-                _ => "the token is locked",
-            });
-            format!("the PIN of token {token:?} cannot be used ({why}) and is not tried again")
-        }
+        } => pin_failed(token, said.as_deref(), *advice),
         HsmError::KeyMissing { token, label } => {
             format!("token {token:?} has no key labelled {label:?}")
         }
@@ -88,14 +82,28 @@ pub fn next(error: &HsmError) -> &'static str {
         }
         HsmError::Token { .. } => "check the HSM and its connection, then try again",
         HsmError::Sign { .. } => "check the HSM and the key, then try again",
-        HsmError::Hung { .. } => "check the HSM and its connection, then start the station again",
+        HsmError::Hung { .. } => {
+            "check the HSM and its connection; the station goes on by itself when it answers, and must be started again if it never does"
+        }
         HsmError::Busy { .. } => "try again, or check why the HSM is slow",
         HsmError::AnotherKey { .. } => "correct label, token or issuing in station.toml",
     }
 }
 
+fn pin_failed(token: &str, said: Option<&str>, advice: PinAdvice) -> String {
+    let why = said.unwrap_or(match advice {
+        PinAdvice::LastTry => "one try is left before the token locks",
+        _ => "the token is locked",
+    });
+    match advice {
+        PinAdvice::Wait => format!("the login to token {token:?} failed ({why})"),
+        _ => format!("the PIN of token {token:?} cannot be used ({why}) and is not tried again"),
+    }
+}
+
 fn pin(advice: PinAdvice) -> &'static str {
     match advice {
+        PinAdvice::Wait => "check the HSM; it is tried again after ten seconds",
         PinAdvice::Correct => "correct `pin` and start the station again",
         PinAdvice::Unlock => {
             "have the HSM's security officer unlock it, then start the station again"
