@@ -99,7 +99,12 @@ async fn a_refused_record_is_named_by_each_command_until_it_is_put_right_and_ret
         assert_eq!(ended.code(), Some(1), "{arguments:?}: {ended:?}");
         assert_eq!(refused(&ended), [first, second], "{arguments:?}: {ended:?}");
         let why = ended.objects();
-        let why = why.iter().find_map(|object| object["refused"].as_str());
+        let mut of_first = why
+            .iter()
+            .filter(|object| object["registration_id"] == first);
+        let why = of_first
+            .next()
+            .and_then(|object| object["refused"].as_str());
         let next = format!("station enroll --retry {first}");
         assert!(why.unwrap().contains(&next), "{why:?}");
     }
