@@ -4,6 +4,7 @@
 
 mod alone;
 mod bench;
+mod clients;
 mod devices;
 mod faults;
 mod killed;

@@ -109,6 +109,11 @@ impl Running {
         Some(line)
     }
 
+    /// Its number in the system.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Writes to its stdin, which stays open.
     pub fn say(&mut self, bytes: &[u8]) {
         let stdin = self.stdin.as_mut().expect("open until the end");

@@ -48,10 +48,7 @@ impl Cloud {
     }
 
     pub async fn with(change: impl FnOnce(&mut EmulatorOptions)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut options = EmulatorOptions::new(dir.path());
-        change(&mut options);
-        Self::open(dir, options).await
+        Self::in_folder(tempfile::tempdir().unwrap(), change).await
     }
 
     /// Stops, lets `damage` do its work on the state, and starts again.
@@ -59,6 +56,19 @@ impl Cloud {
         self.emulator.stop().await;
         damage(&self.dir.path().join("dps"));
         Self::open(self.dir, self.options).await
+    }
+
+    /// The cloud of a folder in which there was one.
+    pub async fn in_folder(dir: TempDir, change: impl FnOnce(&mut EmulatorOptions)) -> Self {
+        let mut options = EmulatorOptions::new(dir.path());
+        change(&mut options);
+        Self::open(dir, options).await
+    }
+
+    /// Stops, and leaves its folder.
+    pub async fn into_folder(self) -> TempDir {
+        self.emulator.stop().await;
+        self.dir
     }
 
     pub async fn open(dir: TempDir, options: EmulatorOptions) -> Self {
@@ -416,6 +426,11 @@ impl Pki {
 impl Held {
     pub fn pem(&self) -> String {
         fs::read_to_string(&self.certificate).unwrap()
+    }
+
+    /// Its certificate and its key as files, in PEM.
+    pub fn files(&self) -> (&Path, &Path) {
+        (&self.certificate, &self.key)
     }
 
     pub fn der(&self) -> Vec<u8> {
