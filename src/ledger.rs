@@ -35,12 +35,15 @@ mod lookout;
 mod migrate;
 mod outbox;
 mod project;
+mod quota;
 mod read;
 mod reserved;
 mod sql;
 mod store;
 mod tally;
 mod together;
+mod turn;
+mod upload;
 mod verify;
 mod wal;
 mod writer;
@@ -52,6 +55,7 @@ pub use error::LedgerError;
 pub use listed::ListedCounts;
 pub use lookout::Lookout;
 pub use outbox::OutboxState;
+pub use quota::{CALL_MARGIN_MS, Charge, Room, Sending};
 pub use read::{
     OpenAttempt, OutboxCounts, OutboxFilter, OutboxRow, ReservationRow, ReservationState, Shift,
     ShiftStanding, Standing, UnitRow,
@@ -61,6 +65,7 @@ pub use store::{
     APPLICATION_ID, Migration, Options, Pragmas, beside, station_lock, station_lock_path,
 };
 pub use together::{Happened, Refused, Written};
+pub use turn::Turn;
 pub use verify::{Damage, Place, Report, verify};
 
 use crate::provision::bytes::{Blob, Digest};
@@ -388,6 +393,7 @@ impl Ledger {
             subject,
             person: self.person.clone(),
             events,
+            charge: None,
         };
         self.ask(|answer| Request::Write(Box::new(write), answer))
             .await

@@ -19,4 +19,5 @@ pub mod naming;
 pub mod person;
 pub mod product;
 pub mod registration;
+pub mod upload;
 pub mod verdict;

@@ -6,7 +6,8 @@
 mod english;
 
 pub use english::{
-    certificate_flaw, class, complaint, difference, endorsement_flaw, key_kind, line, misfit, step,
+    certificate_flaw, class, complaint, difference, endorsement_flaw, key_kind, line, misfit,
+    progress, step,
 };
 
 use crate::provision::fault::{Fault, Told, harmless};

@@ -14,10 +14,12 @@ use super::run::{self as line, Stops};
 use super::{Context, Exit, Failure, ca, parts, shift};
 use crate::bay::StationFault;
 use crate::config::Config;
+use crate::enroller::{Terms, drain};
 use crate::fixtures::rig;
 use crate::fixtures::rig::control::{Answer, Ask, Control};
 use crate::ledger::{Ledger, UnitRow};
 use crate::provision::floor::{Command, Floor, Report};
+use crate::provision::upload::Progress;
 use crate::provision::verdict::Verdict;
 use crate::ui;
 use clap::{Args, ValueEnum};
@@ -274,7 +276,9 @@ async fn finish(
     let mut exit = Exit::Done;
     for entry in config.enrolling() {
         let dps = parts::dps(config, entry)?;
-        let summary = crate::enroller::drain(ledger, &dps, entry.share).await;
+        let terms = Terms::new(entry.share, "station demo");
+        let (said, _) = watch::channel(Progress::default());
+        let summary = drain(ledger, &dps, &terms, &said).await;
         if !summary.all_settled() {
             exit = Exit::Incomplete;
         }

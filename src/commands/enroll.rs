@@ -3,6 +3,8 @@
 mod devices;
 mod left;
 mod list;
+mod pause;
+mod progress;
 mod reconcile;
 mod retry;
 
@@ -12,15 +14,17 @@ pub(super) use reconcile::{ReconcileArgs, reconcile};
 use super::parts::Actor;
 use super::{Context, Exit, Failure, parts};
 use crate::config::{Config, DpsConfig};
-use crate::enroller::{self, Intent};
+use crate::enroller::{self, Intent, LONG_PATIENCE, Terms};
 use crate::ledger::{Ledger, OutboxFilter, OutboxState};
 use crate::provision::batch::Difference;
 use crate::provision::fault::{Fault, harmless};
 use crate::words;
 use clap::Args;
+use futures_util::future::join_all;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where a record may stand that did not make it.
 const NOT_SETTLED: &[OutboxState] = &[
@@ -31,12 +35,14 @@ const NOT_SETTLED: &[OutboxState] = &[
 
 /// The longest name that is quoted, in characters.
 const NAME_MAX: usize = 64;
+/// Records that are read at once.
+const PAGE: u32 = 500;
 
 /// Options of `station enroll`.
 #[derive(Args)]
 pub struct EnrollArgs {
     /// Only say what would be sent.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["wait", "pause", "resume"])]
     dry_run: bool,
     /// First put back the refused records with these registration IDs or device IDs, with what their product means today.
     #[arg(long, num_args = 0.., value_name = "ID")]
@@ -50,6 +56,16 @@ pub struct EnrollArgs {
     /// The DPS instance that the list is for.
     #[arg(long, value_name = "NAME", requires = "csv")]
     dps: Option<String>,
+    /// Go on trying for so long (such as 90s, 30m, 2h) while DPS does not answer, 12 hours if no time is given; without
+    /// this, 5 minutes. Where another process uploads, follow it, and go on where it ends.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "12h", value_parser = time)]
+    wait: Option<Duration>,
+    /// Have the upload pause, in whichever process it runs, until `--resume`.
+    #[arg(long, conflicts_with_all = ["wait", "resume"])]
+    pause: bool,
+    /// Let a paused upload go on.
+    #[arg(long, conflicts_with = "wait")]
+    resume: bool,
     #[command(flatten)]
     actor: Actor,
 }
@@ -69,14 +85,19 @@ pub(super) async fn enroll(context: &Context, args: EnrollArgs) -> Result<Exit, 
             ledger
         }
     };
-    for entry in &config.dps {
-        ends.push(if only_injected(entry, &ledger).await? {
+    let each = config.dps.iter().map(async |entry| {
+        if only_injected(entry, &ledger).await? {
             nothing_to_enroll(context, entry)
+        } else if args.pause || args.resume {
+            pause::pause(context, entry, &ledger, args.pause).await
         } else if args.dry_run {
             foresee(context, &config, entry, &ledger).await
         } else {
-            settle(context, &config, entry, &ledger).await
-        });
+            settle(context, &config, entry, &ledger, args.wait).await
+        }
+    });
+    ends.extend(join_all(each).await); // none waits for another's service
+    for entry in config.dps.iter().filter(|_| !args.pause && !args.resume) {
         ends.push(name_left(context, &ledger, &entry.name).await);
     }
     ledger.close().await?;
@@ -115,6 +136,7 @@ async fn enroll_list(
         file,
         dps,
         dry_run: args.dry_run,
+        wait: args.wait,
     };
     let ledger = parts::ledger_of(config, &args.actor).await?;
     let end = list::enroll(context, config, &ledger, &list).await;
@@ -178,12 +200,17 @@ async fn foresee(
     ledger: &Ledger,
 ) -> Result<Exit, Failure> {
     let dps = parts::dps(config, entry)?;
-    for (id, intent) in enroller::dry_run(ledger, &dps, entry.share).await? {
+    let terms = Terms::to_read(entry.share, "station enroll");
+    let mut printed = Ok(());
+    let each = |id, intent: Intent| {
         let intent = intent_words(&intent);
         let text = format!("{id}: {intent}");
-        context.print(&json!({"registration_id": id, "intent": intent}), &text)?;
-    }
-    Ok(Exit::Done)
+        if printed.is_ok() {
+            printed = context.print(&json!({"registration_id": id, "intent": intent}), &text);
+        }
+    };
+    enroller::dry_run(ledger, &dps, &terms, each).await?;
+    printed.map(|()| Exit::Done)
 }
 
 async fn settle(
@@ -191,9 +218,14 @@ async fn settle(
     config: &Config,
     entry: &DpsConfig,
     ledger: &Ledger,
+    wait: Option<Duration>,
 ) -> Result<Exit, Failure> {
     let dps = parts::dps(config, entry)?;
-    let mut summary = enroller::drain(ledger, &dps, entry.share).await;
+    let mut terms = Terms::new(entry.share, "station enroll");
+    if let Some(patience) = wait {
+        (terms.patience, terms.follow) = (patience, true);
+    }
+    let mut summary = progress::drain(context, ledger, &dps, &terms).await?;
     // Of this run and of all before it: a person has to know while there is one.
     summary.refused = ledger.outbox_counts(dps.name()).await?.refused;
     let s = &summary;
@@ -227,7 +259,7 @@ async fn settle(
     }
     let all_settled = summary.all_settled();
     if let Some(fault) = summary.fault {
-        return Err(fault.into());
+        return Err(ended_by(fault));
     }
     match all_settled {
         true => Ok(Exit::Done),
@@ -235,22 +267,57 @@ async fn settle(
     }
 }
 
+/// Why a run ended early: that somebody else is at it, or paused it, is no failure of the station.
+fn ended_by(fault: Fault) -> Failure {
+    let others = matches!(
+        fault,
+        Fault::UploadElsewhere { .. } | Fault::UploadPaused { .. }
+    );
+    let failure = Failure::from(fault);
+    match others {
+        true => Failure {
+            exit: Exit::Incomplete,
+            ..failure
+        },
+        false => failure,
+    }
+}
+
+/// A time as people write it: a number and `s`, `m` or `h`.
+fn time(text: &str) -> Result<Duration, String> {
+    let wrong = || "give a number and s, m or h, such as 30m".to_owned();
+    let end = text.len().saturating_sub(1);
+    let (number, unit) = text.split_at_checked(end).ok_or_else(wrong)?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let time = Duration::from_secs(number.saturating_mul(unit));
+    match (Duration::from_secs(1)..=14 * LONG_PATIENCE).contains(&time) {
+        true => Ok(time),
+        false => Err("give a time from 1s to 168h".to_owned()),
+    }
+}
+
 /// The records that were put off, by registration ID, with the reason.
 async fn put_off(ledger: &Ledger, dps: &str) -> Result<BTreeMap<String, String>, Failure> {
     let mut found = BTreeMap::new();
-    for state in [OutboxState::Pending, OutboxState::DisablePending] {
-        let filter = OutboxFilter {
-            dps: Some(dps.to_owned()),
-            state: Some(state),
-            ..OutboxFilter::default()
+    let mut last = None;
+    loop {
+        let page = ledger.outbox_waiting(dps, last.as_ref(), PAGE).await?;
+        let Some(end) = page.last() else {
+            return Ok(found);
         };
-        for row in ledger.outbox(filter).await? {
+        last = Some(end.registration_id.clone());
+        for row in page {
             if let Some(fault) = row.fault {
                 found.insert(row.registration_id.to_string(), words::sentence(&fault));
             }
         }
     }
-    Ok(found)
 }
 
 fn intent_words(intent: &Intent) -> String {

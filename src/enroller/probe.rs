@@ -1,10 +1,14 @@
 //! Finds out what the credential of a DPS instance may do, without any effect there.
 
-use super::Run;
+use super::Terms;
+use super::call::Caller;
 use crate::dps::Dps;
 use crate::ledger::Ledger;
 use crate::provision::fault::Fault;
+use std::time::Duration;
 
+/// How long to go on asking a service that does not answer: who checks wants to know that.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The right to write enrollments, as shared access policies name it.
 pub const WRITE: &str = "EnrollmentWrite";
 /// The right to read registration states.
@@ -20,13 +24,17 @@ pub async fn missing_rights(
     dps: &Dps,
     share: u32,
 ) -> Result<Vec<&'static str>, Fault> {
-    let mut run = Run::new(ledger, dps, share);
-    run.read(|| dps.query(None)).await?;
+    let terms = Terms {
+        patience: PATIENCE,
+        ..Terms::new(share, "station check")
+    };
+    let caller = Caller::new(ledger, dps, &terms);
+    caller.read(|| dps.query(None)).await?;
     let mut missing = Vec::new();
-    if !run.read(|| dps.may_write()).await? {
+    if !caller.read(|| dps.may_write()).await? {
         missing.push(WRITE);
     }
-    if !run.read(|| dps.may_read_states()).await? {
+    if !caller.read(|| dps.may_read_states()).await? {
         missing.push(READ_STATES);
     }
     Ok(missing)

@@ -1,6 +1,8 @@
 //! Compares the ledger with all that DPS holds, both ways.
 
-use super::{Comparison, Run, compare};
+use super::Terms;
+use super::call::Caller;
+use super::compare::{Comparison, compare};
 use crate::dps::Dps;
 use crate::ledger::{Ledger, OutboxFilter, OutboxState};
 use crate::provision::batch::{Difference, Held, Status, also_set, difference};
@@ -9,7 +11,7 @@ use crate::provision::fault::{Fault, Malformed};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Pages read before giving up: more than the service's limit of a million records fills.
-const PAGE_LIMIT: u32 = 20_000;
+pub(super) const PAGE_LIMIT: u32 = 20_000;
 
 /// One registration ID on which ledger and service disagree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +54,12 @@ type Settled = Option<(Enrollment, Status)>;
 ///
 /// # Errors
 /// A fault that names the service and the next step.
-pub async fn reconcile(ledger: &Ledger, dps: &Dps, share: u32) -> Result<Vec<Discrepancy>, Fault> {
-    survey(ledger, dps, share, &mut |_| ()).await
+pub async fn reconcile(
+    ledger: &Ledger,
+    dps: &Dps,
+    terms: &Terms,
+) -> Result<Vec<Discrepancy>, Fault> {
+    survey(ledger, dps, terms, &mut |_| ()).await
 }
 
 /// [`reconcile`], which shows each record of ours that the query finds to `look`, once: with it comes what became of the
@@ -64,12 +70,12 @@ pub async fn reconcile(ledger: &Ledger, dps: &Dps, share: u32) -> Result<Vec<Dis
 pub async fn survey(
     ledger: &Ledger,
     dps: &Dps,
-    share: u32,
+    terms: &Terms,
     look: &mut dyn FnMut(&Held),
 ) -> Result<Vec<Discrepancy>, Fault> {
     let ours = known(ledger, dps).await?;
-    let mut run = Run::new(ledger, dps, share);
-    let seen = query(&mut run, &ours, look).await?;
+    let caller = Caller::new(ledger, dps, terms);
+    let seen = query(&caller, &ours, look).await?;
     let mut found = seen.found;
     for (id, settled) in &ours {
         let Some((enrollment, status)) = settled else {
@@ -78,7 +84,7 @@ pub async fn survey(
         if seen.agreed.contains(id) {
             continue;
         }
-        let held = run.read(|| dps.get(&enrollment.registration_id)).await?;
+        let held = caller.read(|| dps.get(&enrollment.registration_id)).await?;
         if let Some(kind) = disagreement(enrollment, *status, held.as_ref()) {
             found.insert(id.clone(), kind);
         }
@@ -122,15 +128,15 @@ struct Seen {
 }
 
 async fn query(
-    run: &mut Run<'_>,
+    caller: &Caller<'_>,
     ours: &BTreeMap<String, Settled>,
     look: &mut dyn FnMut(&Held),
 ) -> Result<Seen, Fault> {
-    let dps = run.dps;
+    let dps = caller.dps;
     let mut seen = Seen::default();
     let mut from = None;
     for _ in 0..PAGE_LIMIT {
-        let page = run.read(|| dps.query(from.as_ref())).await?;
+        let page = caller.read(|| dps.query(from.as_ref())).await?;
         for held in page.records {
             let id = held.registration_id.to_ascii_lowercase();
             if ours.contains_key(&id) {
@@ -177,7 +183,7 @@ fn disagreement(ours: &Enrollment, status: Status, held: Option<&Held>) -> Optio
     }
 }
 
-fn endless(dps: &Dps) -> Fault {
+pub(super) fn endless(dps: &Dps) -> Fault {
     Fault::DpsMalformed {
         dps: dps.name().to_owned(),
         url: dps.url().to_owned(),

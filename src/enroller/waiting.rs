@@ -1,24 +1,39 @@
-//! What waits in the outbox, as it is to be sent.
+//! What waits in the outbox, as it is to be sent: a page at a time, however much there is.
 
 use super::refusal::is_unanswered;
 use crate::dps::Dps;
-use crate::ledger::{Ledger, OutboxFilter, OutboxRow, OutboxState};
+use crate::ledger::{Ledger, OutboxRow, OutboxState};
 use crate::provision::batch::{Row, Status};
+use crate::provision::device::RegistrationId;
 use crate::provision::fault::Fault;
+use std::collections::HashSet;
+use std::sync::Arc;
 
-/// All records that wait for `dps`: first those to enroll, then those to disable, each oldest first.
-pub(super) async fn waiting(ledger: &Ledger, dps: &Dps) -> Result<Vec<Row>, Fault> {
-    let mut rows = Vec::new();
-    for state in [OutboxState::Pending, OutboxState::DisablePending] {
-        let filter = OutboxFilter {
-            dps: Some(dps.name().to_owned()),
-            state: Some(state),
-            ..OutboxFilter::default()
-        };
-        let found = ledger.outbox(filter).await?;
-        rows.extend(found.into_iter().filter_map(row));
-    }
-    Ok(rows)
+/// Records that are read at once.
+const PAGE: usize = 200;
+
+/// The next page of records that are due for `dps`, none of which is `held`; empty if there is none.
+pub(super) async fn due(
+    ledger: &Ledger,
+    dps: &Dps,
+    held: &Arc<HashSet<RegistrationId>>,
+) -> Result<Vec<Row>, Fault> {
+    let held = Arc::clone(held);
+    let found = ledger
+        .outbox_due(dps.name(), dps.now_ms(), PAGE, held)
+        .await?;
+    Ok(found.into_iter().filter_map(row).collect())
+}
+
+/// The next page of all records that wait for `dps`, due or not, after the one with this registration ID.
+pub(super) async fn after(
+    ledger: &Ledger,
+    dps: &Dps,
+    after: Option<&RegistrationId>,
+) -> Result<Vec<Row>, Fault> {
+    let page = u32::try_from(PAGE).expect("a page is small");
+    let found = ledger.outbox_waiting(dps.name(), after, page).await?;
+    Ok(found.into_iter().filter_map(row).collect())
 }
 
 /// A record as it is to be sent; none that does not wait.
@@ -31,6 +46,7 @@ pub(super) fn row(row: OutboxRow) -> Option<Row> {
     Some(Row {
         enrollment: row.enrollment,
         wanted,
+        content_seq: row.content_seq,
         tries: row.tries,
         next_try_ms: row.next_try_ms,
         unanswered: row.sending || row.fault.as_ref().is_some_and(is_unanswered),

@@ -20,7 +20,7 @@ use crate::provision::event::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// The projections, each with its key columns: what `verify` rebuilds and compares.
-pub const TABLES: [(&str, &str); 13] = [
+pub const TABLES: [(&str, &str); 14] = [
     ("attempt", "attempt"),
     ("unit", "device"),
     ("claim", "device"),
@@ -29,6 +29,7 @@ pub const TABLES: [(&str, &str); 13] = [
     ("reservation", "serial"),
     ("outbox", "registration_id"),
     ("charge", "seq"),
+    ("service", "dps"),
     ("shift", "shift"),
     ("bay", "bay"),
     ("allocation", "device"),
@@ -88,6 +89,9 @@ fn change(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         Event::Charged {
             dps, operations, ..
         } => charge(db, recorded, dps, *operations)?,
+        Event::ServiceBusy { dps, pause_ms } => busy(db, recorded, dps, *pause_ms)?,
+        Event::UploadPaused { dps } => pause(db, recorded, dps, true)?,
+        Event::UploadResumed { dps } => pause(db, recorded, dps, false)?,
         Event::LinkMeasured { .. }
         | Event::LoopbackTested { bay: None, .. }
         | Event::Interrupted { .. }
@@ -352,6 +356,32 @@ fn close_shift(db: &Connection, recorded: &Recorded, shift: &str) -> Result<(), 
 fn charge(db: &Connection, recorded: &Recorded, dps: &str, operations: u32) -> Result<(), Failure> {
     db.prepare_cached("INSERT INTO charge (seq, dps, at_ms, operations) VALUES (?, ?, ?, ?)")?
         .execute(params![seq(recorded), dps, recorded.at_ms, operations])?;
+    Ok(())
+}
+
+fn busy(db: &Connection, recorded: &Recorded, dps: &str, pause_ms: u64) -> Result<(), Failure> {
+    db.prepare_cached(
+        "INSERT INTO service (dps, busy_ms, busy_from_ms) VALUES (?1, ?2, ?3)
+         ON CONFLICT DO UPDATE SET busy_ms = ?2, busy_from_ms = ?3",
+    )?
+    .execute(params![
+        dps,
+        i64::try_from(pause_ms).unwrap_or(i64::MAX),
+        recorded.at_ms
+    ])?;
+    Ok(())
+}
+
+fn pause(db: &Connection, recorded: &Recorded, dps: &str, paused: bool) -> Result<(), Failure> {
+    db.prepare_cached(
+        "INSERT INTO service (dps, paused_ms, paused_by) VALUES (?1, ?2, ?3)
+         ON CONFLICT DO UPDATE SET paused_ms = ?2, paused_by = ?3",
+    )?
+    .execute(params![
+        dps,
+        paused.then_some(recorded.at_ms),
+        recorded.operator.as_ref().filter(|_| paused)
+    ])?;
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use crate::provision::floor::Counts;
 use crate::provision::verdict::Verdict;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use ulid::Ulid;
 
 /// An attempt that has begun and not ended.
@@ -82,6 +82,9 @@ pub struct OutboxRow {
     pub etag: Option<String>,
     /// Why it was refused or deferred.
     pub fault: Option<Fault>,
+    /// The event that says what DPS is to hold.
+    #[serde(skip)]
+    pub content_seq: u64,
     /// What DPS is to hold.
     pub enrollment: Enrollment,
 }
@@ -219,7 +222,7 @@ pub fn reservations(db: &Connection) -> Result<Vec<ReservationRow>, Failure> {
 /// The records of the outbox that `filter` lets through, those due longest first.
 pub fn outbox(db: &Connection, filter: &OutboxFilter) -> Result<Vec<OutboxRow>, Failure> {
     let sql = "SELECT registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
-             fault, enrollment FROM outbox
+             fault, enrollment, content_seq FROM outbox
          WHERE (?1 IS NULL OR dps = ?1) AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL OR next_try_ms <= ?3)
          ORDER BY next_try_ms, content_seq LIMIT ?4";
     let state = filter.state.as_ref().map(word).transpose()?;
@@ -231,7 +234,7 @@ pub fn outbox(db: &Connection, filter: &OutboxFilter) -> Result<Vec<OutboxRow>, 
 /// The records of the outbox with these registration IDs, as far as there are any.
 pub fn outbox_of(db: &Connection, ids: &[RegistrationId]) -> Result<Vec<OutboxRow>, Failure> {
     let sql = "SELECT registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
-             fault, enrollment FROM outbox WHERE registration_id = ?";
+             fault, enrollment, content_seq FROM outbox WHERE registration_id = ?";
     let mut found = Vec::new();
     for id in ids {
         found.extend(rows(db, sql, [id.as_str()], outbox_row)?);
@@ -242,9 +245,61 @@ pub fn outbox_of(db: &Connection, ids: &[RegistrationId]) -> Result<Vec<OutboxRo
 /// The records of `dps` that are disabled, although their units passed.
 pub fn disabled_though_passed(db: &Connection, dps: &str) -> Result<Vec<OutboxRow>, Failure> {
     let sql = "SELECT outbox.registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
-             fault, enrollment FROM outbox JOIN unit USING (device)
+             fault, enrollment, content_seq FROM outbox JOIN unit USING (device)
          WHERE state = 'disabled' AND dps = ? AND verdict = 'passed' ORDER BY content_seq";
     rows(db, sql, [dps], outbox_row)
+}
+
+/// At most `limit` records that are due, those to enroll first, each those due longest first; none of `held`.
+pub fn outbox_due(
+    db: &Connection,
+    dps: &str,
+    due_ms: i64,
+    limit: usize,
+    held: &HashSet<RegistrationId>,
+) -> Result<Vec<OutboxRow>, Failure> {
+    let sql = "SELECT registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
+             fault, enrollment, content_seq FROM outbox WHERE dps = ? AND state = ? AND next_try_ms <= ?
+         ORDER BY next_try_ms, content_seq";
+    let mut statement = db.prepare(sql)?;
+    let mut due = Vec::new();
+    for state in ["pending", "disable_pending"] {
+        let mut rows = statement.query(params![dps, state, due_ms])?;
+        while due.len() < limit
+            && let Some(row) = rows.next()?
+        {
+            if !held.contains(&column_word(row, 0)?) {
+                due.push(outbox_row(row)?);
+            }
+        }
+    }
+    Ok(due)
+}
+
+/// When the next record that waits for `dps` is due.
+pub fn next_due_ms(db: &Connection, dps: &str) -> Result<Option<i64>, Failure> {
+    let sql = "SELECT min(next_try_ms) FROM outbox WHERE dps = ? AND state = ?";
+    let mut first: Option<i64> = None;
+    for state in ["pending", "disable_pending"] {
+        let due: Option<i64> = db.query_row(sql, [dps, state], |row| row.get(0))?;
+        first = first.into_iter().chain(due).min();
+    }
+    Ok(first)
+}
+
+/// At most `limit` records that wait, in the order of their registration IDs, after `after`.
+pub fn outbox_waiting(
+    db: &Connection,
+    dps: &str,
+    after: Option<&RegistrationId>,
+    limit: u32,
+) -> Result<Vec<OutboxRow>, Failure> {
+    let sql = "SELECT registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
+             fault, enrollment, content_seq FROM outbox WHERE registration_id > ? AND +dps = ?
+             AND +state IN ('pending', 'disable_pending')
+         ORDER BY registration_id LIMIT ?";
+    let after = after.map_or("", RegistrationId::as_str);
+    rows(db, sql, params![after, dps, limit], outbox_row)
 }
 
 fn outbox_row(row: &Row<'_>) -> Result<OutboxRow, Failure> {
@@ -264,6 +319,7 @@ fn outbox_row(row: &Row<'_>) -> Result<OutboxRow, Failure> {
             .map(|text| serde_json::from_str(&text))
             .transpose()
             .map_err(damaged)?,
+        content_seq: row.get::<_, i64>(10)?.cast_unsigned(),
         enrollment: serde_json::from_str(&enrollment).map_err(damaged)?,
     })
 }

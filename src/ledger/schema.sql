@@ -111,7 +111,7 @@ CREATE TABLE outbox (
     listed_seq INTEGER
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX outbox_by_state ON outbox (state, next_try_ms);
+CREATE INDEX outbox_in_turn ON outbox (dps, state, next_try_ms, content_seq);
 CREATE INDEX outbox_of_device ON outbox (device);
 
 -- Calls charged to this station's share of the service's quota.
@@ -122,7 +122,16 @@ CREATE TABLE charge (
     operations INTEGER NOT NULL
 ) STRICT;
 
-CREATE INDEX charges_by_time ON charge (dps, at_ms);
+CREATE INDEX charges_in_order ON charge (dps, seq);
+
+-- What holds up all calls to a service: how long it asked to be left alone, and who has paused the upload.
+CREATE TABLE service (
+    dps TEXT PRIMARY KEY,
+    busy_ms INTEGER,
+    busy_from_ms INTEGER,
+    paused_ms INTEGER,
+    paused_by TEXT
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE shift (
     shift TEXT PRIMARY KEY,

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub const APPLICATION_ID: i32 = 0x5354_4e4c;
 
 /// How long to wait for another process that writes to the ledger.
-pub const BUSY_LIMIT: Duration = Duration::from_secs(5);
+const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many prepared statements a connection keeps: more than the writer has.
 const STATEMENTS: usize = 64;

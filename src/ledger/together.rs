@@ -1,5 +1,6 @@
 //! Events that become durable together: what lies between them may safely be done again.
 
+use super::quota::Room;
 use super::{Claim, LedgerError, Reserved};
 use crate::provision::bytes::Digest;
 use crate::provision::event::{Event, Recorded};
@@ -24,6 +25,8 @@ pub struct Written {
     pub claim: Option<Claim>,
     /// The right to a signature, if the last of them is a reservation.
     pub reserved: Option<Reserved>,
+    /// What became of the charge, if one was asked for.
+    pub room: Option<Room>,
 }
 
 /// Why nothing was recorded.

@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::migrate;
+use super::quota::{Charge, Decision, Room, Windows};
 use super::store::{self, Pragmas};
 use super::together::{Happened, Refused, Written};
 use super::{Claim, LedgerError, Options, Reserved, chain, project};
@@ -39,8 +40,10 @@ pub struct Write {
     pub subject: Subject,
     /// The person who does it; none where the station acts by itself.
     pub person: Option<Arc<Person>>,
-    /// What happened, in order; at least one.
+    /// What happened, in order; at least one, unless a charge is asked for.
     pub events: Vec<Happened>,
+    /// The charge that is to be made if there is room for it; the station's.
+    pub charge: Option<Charge>,
 }
 
 /// On whose behalf an event is recorded; it decides which events are possible.
@@ -60,6 +63,7 @@ pub struct Writer {
     path: PathBuf,
     station: String,
     clock: fn() -> i64,
+    windows: Windows,
 }
 
 impl Writer {
@@ -70,6 +74,7 @@ impl Writer {
             path: options.path.clone(),
             station: options.station.clone(),
             clock: options.clock,
+            windows: Windows::default(),
         })
     }
 
@@ -126,7 +131,20 @@ impl Writer {
         &mut self,
         writes: impl Iterator<Item = &'a Write>,
     ) -> Result<Vec<Result<Written, Refused>>, LedgerError> {
+        let outcomes = self.transact(writes);
+        let whole = |outcomes: &Vec<Result<_, _>>| outcomes.iter().all(Result::is_ok);
+        if !outcomes.as_ref().is_ok_and(whole) {
+            self.windows.clear(); // what was counted may not be on record
+        }
+        outcomes
+    }
+
+    fn transact<'a>(
+        &mut self,
+        writes: impl Iterator<Item = &'a Write>,
+    ) -> Result<Vec<Result<Written, Refused>>, LedgerError> {
         let (station, clock, path) = (&self.station, self.clock, &self.path);
+        let windows = &mut self.windows;
         let at = |error: rusqlite::Error| Failure::from(error).at(path);
         let mut transaction = self
             .db
@@ -136,7 +154,7 @@ impl Writer {
         let mut outcomes: Vec<Result<Written, _>> = Vec::new();
         for write in writes {
             let savepoint = transaction.savepoint().map_err(at)?;
-            match record_all(&savepoint, write, station, clock) {
+            match record_all(&savepoint, write, station, clock, windows) {
                 Ok(written) => {
                     savepoint.commit().map_err(at)?;
                     outcomes.push(Ok(written));
@@ -175,11 +193,24 @@ fn record_all(
     write: &Write,
     station: &str,
     clock: fn() -> i64,
+    windows: &mut Windows,
 ) -> Result<Written, (usize, Failure)> {
     let person = write.person.as_deref();
     let mut subject = write.subject.clone();
     let mut written = Written::default();
-    for (place, happened) in write.events.iter().enumerate() {
+    let mut events = write.events.clone();
+    if let Some(charge) = &write.charge {
+        let now_ms = clock();
+        let decision = windows.decide(db, charge, now_ms);
+        let (room, event) = decided(charge, decision.map_err(|failure| (0, failure))?);
+        written.room = Some(room);
+        events.extend(event.map(|event| Happened {
+            at_ms: Some(now_ms),
+            product_digest: None,
+            event,
+        }));
+    }
+    for (place, happened) in events.iter().enumerate() {
         let blank = Recorded {
             seq: 0,
             at_ms: happened.at_ms.unwrap_or_else(clock),
@@ -199,6 +230,31 @@ fn record_all(
         written.recorded.push(recorded);
     }
     Ok(written)
+}
+
+/// What is answered to a charge that was decided on, and what of it goes on record.
+fn decided(asked: &Charge, decision: Decision) -> (Room, Option<Event>) {
+    let charged = |operations, sending| Event::Charged {
+        dps: asked.dps.clone(),
+        operations,
+        sending,
+    };
+    match decision {
+        Decision::Charge {
+            operations,
+            sending,
+            set_back_ms,
+        } => {
+            let event = (operations > 0).then(|| charged(operations, sending.clone()));
+            let room = Room::Made {
+                operations,
+                sending,
+                set_back_ms,
+            };
+            (room, event)
+        }
+        Decision::Wait { room, set_back } => (room, set_back.then(|| charged(0, Vec::new()))),
+    }
 }
 
 /// Appends one event to the chain and lets it take effect.
@@ -270,6 +326,9 @@ fn check_claim(db: &Connection, claim: &Claim, event: &Event) -> Result<(), Fail
         | Event::ShiftClosed { .. }
         | Event::Listed(_)
         | Event::Charged { .. }
+        | Event::ServiceBusy { .. }
+        | Event::UploadPaused { .. }
+        | Event::UploadResumed { .. }
         | Event::Enrolled { .. }
         | Event::EnrollmentRefused { .. }
         | Event::EnrollmentDisabled { .. }
@@ -310,6 +369,9 @@ fn device_of_enrollment(db: &Connection, event: &Event) -> Result<Option<DeviceI
         | Event::ShiftOpened { .. }
         | Event::ShiftClosed { .. }
         | Event::Charged { .. }
+        | Event::ServiceBusy { .. }
+        | Event::UploadPaused { .. }
+        | Event::UploadResumed { .. }
         | Event::SerialReserved { .. }
         | Event::SerialAbandoned { .. }
         | Event::Signed { .. } => Ok(None),

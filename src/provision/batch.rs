@@ -42,6 +42,8 @@ pub struct Row {
     pub enrollment: Enrollment,
     /// And whether the device may register with it.
     pub wanted: Status,
+    /// The place of the event that says so.
+    pub content_seq: u64,
     /// How often an upload of this record was deferred.
     pub tries: u32,
     /// Not to be tried before this time, in milliseconds since 1970.
@@ -52,9 +54,9 @@ pub struct Row {
 
 /// Records that are settled together: at most [`BATCH_LIMIT`], all for the same status.
 #[derive(Debug, PartialEq)]
-pub struct Batch<'a> {
+pub struct Batch {
     /// The records, in the order of the outbox.
-    pub rows: Vec<&'a Row>,
+    pub rows: Vec<Row>,
     /// The outcome of an earlier call is unknown: only what is not there may be sent.
     pub read_first: bool,
 }
@@ -139,28 +141,29 @@ pub enum HeldAttestation {
 ///
 /// No batch costs more than `share` operations for one pass over it, if each record counts as one. A row that was
 /// deferred goes alone: if it was what made a call fail, it fails alone from then on.
-pub fn plan(rows: &[Row], now_ms: i64, share: u32) -> Vec<Batch<'_>> {
+pub fn plan(rows: Vec<Row>, now_ms: i64, share: u32) -> Vec<Batch> {
     let limit = BATCH_LIMIT.min(share.max(1) as usize);
     let mut batches = Vec::new();
+    let mut waiting = rows;
+    waiting.retain(|row| row.next_try_ms <= now_ms);
     for (wanted, read_first) in [
         (Status::Enabled, true),
         (Status::Disabled, true),
         (Status::Enabled, false),
         (Status::Disabled, false),
     ] {
-        let due: Vec<&Row> = rows
-            .iter()
-            .filter(|row| row.next_try_ms <= now_ms)
-            .filter(|row| row.wanted == wanted && row.unanswered == read_first)
-            .collect();
-        let (fresh, again): (Vec<_>, Vec<_>) = due.into_iter().partition(|row| row.tries == 0);
-        let together = fresh.chunks(limit);
-        for rows in together.chain(again.chunks(1)) {
-            batches.push(Batch {
-                rows: rows.to_vec(),
-                read_first,
-            });
+        let alike = |row: &mut Row| row.wanted == wanted && row.unanswered == read_first;
+        let due = waiting.extract_if(.., alike);
+        let (fresh, again): (Vec<_>, Vec<_>) = due.partition(|row| row.tries == 0);
+        let mut fresh = fresh.into_iter().peekable();
+        while fresh.peek().is_some() {
+            let rows = fresh.by_ref().take(limit).collect();
+            batches.push(Batch { rows, read_first });
         }
+        batches.extend(again.into_iter().map(|row| Batch {
+            rows: vec![row],
+            read_first,
+        }));
     }
     batches
 }
@@ -618,6 +621,7 @@ mod tests {
                 .map(|(n, (wanted, tries, next, sent))| Row {
                     enrollment: enrollment(n, false, None),
                     wanted,
+                    content_seq: n.into(),
                     tries,
                     next_try_ms: next,
                     unanswered: sent,
@@ -637,12 +641,12 @@ mod tests {
         fn every_due_row_is_planned_once_in_order_and_never_more_than_ten(
             rows in any_rows(), now_ms in 0..100_i64, share in 0..20_u32,
         ) {
-            let batches = plan(&rows, now_ms, share);
+            let batches = plan(rows.clone(), now_ms, share);
             let mut planned = Vec::new();
             for batch in &batches {
                 prop_assert!(!batch.rows.is_empty());
                 prop_assert!(batch.rows.len() <= BATCH_LIMIT.min(share.max(1) as usize));
-                let first = batch.rows[0];
+                let first = &batch.rows[0];
                 prop_assert!(first.tries == 0 || batch.rows.len() == 1);
                 for row in &batch.rows {
                     prop_assert_eq!(row.wanted, first.wanted);

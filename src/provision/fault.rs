@@ -23,7 +23,8 @@ pub use blame::Blame;
 pub use certificate::{CertificateName, Flaw, KeyFound, KeyKind, KeyPolicy};
 pub use cloud::{
     ClockSkew, Complaint, Difference, DpsSetting, DpsUntrusted, Malformed, NoAnswer, NoToken,
-    ProxyRefused, ProxyUnreachable, RecordTrouble, TokenTrouble, TrustFlaw,
+    ProxyRefused, ProxyUnreachable, RecordTrouble, TokenTrouble, TrustFlaw, TurnHolder,
+    UploadPaused,
 };
 pub use device::{HeldValue, IdentityKind, LabelTrouble, Mismatch};
 pub use endorsement::{EkFlaw, Encoding, TemplateFault, TpmAttribute};
@@ -463,6 +464,10 @@ pub enum Fault {
         /// The share, in operations a minute.
         share: u32,
     },
+    /// Another process, or another upload of this one, is at this outbox.
+    UploadElsewhere { dps: String, holder: TurnHolder },
+    /// A person has paused the upload.
+    UploadPaused(UploadPaused),
     /// The station's clock is wrong by more than two minutes.
     ClockWrong {
         /// Name of the DPS instance that shows it.

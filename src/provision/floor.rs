@@ -214,11 +214,12 @@ impl Floor {
             return;
         }
         let mut outbox = outbox.clone();
-        let known = self
-            .outboxes
-            .get(&name)
-            .and_then(|known| known.note.clone());
-        outbox.note = outbox.note.or(known);
+        if let Some(known) = self.outboxes.get(&name) {
+            let ended = matches!(outbox.note, Some(Activity::Uploaded | Activity::Stopped(_)));
+            let progress = known.progress.clone().filter(|_| !ended);
+            outbox.progress = outbox.progress.or(progress);
+            outbox.note = outbox.note.or(known.note.clone());
+        }
         self.outboxes.insert(name, outbox);
     }
 }

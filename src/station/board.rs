@@ -139,5 +139,6 @@ pub(super) fn outbox(counts: OutboxCounts) -> Outbox {
         refused: counts.refused,
         deferred: counts.tried,
         note: None,
+        progress: None,
     }
 }

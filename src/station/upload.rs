@@ -2,15 +2,17 @@
 
 use super::board::outbox;
 use crate::dps::Dps;
-use crate::enroller;
+use crate::enroller::{self, LONG_PATIENCE, Summary, Terms};
 use crate::ledger::{Ledger, OutboxFilter, OutboxState};
 use crate::provision::fault::Fault;
 use crate::provision::floor::{Activity, Outbox, Report};
 use crate::provision::person::Person;
 use crate::provision::product::Product;
+use crate::provision::upload::Progress;
+use futures_util::future::join_all;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Who decides at a screen that nobody has logged in to, as it goes on record.
 const OPERATOR: &str = "operator";
@@ -63,7 +65,8 @@ impl Uploader {
                 Ok(()) => Shared::start(shared),
                 Err(fault) => {
                     for (dps, _) in &shared.clouds {
-                        shared.report(dps, Activity::Stopped(fault.clone())).await;
+                        let stopped = Activity::Stopped(fault.clone());
+                        shared.report(dps, Some(stopped), None).await;
                     }
                 }
             }
@@ -83,12 +86,13 @@ impl Shared {
             return;
         }
         tokio::spawn(async move {
-            for (dps, share) in &shared.clouds {
-                shared.report(dps, Activity::Uploading).await;
-                let summary = enroller::drain(&shared.ledger, dps, *share).await;
+            let uploads = shared.clouds.iter().map(async |(dps, share)| {
+                shared.report(dps, Some(Activity::Uploading), None).await;
+                let summary = shared.drain(dps, *share).await;
                 let said = summary.fault.map_or(Activity::Uploaded, Activity::Stopped);
-                shared.report(dps, said).await;
-            }
+                shared.report(dps, Some(said), None).await;
+            });
+            join_all(uploads).await; // none waits for another's service
             shared.running.store(false, Ordering::SeqCst);
         });
     }
@@ -107,13 +111,36 @@ impl Shared {
         Ok(())
     }
 
+    /// Drains the outbox of an instance, and reports all the while how that stands.
+    async fn drain(&self, dps: &Dps, share: u32) -> Summary {
+        let terms = Terms {
+            patience: LONG_PATIENCE,
+            follow: true,
+            ..Terms::new(share, "station run")
+        };
+        let (said, mut heard) = watch::channel(Progress::default());
+        let tell = async {
+            while heard.changed().await.is_ok() {
+                let progress = heard.borrow_and_update().clone();
+                self.report(dps, None, Some(progress)).await;
+            }
+        };
+        let drained = async {
+            let summary = enroller::drain(&self.ledger, dps, &terms, &said).await;
+            drop(said);
+            summary
+        };
+        tokio::join!(drained, tell).0
+    }
+
     /// Reports what the ledger holds for an instance, and what the enroller has to say if anything.
-    async fn report(&self, dps: &Dps, note: Activity) {
+    async fn report(&self, dps: &Dps, note: Option<Activity>, progress: Option<Progress>) {
         let Ok(counts) = self.ledger.outbox_counts(dps.name()).await else {
             return; // the station finds out with its own next question, and says so
         };
         let outbox = Outbox {
-            note: Some(note),
+            note,
+            progress,
             ..outbox(counts)
         };
         let report = Report::Enroller {

@@ -8,12 +8,14 @@ mod ledger;
 mod link;
 mod list;
 mod tpm;
+mod upload;
 
 pub use certificate::{flaw as certificate_flaw, key_kind};
 pub use cloud::{complaint, difference};
 pub use endorsement::flaw as endorsement_flaw;
 pub use link::{doing as step, misfit};
 pub use list::{class, line};
+pub use upload::progress;
 
 use super::Words;
 use crate::provision::device::DeviceId;

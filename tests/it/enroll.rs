@@ -2,13 +2,14 @@
 
 mod beside;
 mod keys;
+mod upload;
 mod way;
 
 use crate::odd_service::{OddService, answer};
 use data_encoding::BASE64;
 use dps_station::dps::{API_VERSION, Dps, DpsOptions, ProxyChoice};
 use dps_station::enroller::{
-    Discrepancy, DiscrepancyKind, Intent, Summary, drain, dry_run, reconcile,
+    self, Discrepancy, DiscrepancyKind, Intent, Summary, Terms, dry_run, reconcile,
 };
 use dps_station::fixtures::dps::{Emulator, EmulatorOptions, Faults, Policy};
 use dps_station::ledger::{
@@ -22,6 +23,7 @@ use dps_station::provision::event::{
     Purpose, Reservation,
 };
 use dps_station::provision::fault::{Blame, Fault, RecordTrouble};
+use dps_station::provision::upload::Progress;
 use dps_station::words;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,15 +31,36 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
+use tokio::sync::watch;
 use ulid::Ulid;
 
 /// Operations a minute; more than any test here needs, unless it says so.
 const SHARE: u32 = 1_000;
+/// Patience where the service never does what it should.
+const SHORT: Duration = Duration::from_secs(2);
 /// How much faster [`fast_clock`] runs.
 const FAST: i64 = 100;
 
 /// The endorsement key of the C quickstart in the DPS documentation: a well-formed `TPM2B_PUBLIC`.
 const ENDORSEMENT_KEY: &str = "AToAAQALAAMAsgAgg3GXZ0SEs/gakMyNRqXXJP1S124GUgtk8qHaGzMUaaoABgCAAEMAEAgAAAAAAAEAxsj2gUScTk1UjuioeTlfGYZrrimExB+bScH75adUMRIi2UOMxG1kw4y+9RW/IVoMl4e620VxZad0ARX2gUqVjYO7KPVt3dyKhZS3dkcvfBisBhP1XH9B33VqHG9SHnbnQXdBUaCgKAfxome8UmBKfe+naTsE5fkvjb/do3/dD6l4sGBwFCnKRdln4XpM03zLpoHFao8zOwt8l/uP3qUIxmCYv9A7m69Ms+5/pCkTu/rK4mRDsfhZ0QLfbzVI6zQFOKF/rwsfBtFeWlWtcuJMKlXdD8TXWElTzgh7JS4qhFzreL0c1mI0GCj+Aws0usZh7dLIVPnlgZcBhgy1SSDQMQ==";
+
+/// Terms with this share, and with patience for as long as a test should take.
+fn terms(share: u32) -> Terms {
+    patience(share, Duration::from_secs(20))
+}
+
+fn patience(share: u32, patience: Duration) -> Terms {
+    Terms {
+        patience,
+        ..Terms::new(share, "test")
+    }
+}
+
+/// Drains the outbox; nobody looks on.
+async fn drain(ledger: &Ledger, dps: &Dps, terms: &Terms) -> Summary {
+    let (said, _) = watch::channel(Progress::default());
+    enroller::drain(ledger, dps, terms, &said).await
+}
 
 fn real_clock() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -155,7 +178,7 @@ impl Line {
     }
 
     async fn drain(&self) -> Summary {
-        drain(&self.ledger, &self.dps, SHARE).await
+        drain(&self.ledger, &self.dps, &terms(SHARE)).await
     }
 
     /// Records that a call was about to be made for `enrollments`, as a killed station leaves it.
@@ -476,7 +499,8 @@ async fn a_unit_that_fails_while_its_record_waits_for_the_share_is_never_enabled
         sending: vec![],
     };
     line.ledger.record(&used_up).await.unwrap();
-    let run = drain(&line.ledger, &line.dps, 10);
+    let terms = terms(10);
+    let run = drain(&line.ledger, &line.dps, &terms);
     // Both wait on the first poll: the run for its share, and the verdict is recorded in the meantime.
     let (summary, ()) = tokio::join!(run, line.fail(&enrollments[0]));
     assert_eq!(summary.fault, None);
@@ -544,9 +568,9 @@ async fn a_record_that_the_service_cannot_take_now_is_deferred_and_tried_again()
 async fn a_record_of_which_nothing_is_known_is_put_off_and_read_back_first() {
     let line = Line::new().await;
     let enrollments = line.pass_many(1).await;
-    // Neither the call nor the reading back has an answer.
+    // Neither the call nor the reading back has an answer, however often.
     line.faults(Faults {
-        fail: 2,
+        fail: 4,
         ..Faults::default()
     })
     .await;
@@ -565,10 +589,10 @@ async fn a_record_of_which_nothing_is_known_is_put_off_and_read_back_first() {
     assert_eq!(summary, enrolled(1));
     each_created_once(&line, &enrollments);
     line.all_stand(&enrollments, OutboxState::Enrolled).await;
-    // Sent, read back; charged anew and read back; sent, read back.
+    // Sent, read back three times; charged anew and read back; sent, read back.
     let charges = line.charges().await;
     let sent: Vec<_> = charges.iter().map(|charge| charge.2).collect();
-    assert_eq!(sent, [1, 0, 1, 0, 1, 0]);
+    assert_eq!(sent, [1, 0, 0, 0, 1, 0, 1, 0]);
 }
 
 #[tokio::test]
@@ -577,17 +601,20 @@ async fn a_service_that_asks_for_too_long_a_pause_ends_the_run_and_nothing_is_lo
     let enrollments = line.pass_many(2).await;
     line.faults(Faults {
         throttle: 1,
-        retry_after_seconds: 601,
+        retry_after_seconds: 4,
         ..Faults::default()
     })
     .await;
-    let fault = ended(&line, &line.dps, 2).await;
-    assert_eq!(
-        (fault.blame(), fault.code()),
-        (Blame::Cloud, "dps_throttled")
-    );
-    line.all_stand(&enrollments, OutboxState::Pending).await;
-    assert_eq!(line.charges().await.len(), 1);
+    // A run that begins within that time, as after a kill, does not ask.
+    for _ in 0..2 {
+        let fault = ended(&line, &line.dps, 2).await;
+        assert_eq!(
+            (fault.blame(), fault.code()),
+            (Blame::Cloud, "dps_throttled")
+        );
+        line.all_stand(&enrollments, OutboxState::Pending).await;
+        assert_eq!(line.charges().await.len(), 1);
+    }
 
     assert_eq!(line.drain().await, enrolled(2));
     each_created_once(&line, &enrollments);
@@ -633,7 +660,8 @@ async fn whatever_else_answers_is_not_believed_and_nothing_is_lost() {
 
 /// What ended a run in which nothing was settled of so many records.
 async fn ended(line: &Line, dps: &Dps, records: u32) -> Fault {
-    let summary = drain(&line.ledger, dps, SHARE).await;
+    let terms = patience(SHARE, SHORT);
+    let summary = drain(&line.ledger, dps, &terms).await;
     let fault = summary.fault.clone().expect("the run ended early");
     assert_eq!(summary.deferred + summary.pending, records, "{summary:?}");
     let written = line.dir.path().join("dps/writes.jsonl");
@@ -670,7 +698,7 @@ async fn a_service_that_fails_every_time_ends_the_run_and_nothing_is_lost() {
         ..Faults::default()
     })
     .await;
-    let summary = line.drain().await;
+    let summary = drain(&line.ledger, &line.dps, &patience(SHARE, SHORT)).await;
     assert_eq!(summary.deferred + summary.pending, 12);
     let fault = summary.fault.unwrap();
     assert_eq!(
@@ -695,7 +723,7 @@ async fn a_wrong_key_and_a_dead_service_are_said_in_one_sentence_each() {
         "HostName=localhost;SharedAccessKeyName=provisioningserviceowner;SharedAccessKey={key}"
     );
     let stranger = Dps::new(options(&line.cloud, credential), real_clock).unwrap();
-    let summary = drain(&line.ledger, &stranger, SHARE).await;
+    let summary = drain(&line.ledger, &stranger, &terms(SHARE)).await;
     assert_eq!(summary.pending, 1);
     let fault = summary.fault.unwrap();
     assert_eq!(
@@ -714,7 +742,7 @@ async fn a_wrong_key_and_a_dead_service_are_said_in_one_sentence_each() {
         dps,
     } = line;
     cloud.stop().await;
-    let summary = drain(&ledger, &dps, SHARE).await;
+    let summary = drain(&ledger, &dps, &patience(SHARE, SHORT)).await;
     assert_eq!(summary.pending, 1);
     let fault = summary.fault.unwrap();
     assert_eq!(
@@ -781,7 +809,8 @@ async fn no_minute_has_more_operations_than_the_share() {
     let line = Line::with_clock(fast_clock).await;
     let enrollments = line.pass_many(25).await;
     let start_ms = fast_clock();
-    assert_eq!(drain(&line.ledger, &line.dps, 20).await, enrolled(25));
+    let terms = terms(20);
+    assert_eq!(drain(&line.ledger, &line.dps, &terms).await, enrolled(25));
     each_created_once(&line, &enrollments);
     let charges = line.charges().await;
     for &(end_ms, ..) in &charges {
@@ -799,9 +828,18 @@ async fn no_minute_has_more_operations_than_the_share() {
 async fn a_share_smaller_than_a_batch_makes_smaller_batches() {
     let line = Line::with_clock(fast_clock).await;
     line.pass_many(5).await;
-    assert_eq!(drain(&line.ledger, &line.dps, 3).await, enrolled(5));
+    assert_eq!(drain(&line.ledger, &line.dps, &terms(3)).await, enrolled(5));
     let charges = line.charges().await;
     assert!(charges.iter().all(|c| c.1 <= 3), "{charges:?}");
+}
+
+/// What a run would do with each record.
+async fn foreseen(line: &Line) -> Vec<(RegistrationId, Intent)> {
+    let mut intents = Vec::new();
+    let each = |id, intent| intents.push((id, intent));
+    let ended = dry_run(&line.ledger, &line.dps, &terms(SHARE), each).await;
+    ended.unwrap();
+    intents
 }
 
 #[tokio::test]
@@ -820,7 +858,7 @@ async fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
     .await;
     let writes = line.writes();
 
-    let intents = dry_run(&line.ledger, &line.dps, SHARE).await.unwrap();
+    let intents = foreseen(&line).await;
     let ids: Vec<_> = intents.iter().map(|(id, _)| id.as_str()).collect();
     assert_eq!(ids, ["gw-0000", "gw-0001", "gw-0002", "gw-0003"]);
     assert_eq!(intents[0].1, Intent::Create);
@@ -839,7 +877,7 @@ async fn reconciling_lists_every_difference_both_ways() {
     let ours = line.pass_many(105).await;
     assert_eq!(line.drain().await, enrolled(105));
     assert_eq!(
-        reconcile(&line.ledger, &line.dps, SHARE).await,
+        reconcile(&line.ledger, &line.dps, &terms(SHARE)).await,
         Ok(vec![]),
         "two pages agree"
     );
@@ -869,7 +907,9 @@ async fn reconciling_lists_every_difference_both_ways() {
     // Waiting is not a difference, wherever it got to.
     line.pass(&x509(400)).await;
 
-    let found = reconcile(&line.ledger, &line.dps, SHARE).await.unwrap();
+    let found = reconcile(&line.ledger, &line.dps, &terms(SHARE))
+        .await
+        .unwrap();
     let kind = |Discrepancy { kind, .. }: &Discrepancy| match kind {
         DiscrepancyKind::Absent => "absent",
         DiscrepancyKind::Unknown => "unknown",
@@ -907,14 +947,13 @@ async fn reading_leaves_a_busy_service_alone_and_outlives_a_lost_answer() {
     };
     line.faults(trouble.clone()).await;
     let start = Instant::now();
-    let found = reconcile(&line.ledger, &line.dps, SHARE).await;
+    let found = reconcile(&line.ledger, &line.dps, &terms(SHARE)).await;
     assert_eq!(found, Ok(vec![]));
     assert!(start.elapsed() >= Duration::from_secs(1));
 
     line.faults(trouble).await;
     let start = Instant::now();
-    let intents = dry_run(&line.ledger, &line.dps, SHARE).await.unwrap();
-    assert_eq!(intents.len(), 1);
+    assert_eq!(foreseen(&line).await.len(), 1);
     assert!(start.elapsed() >= Duration::from_secs(1));
 
     line.faults(Faults {
@@ -922,7 +961,10 @@ async fn reading_leaves_a_busy_service_alone_and_outlives_a_lost_answer() {
         ..Faults::default()
     })
     .await;
-    let ended = reconcile(&line.ledger, &line.dps, SHARE).await.unwrap_err();
+    let short = patience(SHARE, SHORT);
+    let ended = reconcile(&line.ledger, &line.dps, &short)
+        .await
+        .unwrap_err();
     assert_eq!(ended.code(), "dps_no_answer");
 }
 

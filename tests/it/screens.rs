@@ -440,6 +440,7 @@ fn help_detail_and_shift_are_one_key_away_and_keep_the_failure_in_sight() {
             refused: 1,
             deferred: 1,
             note: Some(Activity::Uploading),
+            progress: None,
         },
     });
     floor.fold(&Report::ShiftState {

@@ -18,6 +18,7 @@ use reading::Reading;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Lines that are looked up and put on record together.
 const TOGETHER: usize = 500;
@@ -34,6 +35,8 @@ pub(super) struct List<'a> {
     pub file: &'a Path,
     pub dps: &'a DpsConfig,
     pub dry_run: bool,
+    /// For how long to go on trying, if that was said.
+    pub wait: Option<Duration>,
 }
 
 /// A line that was read.
@@ -59,7 +62,7 @@ pub(super) async fn enroll(
     let all_good = classed.print(context, list)?;
     let uploaded = match list.dry_run {
         true => Exit::Done,
-        false => settle(context, config, list.dps, ledger).await?,
+        false => settle(context, config, list.dps, ledger, list.wait).await?,
     };
     let left = name_left(context, ledger, &list.dps.name).await?;
     Ok(match all_good {

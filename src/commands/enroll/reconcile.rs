@@ -4,7 +4,7 @@ use super::devices::Devices;
 use super::{also_set, differences, name_left, only_injected, together};
 use crate::commands::{Context, Exit, Failure, parts};
 use crate::config::{Config, DpsConfig};
-use crate::enroller::{self, Discrepancy, DiscrepancyKind};
+use crate::enroller::{self, Discrepancy, DiscrepancyKind, Terms};
 use crate::ledger::Ledger;
 use crate::provision::batch::Held;
 use crate::provision::registration::Registration;
@@ -61,7 +61,8 @@ async fn compare(
         }
         *statuses.entry(device.status).or_default() += 1;
     };
-    let found = enroller::survey(ledger, &dps, entry.share, &mut look).await?;
+    let terms = Terms::to_read(entry.share, "station reconcile");
+    let found = enroller::survey(ledger, &dps, &terms, &mut look).await?;
     for discrepancy in &found {
         let text = discrepancy_words(discrepancy);
         let id = &discrepancy.registration_id;

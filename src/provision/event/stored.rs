@@ -10,7 +10,7 @@ use serde_json::Value;
 ///
 /// A kind whose body changes gets the next version here and a step in `lift`. The ledger's own version goes up with
 /// it, so that an older program refuses the file.
-pub const VERSIONS: [(&str, u32); 33] = [
+pub const VERSIONS: [(&str, u32); 36] = [
     ("arrived", 1),
     ("identified", 1),
     ("id_checked_out", 1),
@@ -39,6 +39,9 @@ pub const VERSIONS: [(&str, u32); 33] = [
     ("shift_closed", 2),
     ("listed", 1),
     ("charged", 1),
+    ("service_busy", 1),
+    ("upload_paused", 1),
+    ("upload_resumed", 1),
     ("enrolled", 1),
     ("enrollment_refused", 2),
     ("enrollment_disabled", 1),

@@ -73,6 +73,8 @@ impl Fault {
                 | Self::DpsUnauthorized { .. }
                 | Self::DpsConfiguration { .. }
                 | Self::DpsShare { .. }
+                | Self::UploadElsewhere { .. }
+                | Self::UploadPaused { .. }
                 | Self::ClockWrong { .. }
         )
     }

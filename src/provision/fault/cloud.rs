@@ -26,6 +26,27 @@ pub struct Complaint {
 #[serde(transparent)]
 pub struct ClockSkew(pub i64);
 
+/// A person has paused the upload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadPaused {
+    /// Name of the DPS instance.
+    pub dps: String,
+    /// Who, if they said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// Who drains an outbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnHolder {
+    /// The process; 0 where it has not said so yet.
+    pub pid: u32,
+    /// The command that it runs, such as `station enroll`.
+    pub command: String,
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: i64,
+}
+
 /// What came in place of a usable answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

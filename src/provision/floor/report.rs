@@ -5,6 +5,7 @@
 use crate::provision::event::{Balance, Recorded};
 use crate::provision::fault::Fault;
 use crate::provision::health::LinkHealth;
+use crate::provision::upload::Progress;
 use serde::{Deserialize, Serialize};
 
 /// What a bay, the enroller or the station says. Times are milliseconds since 1970 (UTC).
@@ -170,6 +171,9 @@ pub struct Outbox {
     /// What the enroller is doing; absent where it has nothing new to say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<Activity>,
+    /// How the upload that is under way stands; absent where there is nothing new to say of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
 }
 
 /// What the enroller is doing for one DPS instance, or did last.

@@ -144,8 +144,10 @@ pub fn draw_shift(model: &Model, area: Rect, buf: &mut Buffer) {
     }
     for (name, outbox) in &model.floor.outboxes {
         page.row(&outbox_line(name, outbox), Style::new(), buf);
-        if let Some(note) = &outbox.note {
-            let note = words::activity(note);
+        let progress = outbox.progress.as_ref();
+        let progress = progress.map(|stands| words::progress(stands, model.now_ms));
+        let note = progress.or_else(|| outbox.note.as_ref().map(words::activity));
+        if let Some(note) = note {
             page.row(&format!("              {note}"), theme::dim(), buf);
         }
     }

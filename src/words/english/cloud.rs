@@ -2,7 +2,7 @@
 
 use crate::provision::fault::{
     ClockSkew, Complaint, Difference, DpsSetting, Fault, Malformed, NoAnswer, NoToken,
-    ProxyRefused, ProxyUnreachable, RecordTrouble, TokenTrouble, TrustFlaw, harmless,
+    ProxyRefused, ProxyUnreachable, RecordTrouble, TokenTrouble, TrustFlaw, UploadPaused, harmless,
 };
 
 /// The longest text that the details of differences are told in, in characters.
@@ -56,6 +56,17 @@ pub fn what(fault: &Fault) -> Option<String> {
         Fault::DpsShare { dps, share } => {
             format!("the share of DPS {dps:?}, {share} operations a minute, stays used up")
         }
+        Fault::UploadElsewhere { dps, holder } => match holder.pid {
+            0 => format!("another process already uploads to DPS {dps:?}"),
+            pid => format!(
+                "`{}` (process {pid}) already uploads to DPS {dps:?}",
+                holder.command
+            ),
+        },
+        Fault::UploadPaused(UploadPaused { dps, by }) => match by {
+            Some(by) => format!("{by} has paused the upload to DPS {dps:?}"),
+            None => format!("the upload to DPS {dps:?} is paused"),
+        },
         Fault::ClockWrong { dps, skew: found } => {
             format!(
                 "the station's clock is {} the clock of DPS {dps:?}",
@@ -222,6 +233,10 @@ pub fn next(fault: &Fault) -> Option<String> {
         Fault::DpsShare { .. } => {
             "see whether another `station enroll` runs, and whether the clock was set back; nothing is lost"
         }
+        Fault::UploadElsewhere { .. } => {
+            "nothing is lost; `station enroll --wait` follows it, and goes on where it ends"
+        }
+        Fault::UploadPaused { .. } => "nothing is lost; `station enroll --resume` lets it go on",
         Fault::ClockWrong { .. } => "set the station's clock right",
         Fault::EnrollmentRefused {
             registration_id, ..

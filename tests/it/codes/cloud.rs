@@ -157,6 +157,14 @@ pub const SCENARIOS: &[(&str, &str)] = &[
         "cli::without_dps_or_with_a_wrong_key_nothing_is_lost",
     ),
     (
+        "upload_elsewhere",
+        "enroll::upload::one_drain_at_a_time_has_its_turn_and_the_next_follows_or_leaves",
+    ),
+    (
+        "upload_paused",
+        "enroll::upload::a_person_pauses_an_upload_in_another_process_and_lets_it_go_on",
+    ),
+    (
         "enrollment_refused",
         "enroll::one_bad_record_is_refused_and_the_others_go_on",
     ),

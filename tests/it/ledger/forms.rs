@@ -295,6 +295,16 @@ fn uploads() -> Vec<Event> {
     vec![
         listed(),
         charged(&[1]),
+        Event::ServiceBusy {
+            dps: "main".to_owned(),
+            pause_ms: 1,
+        },
+        Event::UploadPaused {
+            dps: "main".to_owned(),
+        },
+        Event::UploadResumed {
+            dps: "main".to_owned(),
+        },
         enrolled(1),
         Event::EnrollmentRefused {
             registration_id: registration_id(1),

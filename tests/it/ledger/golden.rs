@@ -3,14 +3,16 @@
 use super::*;
 use crate::support::run;
 use dps_station::dps::{API_VERSION, Dps, DpsOptions, ProxyChoice};
-use dps_station::enroller::drain;
+use dps_station::enroller::{Terms, drain};
 use dps_station::fixtures::dps::{Emulator, EmulatorOptions};
 use dps_station::ledger::OutboxState;
+use dps_station::provision::upload::Progress;
 use rusqlite::Connection;
 use rusqlite::types::Value;
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::SystemTime;
+use tokio::sync::watch;
 
 /// The station that wrote them.
 const STATION: &str = "demo";
@@ -143,7 +145,8 @@ async fn what_an_older_program_left_in_the_outbox_is_enrolled() {
         let ledger = Ledger::open(as_its_station(&path)).unwrap();
         let waiting = ledger.outbox_counts("main").await.unwrap().waiting;
         assert!(waiting > 0, "{name}");
-        let summary = drain(&ledger, &dps, SHARE).await;
+        let (said, _) = watch::channel(Progress::default());
+        let summary = drain(&ledger, &dps, &Terms::new(SHARE, "test"), &said).await;
         assert!(summary.all_settled(), "{name}: {summary:?}");
         assert_eq!(summary.enrolled + summary.disabled, waiting, "{name}");
         for row in ledger.outbox(OutboxFilter::default()).await.unwrap() {

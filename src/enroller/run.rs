@@ -1,0 +1,101 @@
+//! A run: batches of what is due, several at a time, until nothing is left or there is no more patience.
+
+use super::call::Caller;
+use super::settle::settle;
+use super::waiting;
+use crate::provision::batch::{Batch, plan};
+use crate::provision::device::RegistrationId;
+use crate::provision::fault::Fault;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Batches that are settled at the same time: with ten calls in flight, more would only wait for them.
+const BATCHES: usize = 4;
+/// Longest sleep before it is looked again whether a record is due: a person may have put one back meanwhile.
+const LOOK_AGAIN_MS: i64 = 250;
+
+/// Batches that are to be settled, and the records that are held for it.
+#[derive(Default)]
+struct Hold {
+    ready: VecDeque<Batch>,
+    held: Arc<HashSet<RegistrationId>>,
+}
+
+impl Hold {
+    /// The next batch, if anything is due that is not held.
+    async fn next(&mut self, caller: &Caller<'_>) -> Result<Option<Batch>, Fault> {
+        if self.ready.is_empty() {
+            let due = waiting::due(caller.ledger, caller.dps, &self.held).await?;
+            let held = Arc::make_mut(&mut self.held);
+            held.extend(due.iter().map(|row| row.enrollment.registration_id.clone()));
+            self.ready = plan(due, caller.dps.now_ms(), caller.terms.share).into();
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    fn release(&mut self, ids: &[RegistrationId]) {
+        let held = Arc::make_mut(&mut self.held);
+        ids.iter().for_each(|id| {
+            held.remove(id);
+        });
+    }
+}
+
+/// Settles what waits in the outbox.
+pub(super) async fn run(caller: &Caller<'_>) -> Result<(), Fault> {
+    let mut hold = Hold::default();
+    let mut flying = FuturesUnordered::new();
+    let mut ended = None;
+    loop {
+        while ended.is_none() && flying.len() < BATCHES {
+            let Some(batch) = hold.next(caller).await? else {
+                break;
+            };
+            flying.push(async {
+                let ids = batch.rows.iter().map(|row| &row.enrollment.registration_id);
+                let ids: Vec<_> = ids.cloned().collect();
+                (settle(caller, batch).await, ids)
+            });
+        }
+        match flying.next().await {
+            Some((Ok(()), ids)) => hold.release(&ids),
+            // The others come back too: with their answers, or because the run has ended for them as well.
+            Some((Err(fault), _)) => {
+                ended.get_or_insert(caller.end(fault));
+            }
+            None => match ended {
+                Some(fault) => return Err(fault),
+                None if !more(caller).await? => return Ok(()),
+                None => {}
+            },
+        }
+    }
+}
+
+/// Waits a while for the next record that was put off; false if none is left, or is due too late.
+async fn more(caller: &Caller<'_>) -> Result<bool, Fault> {
+    let Some(due_ms) = caller.ledger.next_due_ms(caller.dps.name()).await? else {
+        return Ok(false);
+    };
+    let wait_ms = due_ms.saturating_sub(caller.dps.now_ms()).max(0);
+    let wait = Duration::from_millis(wait_ms.unsigned_abs());
+    {
+        let mut meter = caller.meter();
+        let left = caller
+            .terms
+            .patience
+            .saturating_sub(meter.settled.elapsed());
+        if wait > left {
+            drop(meter);
+            return caller.standing_trouble().map_or(Ok(false), Err);
+        }
+        meter.record = Some(Instant::now() + wait);
+    }
+    tokio::time::sleep(Duration::from_millis(
+        wait_ms.min(LOOK_AGAIN_MS).unsigned_abs(),
+    ))
+    .await;
+    Ok(true)
+}
