@@ -169,7 +169,12 @@ fn not_started(error: EmulatorError) -> Failure {
             };
             Failure::usage(format!("{error}: {next}"))
         }
-        _ => Failure::station(format!("{error}: see its folder, then start it again")),
+        EmulatorError::State { .. } => Failure::station(format!(
+            "{error}: end what runs there, or begin anew in another folder with --dir"
+        )),
+        EmulatorError::Tls(_) => {
+            Failure::station(format!("{error}: see its folder, then start it again"))
+        }
     }
 }
 

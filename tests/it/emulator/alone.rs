@@ -166,6 +166,25 @@ async fn a_bench_reaches_it_by_its_own_name_and_trusts_it_after_a_restart() {
     assert!(ended.stderr.contains("neither a host's name"), "{ended:?}");
 }
 
+#[test]
+fn a_folder_that_another_one_has_or_an_older_program_left_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let refused = |says: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_station"));
+        let ended = crate::support::run(command.args(["emulate", "dps", "--dir", folder]));
+        assert_eq!((ended.code(), &*ended.stdout), (Some(3), ""), "{ended:?}");
+        for part in [folder, says, "another folder with --dir"] {
+            assert!(ended.stderr.contains(part), "{ended:?}");
+        }
+    };
+    let (process, _) = emulate(&["--dir", folder]);
+    refused("another emulated cloud runs in it");
+    process.kill();
+    fs::remove_file(dir.path().join("dps/state.sqlite")).unwrap();
+    refused("an older program left it");
+}
+
 #[tokio::test]
 async fn a_file_and_flags_say_what_goes_wrong_and_a_flag_counts_more() {
     let dir = tempfile::tempdir().unwrap();
