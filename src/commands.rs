@@ -10,6 +10,7 @@ mod demo;
 #[cfg(feature = "demo")]
 mod emulate;
 mod enroll;
+mod enrollment;
 mod ledger;
 mod loopback;
 mod parts;
@@ -79,6 +80,9 @@ enum Command {
     Enroll(enroll::EnrollArgs),
     /// List every difference between the ledger and DPS, and what became of the devices.
     Reconcile(enroll::ReconcileArgs),
+    /// Show what the service holds of a record, or disable, enable or delete it there.
+    #[command(subcommand)]
+    Enrollment(enrollment::EnrollmentCommand),
     /// Open, close or report a shift.
     #[command(subcommand)]
     Shift(shift::ShiftCommand),
@@ -137,6 +141,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
             Command::Demo(args) => demo::run(&context, args).await,
             Command::Enroll(args) => enroll::enroll(&context, args).await,
             Command::Reconcile(args) => enroll::reconcile(&context, args).await,
+            Command::Enrollment(command) => enrollment::run(&context, command).await,
             Command::Shift(command) => shift::run(&context, command).await,
             Command::Ledger(command) => ledger::run(&context, command).await,
             Command::Ca(command) => ca::run(&context, command).await,

@@ -206,18 +206,22 @@ impl Dps {
         held: &Held,
         status: Status,
     ) -> Result<(), DpsError> {
-        // Sent as it was given; only a tag that came without quotes gets them (azure-iot-sdk-csharp does so too).
-        let etag = match held.etag.as_str() {
-            "" => return Err(DpsError::Malformed(Malformed::NoEtag)),
-            quoted if quoted.ends_with('"') => quoted.to_owned(),
-            bare => format!("\"{bare}\""),
-        };
-        let etag =
-            HeaderValue::from_str(&etag).map_err(|_| DpsError::Malformed(Malformed::OddEtag))?;
+        let etag = wire::tag(held).map_err(DpsError::Malformed)?;
         let request = self
             .request(Method::PUT, &path_of(&ours.registration_id))
             .header(IF_MATCH, etag)
             .json(&wire::with_status(ours, held, status));
+        self.call(request).await.map(|_| ())
+    }
+
+    /// Deletes our record, as it was read, if nobody has written it since.
+    ///
+    /// # Errors
+    /// Any [`DpsError`]; [`DpsError::Refused`] with status 412 if it has another entity tag by now.
+    pub async fn delete(&self, id: &RegistrationId, held: &Held) -> Result<(), DpsError> {
+        let request = self
+            .request(Method::DELETE, &path_of(id))
+            .header(IF_MATCH, wire::tag(held).map_err(DpsError::Malformed)?);
         self.call(request).await.map(|_| ())
     }
 

@@ -18,7 +18,7 @@ mod waiting;
 
 pub use foresee::{Intent, dry_run};
 pub use probe::{READ_STATES, WRITE, missing_rights};
-pub use reconcile::{Discrepancy, DiscrepancyKind, reconcile, survey};
+pub use reconcile::{Discrepancy, DiscrepancyKind, look, reconcile, survey};
 pub use retry::{meant, retry};
 
 use crate::dps::Dps;

@@ -213,7 +213,8 @@ async fn foresee(
     printed.map(|()| Exit::Done)
 }
 
-async fn settle(
+/// Drains the outbox of one DPS instance, and says what came of it.
+pub(super) async fn settle(
     context: &Context,
     config: &Config,
     entry: &DpsConfig,
@@ -323,6 +324,8 @@ async fn put_off(ledger: &Ledger, dps: &str) -> Result<BTreeMap<String, String>,
 fn intent_words(intent: &Intent) -> String {
     match intent {
         Intent::Create => "will be created".to_owned(),
+        Intent::Enable => "will be enabled".to_owned(),
+        Intent::Delete => "will be deleted".to_owned(),
         Intent::Disable => "will be disabled".to_owned(),
         Intent::Confirm => "is there already, with the same content".to_owned(),
         Intent::LeaveDisabled => {

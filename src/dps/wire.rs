@@ -5,6 +5,7 @@ use crate::provision::bytes::{Blob, Digest};
 use crate::provision::event::{EnrolledIdentity, Enrollment};
 use crate::provision::fault::{Malformed, harmless};
 use data_encoding::{BASE64, HEXLOWER};
+use reqwest::header::HeaderValue;
 use serde_json::{Map, Value, json};
 
 /// Errors read from one bulk answer: a call has ten records.
@@ -63,6 +64,17 @@ pub(super) fn with_status(ours: &Enrollment, held: &Held, status: Status) -> Val
         *primary = json!({"certificate": certificate.base64()});
     }
     body
+}
+
+/// The record's entity tag, sent as it was given; only one that came without quotes gets them (azure-iot-sdk-csharp does
+/// so too).
+pub(super) fn tag(held: &Held) -> Result<HeaderValue, Malformed> {
+    let tag = match held.etag.as_str() {
+        "" => return Err(Malformed::NoEtag),
+        quoted if quoted.ends_with('"') => quoted.to_owned(),
+        bare => format!("\"{bare}\""),
+    };
+    HeaderValue::from_str(&tag).map_err(|_| Malformed::OddEtag)
 }
 
 /// A BulkEnrollmentOperation that creates, and leaves alone what exists.

@@ -9,6 +9,7 @@ use crate::dps::{Dps, Page};
 use crate::ledger::Ledger;
 use crate::provision::batch::{Difference, Held, Row, Status};
 use crate::provision::device::RegistrationId;
+use crate::provision::event::Order;
 use crate::provision::fault::Fault;
 use std::collections::BTreeMap;
 
@@ -19,6 +20,10 @@ pub enum Intent {
     Create,
     /// Create it, or change it, as disabled.
     Disable,
+    /// Let it register again.
+    Enable,
+    /// Delete it.
+    Delete,
     /// Note that the service holds it already.
     Confirm,
     /// Note that the service holds it already, and that someone disabled it there: it stays so.
@@ -110,6 +115,7 @@ async fn asked(caller: &Caller<'_>, row: &Row) -> Result<Intent, Fault> {
 
 fn absent(row: &Row) -> Intent {
     match row.wanted {
+        _ if row.ordered == Some(Order::Delete) => Intent::Confirm,
         Status::Enabled => Intent::Create,
         Status::Disabled => Intent::Disable,
     }
@@ -117,6 +123,10 @@ fn absent(row: &Row) -> Intent {
 
 fn intent(row: &Row, held: &Held) -> Intent {
     match compare(&row.enrollment, row.wanted, held) {
+        Comparison::Settled | Comparison::ToDisable if row.ordered == Some(Order::Delete) => {
+            Intent::Delete
+        }
+        Comparison::DisabledThere if row.ordered == Some(Order::Enable) => Intent::Enable,
         Comparison::Settled => Intent::Confirm,
         Comparison::DisabledThere => Intent::LeaveDisabled,
         Comparison::ToDisable => Intent::Disable,

@@ -6,6 +6,7 @@ use super::compare::{Comparison, compare};
 use crate::dps::Dps;
 use crate::ledger::{Ledger, OutboxFilter, OutboxState};
 use crate::provision::batch::{Difference, Held, Status, also_set, difference};
+use crate::provision::device::RegistrationId;
 use crate::provision::event::Enrollment;
 use crate::provision::fault::{Fault, Malformed};
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,6 +97,20 @@ pub async fn survey(
     Ok(found.into_iter().map(discrepancy).collect())
 }
 
+/// What the service holds under this registration ID. The call is charged.
+///
+/// # Errors
+/// A fault that names the service and the next step.
+pub async fn look(
+    ledger: &Ledger,
+    dps: &Dps,
+    terms: &Terms,
+    id: &RegistrationId,
+) -> Result<Option<Held>, Fault> {
+    let caller = Caller::new(ledger, dps, terms);
+    caller.read(|| dps.get(id)).await
+}
+
 /// All registration IDs of the ledger for this service.
 async fn known(ledger: &Ledger, dps: &Dps) -> Result<BTreeMap<String, Settled>, Fault> {
     let filter = OutboxFilter {
@@ -107,11 +122,17 @@ async fn known(ledger: &Ledger, dps: &Dps) -> Result<BTreeMap<String, Settled>, 
         OutboxState::Enrolled => Some((enrollment, Status::Enabled)),
         OutboxState::Disabled => Some((enrollment, Status::Disabled)),
         OutboxState::Pending
+        | OutboxState::DeletePending
+        | OutboxState::Deleted
         | OutboxState::DisablePending
         | OutboxState::Refused
         | OutboxState::Covered => None,
     };
-    let by_id = rows.into_iter().map(|row| {
+    // One that was deleted and is there again is nobody's that this ledger knows.
+    let held = rows
+        .into_iter()
+        .filter(|row| row.state != OutboxState::Deleted);
+    let by_id = held.map(|row| {
         let id = row.registration_id.to_string();
         (id, settled(row.state, row.enrollment))
     });

@@ -30,7 +30,10 @@ impl Hold {
             let due = waiting::due(caller.ledger, caller.dps, &self.held).await?;
             let held = Arc::make_mut(&mut self.held);
             held.extend(due.iter().map(|row| row.enrollment.registration_id.clone()));
+            let (ordered, due): (Vec<_>, Vec<_>) =
+                due.into_iter().partition(|row| row.ordered.is_some());
             self.ready = plan(due, caller.dps.now_ms(), caller.terms.share).into();
+            self.ready.extend(ordered.into_iter().map(Batch::alone));
         }
         Ok(self.ready.pop_front())
     }

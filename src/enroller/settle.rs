@@ -8,7 +8,7 @@ use crate::dps::DpsError;
 use crate::provision::batch::{
     Batch, Held, ItemResult, Row, Status, also_set, next_try_ms, read_answer,
 };
-use crate::provision::event::Event;
+use crate::provision::event::{Event, Order};
 use crate::provision::fault::{Fault, RecordTrouble};
 use futures_util::future::join_all;
 use std::time::Instant;
@@ -32,11 +32,20 @@ enum LastCall {
 pub(super) async fn settle(caller: &Caller<'_>, batch: Batch) -> Result<(), Fault> {
     let mut rows = batch.rows;
     if batch.read_first {
-        // The ledger takes no answer without a call on record, and that of a record which was put off ended so.
-        if rows.iter().any(|row| row.tries > 0) {
+        // The ledger takes no answer without a call on record, and that of a record which was put off ended so. One that
+        // a person ordered about had none yet.
+        if rows
+            .iter()
+            .any(|row| row.tries > 0 || row.ordered.is_some())
+        {
             rows = caller.charge_sending(rows).await?.0;
         }
         rows = read_back(caller, rows).await?;
+    }
+    if let [row] = &rows[..]
+        && row.ordered == Some(Order::Delete)
+    {
+        return record(caller, vec![deleted(row)]).await;
     }
     for row in send(caller, rows).await? {
         send(caller, vec![row]).await?; // alone, none comes back
@@ -106,8 +115,8 @@ async fn finish(
 enum Read {
     /// The service does not hold it.
     Absent(Row),
-    /// It does, and it must be disabled yet.
-    ToDisable(Row, Held),
+    /// It does, and it must be enabled, disabled or deleted yet.
+    ToChange(Row, Held),
     /// It is settled, refused or put off with this event.
     Ended(Event),
 }
@@ -115,7 +124,7 @@ enum Read {
 /// Settles each record by what the service holds; gives back those that it does not hold at all.
 async fn read_back(caller: &Caller<'_>, rows: Vec<Row>) -> Result<Vec<Row>, Fault> {
     let mut absent = Vec::new();
-    let mut to_disable = Vec::new();
+    let mut to_change = Vec::new();
     let mut events = Vec::new();
     let mut rows = rows.into_iter().peekable();
     while rows.peek().is_some() {
@@ -126,14 +135,17 @@ async fn read_back(caller: &Caller<'_>, rows: Vec<Row>) -> Result<Vec<Row>, Faul
         for read in join_all(together.map(|row| read(caller, row, ticket))).await {
             match read? {
                 Read::Absent(row) => absent.push(row),
-                Read::ToDisable(row, held) => to_disable.push((row, held)),
+                Read::ToChange(row, held) => to_change.push((row, held)),
                 Read::Ended(event) => events.push(event),
             }
         }
     }
     record(caller, events).await?;
-    for (row, held) in to_disable {
-        disable(caller, &row, &held).await?;
+    for (row, held) in to_change {
+        match row.ordered {
+            Some(Order::Delete) => delete(caller, &row, &held).await?,
+            _ => set_status(caller, &row, &held).await?,
+        }
     }
     Ok(absent)
 }
@@ -168,23 +180,30 @@ async fn read(caller: &Caller<'_>, row: Row, ticket: Ticket) -> Result<Read, Fau
 
 fn judged(caller: &Caller<'_>, row: Row, held: Held) -> Read {
     match compare(&row.enrollment, row.wanted, &held) {
+        // Whatever else it says: it is for this key, and a person wants it gone.
+        Comparison::Settled | Comparison::ToDisable if row.ordered == Some(Order::Delete) => {
+            Read::ToChange(row, held)
+        }
+        Comparison::DisabledThere if row.ordered == Some(Order::Enable) => {
+            Read::ToChange(row, held)
+        }
         Comparison::Settled | Comparison::DisabledThere => Read::Ended(settled(caller, &row, held)),
-        Comparison::ToDisable => Read::ToDisable(row, held),
+        Comparison::ToDisable => Read::ToChange(row, held),
         Comparison::Foreign(found) => {
             Read::Ended(refused(caller, &row, RecordTrouble::Foreign(found)))
         }
     }
 }
 
-/// Disables our own record, unless it changes in the meantime, there or here.
-async fn disable(caller: &Caller<'_>, row: &Row, held: &Held) -> Result<(), Fault> {
+/// Disables our own record, or enables it, unless it changes in the meantime, there or here.
+async fn set_status(caller: &Caller<'_>, row: &Row, held: &Held) -> Result<(), Fault> {
     let _permit = permits(caller, 1).await;
     let dps = caller.dps;
     let (rows, ticket) = caller.charge_sending(vec![row.clone()]).await?;
     if rows.is_empty() {
         return Ok(());
     }
-    let replace = || dps.set_status(&row.enrollment, held, Status::Disabled);
+    let replace = || dps.set_status(&row.enrollment, held, row.wanted);
     let put_off = |why| deferred(caller, row, LastCall::Unknown, why);
     if let Err(error) = caller.call(ticket, 1, replace).await? {
         return record(caller, vec![put_off(error.into())]).await;
@@ -192,11 +211,39 @@ async fn disable(caller: &Caller<'_>, row: &Row, held: &Held) -> Result<(), Faul
     let (_, ticket) = caller.charge_some(1).await?;
     let get = || dps.get(&row.enrollment.registration_id);
     let event = match caller.call(ticket, 1, get).await? {
-        Ok(Some(held)) if held.status == Status::Disabled => settled(caller, row, held),
+        Ok(Some(held)) if held.status == row.wanted => settled(caller, row, held),
         Ok(_) => put_off(RecordTrouble::NotDisabled),
         Err(error) => put_off(error.into()),
     };
     record(caller, vec![event]).await
+}
+
+/// Deletes our own record, unless it changes in the meantime, there or here.
+async fn delete(caller: &Caller<'_>, row: &Row, held: &Held) -> Result<(), Fault> {
+    let _permit = permits(caller, 1).await;
+    let dps = caller.dps;
+    let (rows, ticket) = caller.charge_sending(vec![row.clone()]).await?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let id = &row.enrollment.registration_id;
+    let put_off = |why| deferred(caller, row, LastCall::Unknown, why);
+    if let Err(error) = caller.call(ticket, 1, || dps.delete(id, held)).await? {
+        return record(caller, vec![put_off(error.into())]).await;
+    }
+    let (_, ticket) = caller.charge_some(1).await?;
+    let event = match caller.call(ticket, 1, || dps.get(id)).await? {
+        Ok(None) => deleted(row),
+        Ok(Some(_)) => put_off(RecordTrouble::NotDeleted),
+        Err(error) => put_off(error.into()),
+    };
+    record(caller, vec![event]).await
+}
+
+fn deleted(row: &Row) -> Event {
+    Event::EnrollmentDeleted {
+        registration_id: row.enrollment.registration_id.clone(),
+    }
 }
 
 /// The right to so many calls in flight.
@@ -211,7 +258,7 @@ async fn record(caller: &Caller<'_>, events: Vec<Event>) -> Result<(), Fault> {
     for event in &events {
         match event {
             Event::Enrolled { .. } => enrolled += 1,
-            Event::EnrollmentDisabled { .. } => disabled += 1,
+            Event::EnrollmentDisabled { .. } | Event::EnrollmentDeleted { .. } => disabled += 1,
             Event::EnrollmentRefused { .. } => refused += 1,
             _ => {}
         }

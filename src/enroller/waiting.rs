@@ -40,12 +40,13 @@ pub(super) async fn after(
 pub(super) fn row(row: OutboxRow) -> Option<Row> {
     let wanted = match row.state {
         OutboxState::Pending => Status::Enabled,
-        OutboxState::DisablePending => Status::Disabled,
+        OutboxState::DisablePending | OutboxState::DeletePending => Status::Disabled,
         _ => return None,
     };
     Some(Row {
         enrollment: row.enrollment,
         wanted,
+        ordered: row.ordered,
         content_seq: row.content_seq,
         tries: row.tries,
         next_try_ms: row.next_try_ms,

@@ -30,7 +30,7 @@ pub fn apply(db: &Connection, recorded: &Recorded, listing: &Listing) -> Result<
              (registration_id, dps, device, state, tries, next_try_ms, enrollment, content_seq, listed_seq)
          VALUES (?1, ?2, ?3, ?4, 0, 0, ?5, ?6, ?6)
          ON CONFLICT (registration_id) DO UPDATE SET dps = ?2, state = ?4, tries = 0, next_try_ms = 0,
-             fault = NULL, enrollment = ?5, content_seq = ?6, listed_seq = ?6",
+             fault = NULL, enrollment = ?5, content_seq = ?6, listed_seq = ?6, ordered = NULL",
     )?
     .execute(params![
         id.as_str(),
@@ -57,8 +57,10 @@ pub fn on_record(db: &Connection, listing: &Listing) -> Result<OnRecord, Failure
     let mut found = OnRecord::default();
     if let Some((enrollment, state, listed)) = row {
         let damaged = |e: serde_json::Error| Failure::Damaged(format!("outbox: {e}"));
-        found.enrollment = Some(serde_json::from_str(&enrollment).map_err(damaged)?);
         let state: OutboxState = sql::unword(&state)?;
+        if state != OutboxState::Deleted {
+            found.enrollment = Some(serde_json::from_str(&enrollment).map_err(damaged)?);
+        }
         found.replaceable = listed.is_some() && state == OutboxState::Refused;
     }
     found.holder = holder(db, listing)?;
@@ -98,7 +100,10 @@ pub fn counts(db: &Connection, dps: Option<&str>) -> Result<ListedCounts, Failur
         let (state, count): (String, u32) = (row.get(0)?, row.get(1)?);
         *match sql::unword(&state)? {
             OutboxState::Enrolled | OutboxState::Covered => &mut counts.enrolled,
-            OutboxState::Pending | OutboxState::DisablePending => &mut counts.pending,
+            OutboxState::Pending | OutboxState::DisablePending | OutboxState::DeletePending => {
+                &mut counts.pending
+            }
+            OutboxState::Deleted => continue,
             OutboxState::Refused => &mut counts.refused,
             OutboxState::Disabled => &mut counts.disabled,
         } += count;

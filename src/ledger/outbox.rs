@@ -5,7 +5,7 @@ use super::credential;
 use super::failure::Failure;
 use super::sql::{unword, word};
 use crate::provision::device::RegistrationId;
-use crate::provision::event::{Enrollment, EnrollmentRecord, Event, Recorded};
+use crate::provision::event::{Enrollment, EnrollmentRecord, Event, Order, Recorded};
 use crate::provision::fault::Fault;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,10 @@ pub enum OutboxState {
     DisablePending,
     /// A named group in DPS covers the device.
     Covered,
+    /// A person ordered that DPS is to hold nothing; it may hold it yet.
+    DeletePending,
+    /// DPS holds nothing, as a person ordered.
+    Deleted,
 }
 
 /// Lets `recorded` take effect on the outbox.
@@ -77,6 +81,19 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
             fault,
             next_try_ms,
         } => defer(db, registration_id, fault, *next_try_ms),
+        Event::EnrollmentDeleted { registration_id } => {
+            let answer = Answer {
+                state: OutboxState::Deleted,
+                verdict: None,
+                etag: None,
+                fault: None,
+            };
+            answered(db, registration_id, &answer)
+        }
+        Event::EnrollmentOrdered {
+            registration_id,
+            order,
+        } => self::order(db, recorded, registration_id, *order),
         Event::EnrollmentRetried { was, now } => retry(db, recorded, was, now),
         _ => Ok(()),
     }
@@ -124,7 +141,7 @@ fn want(
              (registration_id, dps, device, state, tries, next_try_ms, enrollment, content_seq)
          VALUES (?1, ?2, ?3, ?4, 0, 0, ?5, ?6)
          ON CONFLICT (registration_id) DO UPDATE SET dps = ?2, state = ?4, tries = 0, next_try_ms = 0,
-             fault = NULL, enrollment = ?5, content_seq = ?6, listed_seq = NULL",
+             fault = NULL, enrollment = ?5, content_seq = ?6, listed_seq = NULL, ordered = NULL",
     )?
     .execute(params![
         registration_id.as_str(),
@@ -140,7 +157,7 @@ fn want(
 /// A unit that passed once and now failed without a new certificate: what it was enrolled with must be disabled.
 fn withdraw(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
     db.prepare_cached(
-        "UPDATE outbox SET state = 'disable_pending', tries = 0, next_try_ms = 0, fault = NULL,
+        "UPDATE outbox SET state = 'disable_pending', tries = 0, next_try_ms = 0, fault = NULL, ordered = NULL,
              content_seq = ? WHERE device = ? AND state NOT IN ('disable_pending', 'disabled')",
     )?
     .execute(params![
@@ -197,7 +214,7 @@ fn answered(
     }
     let waits = matches!(
         unword(&state)?,
-        OutboxState::Pending | OutboxState::DisablePending
+        OutboxState::Pending | OutboxState::DisablePending | OutboxState::DeletePending
     );
     if waits && charged_seq.is_none() {
         return Err(Failure::illegal(format!(
@@ -210,7 +227,7 @@ fn answered(
         )));
     }
     db.prepare_cached(
-        "UPDATE outbox SET state = ?, charged_seq = NULL, tries = 0, next_try_ms = 0,
+        "UPDATE outbox SET state = ?, charged_seq = NULL, tries = 0, next_try_ms = 0, ordered = NULL,
              etag = coalesce(?, etag), fault = ? WHERE registration_id = ?",
     )?
     .execute(params![
@@ -293,6 +310,49 @@ fn retry(
         serde_json::to_string(&enrollment).map_err(Failure::unstorable)?,
         recorded.seq.cast_signed(),
         id.as_str(),
+    ])?;
+    Ok(())
+}
+
+/// What a person orders of a record that is settled, or that waits.
+fn order(
+    db: &Connection,
+    recorded: &Recorded,
+    registration_id: &RegistrationId,
+    order: Order,
+) -> Result<(), Failure> {
+    let (state, verdict, listed): (String, Option<String>, bool) = db
+        .prepare_cached(
+            "SELECT state, verdict, listed_seq IS NOT NULL
+             FROM outbox LEFT JOIN unit USING (device) WHERE outbox.registration_id = ?",
+        )?
+        .query_row([registration_id.as_str()], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .optional()?
+        .ok_or_else(|| missing(registration_id))?;
+    // A unit that did not pass cannot register, whoever orders it.
+    let may = listed || verdict.as_deref() == Some("passed");
+    let wanted = match (order, unword(&state)?) {
+        (_, OutboxState::Covered | OutboxState::Deleted) => None,
+        (Order::Disable, _) => Some(OutboxState::DisablePending),
+        (Order::Enable, _) => Some(OutboxState::Pending).filter(|_| may),
+        (Order::Delete, _) => Some(OutboxState::DeletePending).filter(|_| may),
+    };
+    let wanted = wanted.ok_or_else(|| {
+        Failure::illegal(format!(
+            "registration ID {registration_id}: its record is {state} and cannot be ordered so"
+        ))
+    })?;
+    db.prepare_cached(
+        "UPDATE outbox SET state = ?, tries = 0, next_try_ms = 0, fault = NULL, content_seq = ?, ordered = ?
+         WHERE registration_id = ?",
+    )?
+    .execute(params![
+        word(&wanted)?,
+        recorded.seq.cast_signed(),
+        word(&order)?,
+        registration_id.as_str()
     ])?;
     Ok(())
 }

@@ -106,6 +106,8 @@ fn change(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         | Event::EnrollmentRefused { .. }
         | Event::EnrollmentDisabled { .. }
         | Event::EnrollmentRetried { .. }
+        | Event::EnrollmentOrdered { .. }
+        | Event::EnrollmentDeleted { .. }
         | Event::EnrollmentDeferred { .. } => {}
     }
     if recorded.event.ends_attempt() {

@@ -248,7 +248,7 @@ fn held_up(db: &Connection, dps: &str, now_ms: i64) -> Result<Option<Room>, Fail
 /// one about the new content.
 fn still_wanted(db: &Connection, record: &Sending) -> Result<bool, Failure> {
     let sql = "SELECT EXISTS (SELECT 1 FROM outbox WHERE registration_id = ? AND content_seq = ?
-             AND state IN ('pending', 'disable_pending'))";
+             AND state IN ('pending', 'disable_pending', 'delete_pending'))";
     let content_seq = record.content_seq.cast_signed();
     let wanted = db.prepare_cached(sql)?.query_row(
         params![record.registration_id.as_str(), content_seq],

@@ -7,7 +7,7 @@ use super::outbox::OutboxState;
 use super::sql::{column_word, optional_word, rows, word};
 use crate::provision::bytes::Digest;
 use crate::provision::device::{DeviceId, RegistrationId, SerialNumber};
-use crate::provision::event::{Balance, Enrollment, Purpose, Recorded};
+use crate::provision::event::{Balance, Enrollment, Order, Purpose, Recorded};
 use crate::provision::fault::Fault;
 use crate::provision::floor::Counts;
 use crate::provision::verdict::Verdict;
@@ -85,6 +85,9 @@ pub struct OutboxRow {
     /// The event that says what DPS is to hold.
     #[serde(skip)]
     pub content_seq: u64,
+    /// What a person ordered that is not done yet.
+    #[serde(skip)]
+    pub ordered: Option<Order>,
     /// What DPS is to hold.
     pub enrollment: Enrollment,
 }
@@ -222,7 +225,7 @@ pub fn reservations(db: &Connection) -> Result<Vec<ReservationRow>, Failure> {
 /// The records of the outbox that `filter` lets through, those due longest first.
 pub fn outbox(db: &Connection, filter: &OutboxFilter) -> Result<Vec<OutboxRow>, Failure> {
     let sql = "SELECT registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
-             fault, enrollment, content_seq FROM outbox
+             fault, enrollment, content_seq, ordered FROM outbox
          WHERE (?1 IS NULL OR dps = ?1) AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL OR next_try_ms <= ?3)
          ORDER BY next_try_ms, content_seq LIMIT ?4";
     let state = filter.state.as_ref().map(word).transpose()?;
@@ -234,7 +237,7 @@ pub fn outbox(db: &Connection, filter: &OutboxFilter) -> Result<Vec<OutboxRow>, 
 /// The records of the outbox with these registration IDs, as far as there are any.
 pub fn outbox_of(db: &Connection, ids: &[RegistrationId]) -> Result<Vec<OutboxRow>, Failure> {
     let sql = "SELECT registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
-             fault, enrollment, content_seq FROM outbox WHERE registration_id = ?";
+             fault, enrollment, content_seq, ordered FROM outbox WHERE registration_id = ?";
     let mut found = Vec::new();
     for id in ids {
         found.extend(rows(db, sql, [id.as_str()], outbox_row)?);
@@ -245,7 +248,7 @@ pub fn outbox_of(db: &Connection, ids: &[RegistrationId]) -> Result<Vec<OutboxRo
 /// The records of `dps` that are disabled, although their units passed.
 pub fn disabled_though_passed(db: &Connection, dps: &str) -> Result<Vec<OutboxRow>, Failure> {
     let sql = "SELECT outbox.registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
-             fault, enrollment, content_seq FROM outbox JOIN unit USING (device)
+             fault, enrollment, content_seq, ordered FROM outbox JOIN unit USING (device)
          WHERE state = 'disabled' AND dps = ? AND verdict = 'passed' ORDER BY content_seq";
     rows(db, sql, [dps], outbox_row)
 }
@@ -259,11 +262,11 @@ pub fn outbox_due(
     held: &HashSet<RegistrationId>,
 ) -> Result<Vec<OutboxRow>, Failure> {
     let sql = "SELECT registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
-             fault, enrollment, content_seq FROM outbox WHERE dps = ? AND state = ? AND next_try_ms <= ?
+             fault, enrollment, content_seq, ordered FROM outbox WHERE dps = ? AND state = ? AND next_try_ms <= ?
          ORDER BY next_try_ms, content_seq";
     let mut statement = db.prepare(sql)?;
     let mut due = Vec::new();
-    for state in ["pending", "disable_pending"] {
+    for state in ["pending", "disable_pending", "delete_pending"] {
         let mut rows = statement.query(params![dps, state, due_ms])?;
         while due.len() < limit
             && let Some(row) = rows.next()?
@@ -280,7 +283,7 @@ pub fn outbox_due(
 pub fn next_due_ms(db: &Connection, dps: &str) -> Result<Option<i64>, Failure> {
     let sql = "SELECT min(next_try_ms) FROM outbox WHERE dps = ? AND state = ?";
     let mut first: Option<i64> = None;
-    for state in ["pending", "disable_pending"] {
+    for state in ["pending", "disable_pending", "delete_pending"] {
         let due: Option<i64> = db.query_row(sql, [dps, state], |row| row.get(0))?;
         first = first.into_iter().chain(due).min();
     }
@@ -295,8 +298,8 @@ pub fn outbox_waiting(
     limit: u32,
 ) -> Result<Vec<OutboxRow>, Failure> {
     let sql = "SELECT registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
-             fault, enrollment, content_seq FROM outbox WHERE registration_id > ? AND +dps = ?
-             AND +state IN ('pending', 'disable_pending')
+             fault, enrollment, content_seq, ordered FROM outbox WHERE registration_id > ? AND +dps = ?
+             AND +state IN ('pending', 'disable_pending', 'delete_pending')
          ORDER BY registration_id LIMIT ?";
     let after = after.map_or("", RegistrationId::as_str);
     rows(db, sql, params![after, dps, limit], outbox_row)
@@ -320,6 +323,7 @@ fn outbox_row(row: &Row<'_>) -> Result<OutboxRow, Failure> {
             .transpose()
             .map_err(damaged)?,
         content_seq: row.get::<_, i64>(10)?.cast_unsigned(),
+        ordered: optional_word(row, 11)?,
         enrollment: serde_json::from_str(&enrollment).map_err(damaged)?,
     })
 }

@@ -94,13 +94,13 @@ CREATE TABLE reservation (
 CREATE INDEX reservations_of_device ON reservation (device) WHERE device IS NOT NULL;
 
 -- What DPS is to hold. `content_seq`: the event that says so. `charged_seq`: the unanswered charge, if any.
--- `listed_seq`: the event with which it came from a list; none where its device is a unit of this line.
+-- `ordered`: what a person ordered and is not done yet. `listed_seq`: the event with which it came from a list; none where its device is a unit of this line.
 CREATE TABLE outbox (
     registration_id TEXT PRIMARY KEY,
     dps TEXT NOT NULL,
     device TEXT NOT NULL,
     state TEXT NOT NULL
-        CHECK (state IN ('pending', 'enrolled', 'refused', 'disabled', 'disable_pending', 'covered')),
+        CHECK (state IN ('pending', 'enrolled', 'refused', 'disabled', 'disable_pending', 'covered', 'delete_pending', 'deleted')),
     tries INTEGER NOT NULL,
     next_try_ms INTEGER NOT NULL,
     etag TEXT,
@@ -108,7 +108,8 @@ CREATE TABLE outbox (
     enrollment TEXT NOT NULL,
     content_seq INTEGER NOT NULL,
     charged_seq INTEGER,
-    listed_seq INTEGER
+    listed_seq INTEGER,
+    ordered TEXT
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX outbox_in_turn ON outbox (dps, state, next_try_ms, content_seq);

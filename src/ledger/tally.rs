@@ -108,6 +108,8 @@ fn concerned(recorded: &Recorded) -> Vec<DeviceId> {
         | Event::EnrollmentRefused { .. }
         | Event::EnrollmentDisabled { .. }
         | Event::EnrollmentRetried { .. }
+        | Event::EnrollmentOrdered { .. }
+        | Event::EnrollmentDeleted { .. }
         | Event::EnrollmentDeferred { .. } => None,
         _ => return Vec::new(),
     };
@@ -204,8 +206,8 @@ fn count_judged(db: &Connection, judged: &Judged, by: i64) -> Result<(), Failure
     db.prepare_cached(
         "UPDATE tally SET passed = passed + ?2 * (?3 = 'passed'), failed = failed + ?2 * (?3 = 'failed'),
              injected = injected + ?2 * (?3 = 'injected'), enrolled = enrolled + ?2 * (?4 IS 'enrolled'),
-             covered = covered + ?2 * (?4 IS 'covered'), pending = pending + ?2 * (?4 IS 'pending'),
-             refused = refused + ?2 * (?4 IS 'refused'), disabled = disabled + ?2 * (?4 IS 'disabled')
+             covered = covered + ?2 * (?4 IS 'covered'), pending = pending + ?2 * coalesce(?4 IN ('pending', 'disable_pending', 'delete_pending'), 0),
+             refused = refused + ?2 * (?4 IS 'refused'), disabled = disabled + ?2 * coalesce(?4 IN ('disabled', 'deleted'), 0)
          WHERE from_seq = (SELECT max(from_seq) FROM tally WHERE from_seq < ?1)",
     )?
     .execute(params![judged.seq, by, judged.verdict, judged.record])?;
@@ -228,8 +230,8 @@ fn count_records(db: &Connection, records: &[Record], by: i64) -> Result<(), Fai
         db.prepare_cached("INSERT INTO outbox_tally (dps) VALUES (?) ON CONFLICT DO NOTHING")?
             .execute([&record.dps])?;
         db.prepare_cached(
-            "UPDATE outbox_tally SET waiting = waiting + ?2 * (?3 IN ('pending', 'disable_pending')),
-                 tried = tried + ?2 * (?4 AND ?3 IN ('pending', 'disable_pending')),
+            "UPDATE outbox_tally SET waiting = waiting + ?2 * (?3 IN ('pending', 'disable_pending', 'delete_pending')),
+                 tried = tried + ?2 * (?4 AND ?3 IN ('pending', 'disable_pending', 'delete_pending')),
                  enrolled = enrolled + ?2 * (?3 = 'enrolled'), refused = refused + ?2 * (?3 = 'refused')
              WHERE dps = ?1",
         )?

@@ -333,6 +333,8 @@ fn check_claim(db: &Connection, claim: &Claim, event: &Event) -> Result<(), Fail
         | Event::EnrollmentRefused { .. }
         | Event::EnrollmentDisabled { .. }
         | Event::EnrollmentRetried { .. }
+        | Event::EnrollmentOrdered { .. }
+        | Event::EnrollmentDeleted { .. }
         | Event::EnrollmentDeferred { .. } => return Err(wrong_place(event)),
         _ => {}
     }
@@ -384,6 +386,10 @@ fn device_of_enrollment(db: &Connection, event: &Event) -> Result<Option<DeviceI
             registration_id, ..
         }
         | Event::EnrollmentDisabled { registration_id }
+        | Event::EnrollmentDeleted { registration_id }
+        | Event::EnrollmentOrdered {
+            registration_id, ..
+        }
         | Event::EnrollmentDeferred {
             registration_id, ..
         } => enrolled_device(db, registration_id).map(Some),

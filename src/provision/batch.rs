@@ -5,7 +5,7 @@
 
 use super::bytes::{Blob, Digest};
 use super::device::RegistrationId;
-use super::event::{EnrolledIdentity, Enrollment};
+use super::event::{EnrolledIdentity, Enrollment, Order};
 pub use super::fault::Difference;
 use super::fault::{Complaint, harmless};
 use serde_json::{Map, Value};
@@ -40,6 +40,8 @@ pub enum Status {
 pub struct Row {
     /// What the service is to hold.
     pub enrollment: Enrollment,
+    /// What a person ordered of it; it goes alone then.
+    pub ordered: Option<Order>,
     /// And whether the device may register with it.
     pub wanted: Status,
     /// The place of the event that says so.
@@ -59,6 +61,16 @@ pub struct Batch {
     pub rows: Vec<Row>,
     /// The outcome of an earlier call is unknown: only what is not there may be sent.
     pub read_first: bool,
+}
+
+impl Batch {
+    /// A record by itself, of which it must be found out first what the service holds.
+    pub fn alone(row: Row) -> Self {
+        Self {
+            rows: vec![row],
+            read_first: true,
+        }
+    }
 }
 
 /// What the service says of a bulk call as a whole.
@@ -619,6 +631,7 @@ mod tests {
             let made = number
                 .zip(rows)
                 .map(|(n, (wanted, tries, next, sent))| Row {
+                    ordered: None,
                     enrollment: enrollment(n, false, None),
                     wanted,
                     content_seq: n.into(),

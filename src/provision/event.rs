@@ -9,7 +9,7 @@ mod proof;
 pub mod stored;
 
 pub use balance::Balance;
-pub use enrollment::{EnrolledIdentity, Enrollment, EnrollmentRecord, IdentityRef, Listing};
+pub use enrollment::{EnrolledIdentity, Enrollment, EnrollmentRecord, IdentityRef, Listing, Order};
 pub use proof::{EndorsementRecord, EndorsementVerdict, Proof};
 
 use super::bytes::{Blob, Digest};
@@ -266,6 +266,18 @@ pub enum Event {
         /// What is meant now: the same device, identity and DPS, with the content that the product has today.
         now: Box<EnrollmentRecord>,
     },
+    /// A person orders that the service is to hold this record otherwise than it does.
+    EnrollmentOrdered {
+        /// The registration ID.
+        registration_id: RegistrationId,
+        /// How.
+        order: Order,
+    },
+    /// The service does not hold the enrollment any more, as a person ordered.
+    EnrollmentDeleted {
+        /// The registration ID.
+        registration_id: RegistrationId,
+    },
     /// The upload of this record did not succeed this time and will be tried again.
     EnrollmentDeferred {
         /// The registration ID.
@@ -375,6 +387,8 @@ impl Event {
             Self::EnrollmentRefused { .. } => "enrollment_refused",
             Self::EnrollmentDisabled { .. } => "enrollment_disabled",
             Self::EnrollmentRetried { .. } => "enrollment_retried",
+            Self::EnrollmentOrdered { .. } => "enrollment_ordered",
+            Self::EnrollmentDeleted { .. } => "enrollment_deleted",
             Self::EnrollmentDeferred { .. } => "enrollment_deferred",
         }
     }

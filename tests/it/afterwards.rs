@@ -2,6 +2,8 @@
 
 use crate::emulator::support::Pki;
 use crate::lists::{Desk, endorsement_key};
+use dps_station::provision::device::RegistrationId;
+use dps_station::provision::event::{Event, Order};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -99,4 +101,122 @@ async fn reconcile_shows_what_became_of_the_devices() {
     let left = fs::read_dir(desk.dir.path()).unwrap();
     let mut left = left.map(|file| file.unwrap().file_name().into_string().unwrap());
     assert!(left.all(|name| !name.contains("lost.csv") && !name.contains(".part")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_person_orders_is_done_once_by_its_tag_and_on_record() {
+    let desk = desk().await;
+    // Someone else's tag in our record, which no order loses.
+    let mut body = desk.held("gw-1").await;
+    body["initialTwin"] = json!({"tags": {"room": 7}});
+    let tag = body["etag"].as_str().unwrap().to_owned();
+    let put = desk.cloud.put("/enrollments/gw-1", &body, Some(&tag)).await;
+    assert_eq!(put.status, 200, "{put:?}");
+
+    let shown = desk.station(&["enrollment", "show", "GW-1", "gw-3", "gw-9", "--json"]);
+    assert_eq!(shown.code(), Some(1), "{shown:?}");
+    let shown = shown.objects();
+    assert_eq!((&shown[0]["id"], shown.len()), (&json!("gw-9"), 3));
+    let first = shown
+        .iter()
+        .find(|line| line["registration_id"] == "gw-1")
+        .unwrap();
+    assert_eq!(
+        (&first["state"], &first["service"]["status"]),
+        (&json!("enrolled"), &json!("enabled"))
+    );
+    assert_eq!(first["service"]["registration"]["status"], "assigned");
+    let told = desk.station(&["enrollment", "show", "gw-1"]);
+    assert!(
+        told.stdout.contains("enrolled here") && told.stdout.contains("last contact"),
+        "{told:?}"
+    );
+
+    let order = |verb: &str, more: &[&str]| {
+        let said = [
+            "--json",
+            "--by",
+            "Ada",
+            "--reason",
+            "returned from the field",
+        ];
+        desk.station(&[&["enrollment", verb][..], more, &said].concat())
+    };
+    for (verb, state, status) in [
+        ("disable", "disabled", "disabled"),
+        ("enable", "enrolled", "enabled"),
+    ] {
+        let ended = order(verb, &["GW-1"]);
+        assert_eq!(ended.code(), Some(0), "{ended:?}");
+        let last = ended.objects().pop().unwrap();
+        assert_eq!(
+            (&last["registration_id"], &last["state"]),
+            (&json!("gw-1"), &json!(state))
+        );
+        let held = desk.held("gw-1").await;
+        assert_eq!(held["provisioningStatus"], status);
+        assert_eq!(held["initialTwin"]["tags"], json!({"room": 7}));
+    }
+    let ended = order("delete", &["gw-1", "gw-2"]);
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    for (id, status) in [("gw-1", 404), ("gw-2", 404), ("gw-3", 200)] {
+        assert_eq!(
+            desk.cloud.get(&format!("/enrollments/{id}")).await.status,
+            status
+        );
+    }
+    let again = order("delete", &["gw-1"]);
+    assert_eq!(again.code(), Some(1), "{again:?}");
+    let reconciled = desk.station(&["reconcile"]);
+    assert_eq!(reconciled.code(), Some(0), "{reconciled:?}");
+
+    let events = desk.station(&["ledger", "show", "--json"]).objects();
+    let orders: Vec<_> = events
+        .iter()
+        .filter(|event| event["event"]["kind"] == "enrollment_ordered")
+        .collect();
+    assert_eq!(orders.len(), 4);
+    for order in orders {
+        assert_eq!(
+            (&order["operator"], &order["because"]),
+            (&json!("Ada"), &json!("returned from the field"))
+        );
+    }
+    let counted = |kind: &str| {
+        events
+            .iter()
+            .filter(|event| event["event"]["kind"] == kind)
+            .count()
+    };
+    assert_eq!(counted("enrollment_deleted"), 2);
+    desk.is_whole();
+
+    // What was deleted may be listed again.
+    let ended = desk.station(&["enroll", "--csv", "list.csv", "--dps", "main", "--json"]);
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    assert_eq!(desk.held("gw-2").await["provisioningStatus"], "enabled");
+    desk.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_was_cut_off_is_carried_out_by_the_next_upload() {
+    let desk = desk().await;
+    let ledger = desk.ledger();
+    for (id, order) in [("gw-2", Order::Delete), ("gw-3", Order::Disable)] {
+        let registration_id = RegistrationId::parse(id).unwrap();
+        let ordered = Event::EnrollmentOrdered {
+            registration_id,
+            order,
+        };
+        ledger.record(&ordered).await.unwrap();
+    }
+    ledger.close().await.unwrap();
+    let ended = desk.station(&["enroll"]);
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    assert_eq!(desk.cloud.get("/enrollments/gw-2").await.status, 404);
+    assert_eq!(desk.held("gw-3").await["provisioningStatus"], "disabled");
+    let writes = desk.writes().len();
+    assert_eq!(desk.station(&["enroll"]).code(), Some(0));
+    assert_eq!(desk.writes().len(), writes);
+    desk.is_whole();
 }

@@ -92,7 +92,7 @@ impl Desk {
         reply.body
     }
 
-    fn is_whole(&self) {
+    pub fn is_whole(&self) {
         assert_eq!(verify(&self.path("ledger.sqlite")).unwrap().damages, []);
     }
 }

@@ -27,7 +27,7 @@ pub(in crate::commands) async fn name_left(
     }
     for row in ledger.disabled_though_passed(dps).await? {
         let id = &row.registration_id;
-        let why = "disabled in the service, although its unit passed: it stays so until it is enabled there";
+        let why = "disabled in the service, although its unit passed: it stays so until it is enabled with `station enrollment enable`";
         let object = json!({
             "dps": dps, "registration_id": id, "device_id": row.device, "disabled": why,
         });

@@ -26,11 +26,11 @@ pub struct Balance {
     pub enrolled: u32,
     /// Of the passed: covered by a named group.
     pub covered: u32,
-    /// Of the passed: waiting in the outbox.
+    /// Of the passed: waiting in the outbox, whatever for.
     pub pending: u32,
     /// Of the passed: refused by the service.
     pub refused: u32,
-    /// Of the passed: disabled in the service by somebody.
+    /// Of the passed: disabled in the service by somebody, or deleted there as a person ordered.
     #[serde(default)]
     pub disabled: u32,
 }

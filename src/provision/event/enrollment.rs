@@ -75,6 +75,18 @@ pub struct Listing {
     pub line: u64,
 }
 
+/// What a person orders of an enrollment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// The device may register, whoever disabled it.
+    Enable,
+    /// The device may not register.
+    Disable,
+    /// The service is to hold nothing.
+    Delete,
+}
+
 /// The attestation part of an enrollment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

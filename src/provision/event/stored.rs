@@ -10,7 +10,7 @@ use serde_json::Value;
 ///
 /// A kind whose body changes gets the next version here and a step in `lift`. The ledger's own version goes up with
 /// it, so that an older program refuses the file.
-pub const VERSIONS: [(&str, u32); 36] = [
+pub const VERSIONS: [(&str, u32); 38] = [
     ("arrived", 1),
     ("identified", 1),
     ("id_checked_out", 1),
@@ -47,6 +47,8 @@ pub const VERSIONS: [(&str, u32); 36] = [
     ("enrollment_disabled", 1),
     ("enrollment_deferred", 2),
     ("enrollment_retried", 1),
+    ("enrollment_ordered", 1),
+    ("enrollment_deleted", 1),
 ];
 
 /// The member of a body that is not the event's own: why a person did it. No event has a field of this name.

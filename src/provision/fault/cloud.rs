@@ -219,6 +219,8 @@ pub enum RecordTrouble {
     NotHeld,
     /// It was to be disabled, and is not.
     NotDisabled,
+    /// It was to be deleted, and is not.
+    NotDeleted,
     /// No usable answer came.
     NoAnswer(NoAnswer),
     /// The answer is not what the protocol says.

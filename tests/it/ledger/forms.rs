@@ -2,7 +2,7 @@
 
 use super::*;
 use dps_station::provision::event::stored::VERSIONS;
-use dps_station::provision::event::{Balance, EnrolledIdentity, Enrollment, Listing};
+use dps_station::provision::event::{Balance, EnrolledIdentity, Enrollment, Listing, Order};
 use dps_station::provision::health::LinkHealth;
 use dps_station::provision::loopback::{Errors, Loopback, ModemLines, RateResult};
 use dps_station::provision::naming::IdFormat;
@@ -294,6 +294,13 @@ fn listed() -> Event {
 fn uploads() -> Vec<Event> {
     vec![
         listed(),
+        Event::EnrollmentOrdered {
+            registration_id: registration_id(1),
+            order: Order::Enable,
+        },
+        Event::EnrollmentDeleted {
+            registration_id: registration_id(1),
+        },
         charged(&[1]),
         Event::ServiceBusy {
             dps: "main".to_owned(),
