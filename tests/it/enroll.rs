@@ -1,6 +1,7 @@
 //! Enrollment: whatever happens between the outbox and DPS, every record ends where it belongs, once.
 
 mod beside;
+mod chaos;
 mod keys;
 mod upload;
 mod way;
