@@ -1,6 +1,6 @@
 //! Devices that speak MQTT with DPS and with their hub, and what is refused there.
 
-use super::support::{self, Cloud, Pki, text};
+use super::support::{self, Cloud, Held, Pki, text};
 use dps_station::fixtures::first_boot::Transport;
 use dps_station::fixtures::mqtt::{PACKET_MAX, Wire, WireError};
 use mqtt_protocol_core::mqtt::packet::v3_1_1::{Connect, Publish, Subscribe};
@@ -9,7 +9,7 @@ use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, SubackReturnCode}
 use mqtt_protocol_core::mqtt::role::Client;
 use reqwest::Method;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub struct Line(Wire<Client, TlsStream<TcpStream>>);
 /// A message that came: topic, quality, body.
 pub type Message = (String, Qos, Vec<u8>);
 
-async fn tls(cloud: &Cloud, host: &str) -> TlsStream<TcpStream> {
+async fn tls(cloud: &Cloud, host: &str, own: Option<&Held>) -> TlsStream<TcpStream> {
     let mut roots = RootCertStore::empty();
     let root = CertificateDer::from_pem_file(cloud.emulator().ca_file()).unwrap();
     roots.add(root).unwrap();
@@ -37,8 +37,15 @@ async fn tls(cloud: &Cloud, host: &str) -> TlsStream<TcpStream> {
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let config = match own {
+        Some(own) => {
+            let key = PrivatePkcs8KeyDer::from(own.key());
+            let chain = vec![own.der().into()];
+            config.with_client_auth_cert(chain, key.into()).unwrap()
+        }
+        None => config.with_no_client_auth(),
+    };
     let stream = TcpStream::connect(cloud.emulator().mqtt_address());
     let name = ServerName::try_from(host.to_owned()).unwrap();
     let connector = TlsConnector::from(Arc::new(config));
@@ -59,6 +66,15 @@ pub struct Hello<'a>(
 
 /// Connects and gives the line, or the code of the refusal.
 pub async fn hello(cloud: &Cloud, hello: &Hello<'_>) -> Result<Line, ConnectReturnCode> {
+    hello_with(cloud, hello, None).await
+}
+
+/// The same, with a certificate.
+async fn hello_with(
+    cloud: &Cloud,
+    hello: &Hello<'_>,
+    own: Option<&Held>,
+) -> Result<Line, ConnectReturnCode> {
     let Hello(host, id, user, password, keep_alive) = *hello;
     let mut connect = Connect::builder()
         .client_id(id)
@@ -69,7 +85,7 @@ pub async fn hello(cloud: &Cloud, hello: &Hello<'_>) -> Result<Line, ConnectRetu
     if let Some(password) = password {
         connect = connect.password(password).unwrap();
     }
-    let mut wire = Wire::new(tls(cloud, host).await);
+    let mut wire = Wire::new(tls(cloud, host, own).await);
     wire.send(connect.build().unwrap()).await.unwrap();
     match wire.receive().await.unwrap() {
         Packet::V3_1_1Connack(answer) if answer.return_code() == ConnectReturnCode::Accepted => {
@@ -227,6 +243,21 @@ async fn a_tpm_and_a_throttled_device_are_told_so() {
     let (topic, body) = register(&cloud, "tpm-1", KEY).await;
     assert_eq!(topic, "$dps/registrations/res/401/?$rid=a%201");
     assert!(body.get("authenticationKey").is_none(), "{body}");
+    // With the keys that it would be challenged by over HTTPS, and a certificate to be let in with.
+    let pki = Pki::new();
+    let leaf = pki.self_signed("tpm-1");
+    let user = dps_user(&cloud, "tpm-1");
+    let greeting = Hello(DPS, "tpm-1", &user, None, 60);
+    let mut line = hello_with(&cloud, &greeting, Some(&leaf)).await.unwrap();
+    line.subscribe("$dps/registrations/res/#", Qos::AtMostOnce)
+        .await;
+    let keys = json!({"endorsementKey": support::SAMPLE_EK, "storageRootKey": support::SAMPLE_EK});
+    let body = json!({"registrationId": "tpm-1", "tpm": keys}).to_string();
+    let topic = "$dps/registrations/PUT/iotdps-register/?$rid=1";
+    line.publish(topic, body.as_bytes()).await;
+    let (topic, _, body) = line.hear().await;
+    assert_eq!(topic, "$dps/registrations/res/401/?$rid=1");
+    assert_eq!(json(&body)["errorCode"], 401_002);
 
     let throttle = json!({"only": "device", "throttle": 1, "retryAfterSeconds": 7});
     cloud.faults(throttle).await;
@@ -438,7 +469,7 @@ async fn a_silent_client_and_one_whose_token_is_over_are_gone() {
         .and_then(|c| c.password(token.as_str()))
         .and_then(|c| c.keep_alive(1).build())
         .unwrap();
-    let mut stream = tls(&cloud, &hub).await;
+    let mut stream = tls(&cloud, &hub, None).await;
     stream
         .write_all(&connect.to_continuous_buffer())
         .await
@@ -464,7 +495,7 @@ async fn no_bytes_harm_the_listener() {
         &[0xff; 4096],
     ];
     for bytes in garbage {
-        let mut stream = tls(&cloud, DPS).await;
+        let mut stream = tls(&cloud, DPS, None).await;
         stream.write_all(bytes).await.unwrap();
         drop(stream.shutdown().await); // the other side may have closed already
         let mut heard = Vec::new();
