@@ -301,7 +301,14 @@ impl Bay {
         let events = events.map_err(StationFault::ledger)?;
         let recovered = Job::recover(device.clone(), Arc::clone(product), &events);
         let damage = match recovered {
-            Ok(job) => return Ok(Some(job)),
+            Ok(mut job) => {
+                if product.names_shift() {
+                    let shift = self.line.ledger.current_shift().await;
+                    let shift = shift.map_err(StationFault::ledger)?;
+                    job.in_shift(shift.map(|shift| shift.shift).unwrap_or_default());
+                }
+                return Ok(Some(job));
+            }
             Err(error) => unjudged(StationFault::damaged(error).0),
         };
         self.queue(attempt, None, damage, measured);

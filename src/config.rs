@@ -5,6 +5,7 @@
 
 mod desired;
 mod dps;
+mod enroll;
 mod place;
 mod product;
 mod secret;
@@ -281,6 +282,9 @@ impl Config {
                 global_endpoint: dps.global_endpoint.clone(),
             },
             initial_desired: product.initial_desired.clone(),
+            initial_tags: product.enroll.initial_tags.clone(),
+            content: product.enroll.content(),
+            line: self.station.id.clone(),
             endorsement: product.endorsement.clone(),
             empty_handle: product.empty_handle,
             vendor_roots: roots,
@@ -424,12 +428,12 @@ pub fn read_certificate(path: &Path) -> Result<Blob, ConfigError> {
     Ok(Blob(pem.contents))
 }
 
-/// Whether a hub's twin takes these values; else why not, with the key.
+/// Whether a hub's twin takes these tags; else why not, with the key.
 ///
 /// # Errors
 /// What it does not take.
-pub fn twin_takes(values: &serde_json::Value) -> Result<(), String> {
-    desired::check(values).map_err(|wrong| wrong.told())
+pub fn twin_takes_tags(values: &serde_json::Value) -> Result<(), String> {
+    desired::check(values, desired::Collection::Tags).map_err(|wrong| wrong.told())
 }
 
 fn default_issuing() -> PathBuf {

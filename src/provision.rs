@@ -4,6 +4,7 @@ pub mod batch;
 pub mod bounds;
 pub mod bytes;
 pub mod certificate;
+pub mod content;
 pub mod device;
 pub mod dialogue;
 pub mod endorsement;

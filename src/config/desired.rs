@@ -1,7 +1,8 @@
-//! Whether a hub takes `initial_desired` as the desired properties of a twin.
+//! Whether a hub takes `initial_desired` and `initial_tags` as the beginning of a twin.
 //!
 //! A hub that does not would only say so weeks later, at a device's first boot. Source: Microsoft's "Understand and use
-//! device twins in IoT Hub", section "Device twin format".
+//! device twins in IoT Hub", sections "Device twin format" and "Device twin size". What DPS itself demands of an initial
+//! twin is not documented.
 
 use super::place::Wrong;
 use serde_json::Value;
@@ -12,24 +13,36 @@ const DEPTH_MAX: usize = 10;
 const NAME_MAX: usize = 1024;
 /// The longest text, in bytes.
 const TEXT_MAX: usize = 4096;
-/// The largest that all of it may be, in bytes, as JSON.
-const WHOLE_MAX: usize = 32 * 1024;
+/// The largest that all desired properties may be, in bytes, as JSON.
+const DESIRED_MAX: usize = 32 * 1024;
+/// The largest that all tags may be, in bytes, as JSON.
+const TAGS_MAX: usize = 8 * 1024;
 /// Whole numbers lie from the negative of this to one below it.
 const WHOLE_NUMBER_END: i64 = 1 << 52;
 /// What the TOML parser makes of a date.
 const DATE: &str = "$__toml_private_datetime";
 
+/// A part of a twin.
+#[derive(Clone, Copy)]
+pub(super) enum Collection {
+    Desired,
+    Tags,
+}
+
 /// What is wrong with the values.
-pub(super) fn check(values: &Value) -> Result<(), Wrong> {
+pub(super) fn check(values: &Value, collection: Collection) -> Result<(), Wrong> {
+    let (name, max) = match collection {
+        Collection::Desired => ("desired properties", DESIRED_MAX),
+        Collection::Tags => ("tags", TAGS_MAX),
+    };
     if !values.is_object() || is_date(values) {
-        let what = "desired properties are names with values: write a table, { … }";
-        return Err(Wrong::at(&[], what.to_owned()));
+        let what = format!("{name} are names with values: write a table, {{ … }}");
+        return Err(Wrong::at(&[], what));
     }
     value(values, 0)?;
     let length = values.to_string().len();
-    if length > WHOLE_MAX {
-        let what =
-            format!("a twin takes {WHOLE_MAX} bytes of desired properties, and these are {length}");
+    if length > max {
+        let what = format!("a twin takes {max} bytes of {name}, and these may be {length}");
         return Err(Wrong::at(&[], what));
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! The `[[product]]` entries of `station.toml`.
 
+use super::enroll::{self, EnrollConfig};
 use super::place::Wrong;
 use super::{Config, desired, stock};
 use crate::link::Injection;
@@ -59,9 +60,12 @@ pub struct ProductConfig {
         deserialize_with = "within::<_, _, 1_000, 3_600_000>"
     )]
     pub step_deadline_ms: u64,
-    /// Desired properties of the initial twin.
+    /// Desired properties of the initial twin: a template.
     #[serde(default)]
     pub initial_desired: Option<serde_json::Value>,
+    /// What else the enrollments of its devices say.
+    #[serde(default)]
+    pub enroll: EnrollConfig,
 }
 
 impl ProductConfig {
@@ -96,8 +100,11 @@ impl ProductConfig {
             return wrong("attestation", format!("product {name} {why}"));
         }
         if let Some(values) = &self.initial_desired {
-            desired::check(values).map_err(|wrong| wrong.under(&[&"initial_desired"]))?;
+            let checked = enroll::template(values, desired::Collection::Desired);
+            checked.map_err(|wrong| wrong.under(&[&"initial_desired"]))?;
         }
+        let enroll = self.enroll.check(self.attestation);
+        enroll.map_err(|wrong| wrong.under(&[&"enroll"]))?;
         match (&self.ca, self.attestation) {
             (Some(ca), _) if config.ca(ca).is_none() => wrong(
                 "ca",

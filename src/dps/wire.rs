@@ -17,15 +17,23 @@ const TEXT_LIMIT: usize = 256;
 ///
 /// The certificate goes as base64 of its DER on one line: the one form that no tool path has refused.
 fn enrollment(enrollment: &Enrollment, status: Status) -> Value {
-    let attestation = match &enrollment.identity {
-        EnrolledIdentity::X509 { certificate } => json!({
+    let content = &enrollment.content;
+    let attestation = match (&enrollment.identity, &content.ca_reference) {
+        (EnrolledIdentity::X509 { .. }, Some(name)) => json!({
+            "type": "x509",
+            "x509": {"caReferences": {"primary": name}},
+        }),
+        (EnrolledIdentity::X509 { certificate }, None) => json!({
             "type": "x509",
             "x509": {"clientCertificates": {"primary": {"certificate": certificate.base64()}}},
         }),
-        EnrolledIdentity::Tpm {
-            endorsement_key,
-            storage_root_key,
-        } => {
+        (
+            EnrolledIdentity::Tpm {
+                endorsement_key,
+                storage_root_key,
+            },
+            _,
+        ) => {
             let mut tpm = json!({"endorsementKey": endorsement_key.base64()});
             if !storage_root_key.0.is_empty() {
                 tpm["storageRootKey"] = json!(storage_root_key.base64());
@@ -41,7 +49,10 @@ fn enrollment(enrollment: &Enrollment, status: Status) -> Value {
         "provisioningStatus": status.to_string(),
     });
     if let Some(desired) = &enrollment.initial_desired {
-        body["initialTwin"] = json!({"properties": {"desired": desired}});
+        body["initialTwin"]["properties"]["desired"] = desired.clone();
+    }
+    for (field, value) in content.fields() {
+        body[field] = value;
     }
     if let Some(tags) = &enrollment.initial_tags {
         body["initialTwin"]["tags"] = tags.clone();
@@ -150,11 +161,14 @@ fn attestation(body: &Value) -> HeldAttestation {
         Some("x509") => {
             let x509 = &body["x509"];
             let certificates = &x509["clientCertificates"];
+            let (primary, ca) = (&certificates["primary"], &x509["caReferences"]["primary"]);
             HeldAttestation::X509 {
-                primary: thumbprint(&certificates["primary"]),
+                primary: thumbprint(primary),
+                ca: text(ca),
                 others: !certificates["secondary"].is_null()
                     || !is_empty(&x509["signingCertificates"])
-                    || !is_empty(&x509["caReferences"]),
+                    || !x509["caReferences"]["secondary"].is_null()
+                    || !(primary.is_null() || ca.is_null()),
             }
         }
         Some("tpm") => match blob(&body["tpm"]["endorsementKey"]) {
@@ -196,6 +210,7 @@ mod tests {
 
     use super::*;
     use crate::provision::batch::difference;
+    use crate::provision::content::{Allocation, Content, Reprovision};
     use crate::provision::device::{DeviceId, RegistrationId};
 
     fn x509(desired: Option<Value>) -> Enrollment {
@@ -208,6 +223,7 @@ mod tests {
             },
             initial_desired: desired,
             initial_tags: None,
+            content: Content::default(),
         }
     }
 
@@ -256,6 +272,37 @@ mod tests {
         assert_eq!(difference(&x509(None), Status::Enabled, &held), []);
         assert_eq!(held.etag, "\"13003fea-0000-0300-0000-62d1d5e50000\"");
         assert_eq!(held.registration_status.as_deref(), Some("unassigned"));
+    }
+
+    #[test]
+    fn all_that_a_product_says_is_sent_as_the_service_spells_it() {
+        let content = Content {
+            iot_edge: true,
+            allocation: Some(Allocation::Custom {
+                webhook_url: "https://x".to_owned(),
+                api_version: "2019-03-31".to_owned(),
+            }),
+            iot_hubs: vec!["hub.azure-devices.net".to_owned()],
+            reprovision: Some(Reprovision::ReprovisionAndResetData),
+            ca_reference: Some("factory-root".to_owned()),
+            filled: None,
+        };
+        let sent = enrollment(
+            &Enrollment {
+                content,
+                ..x509(None)
+            },
+            Status::Enabled,
+        );
+        let golden = json!({
+            "registrationId": "unit-0002", "deviceId": "Unit-0002", "provisioningStatus": "enabled",
+            "attestation": {"type": "x509", "x509": {"caReferences": {"primary": "factory-root"}}},
+            "initialTwin": {"tags": {"line": "3"}}, "capabilities": {"iotEdge": true},
+            "allocationPolicy": "custom", "iotHubs": ["hub.azure-devices.net"],
+            "customAllocationDefinition": {"webhookUrl": "https://x", "apiVersion": "2019-03-31"},
+            "reprovisionPolicy": {"updateHubAssignment": true, "migrateDeviceData": false},
+        });
+        assert_eq!(sent, golden);
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(super) enum Comparison {
 }
 
 pub(super) fn compare(ours: &Enrollment, wanted: Status, held: &Held) -> Comparison {
-    let same_key = same_identity(&ours.identity, &held.attestation);
+    let same_key = same_identity(ours, &held.attestation);
     let found = difference(ours, wanted, held);
     match (wanted, held.status) {
         // Whatever else it says, it is for this key, and the key cannot register with it.

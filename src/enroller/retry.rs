@@ -46,9 +46,10 @@ pub async fn meant(
 fn today(product: &Product, enrollment: &Enrollment) -> EnrollmentRecord {
     let identity = enrollment.identity.reference();
     let (device_id, registration_id) = (&enrollment.device_id, &enrollment.registration_id);
+    let filled = enrollment.content.filled.clone().unwrap_or_default();
     EnrollmentRecord {
         dps: enrollment.dps.clone(),
-        ..product.enrollment(device_id, registration_id, identity)
+        ..product.enrollment(device_id, registration_id, identity, &filled)
     }
 }
 

@@ -9,6 +9,7 @@ use super::event::{EnrolledIdentity, Enrollment, Order};
 pub use super::fault::Difference;
 use super::fault::{Complaint, harmless};
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// Enrollments in one bulk call (DPS "Individual Enrollment - Run Bulk Operation": at most ten).
@@ -134,7 +135,9 @@ pub enum HeldAttestation {
     X509 {
         /// SHA-256 of the primary certificate's DER.
         primary: Option<Digest>,
-        /// Whether there is a second certificate, or a CA, that would do as well.
+        /// Name of the CA that any certificate may lead to.
+        ca: Option<String>,
+        /// Whether there is another certificate or CA that would do as well.
         others: bool,
     },
     /// The keys of a TPM.
@@ -257,16 +260,19 @@ pub fn difference(ours: &Enrollment, wanted: Status, held: &Held) -> Vec<Differe
     let same = wanted == held.status;
     compare(STATUS, same, &wanted, &held.status);
 
-    let same = same_identity(&ours.identity, &held.attestation);
-    compare("attestation", same, &ours.identity, &held.attestation);
+    let same = same_identity(ours, &held.attestation);
+    compare("attestation", same, &attestation(ours), &held.attestation);
 
-    if let Some(desired) = &ours.initial_desired {
-        let theirs = twin_part(held, DESIRED);
-        compare(DESIRED, holds(&theirs, desired), desired, &theirs);
+    let twin = [(DESIRED, &ours.initial_desired), (TAGS, &ours.initial_tags)];
+    for (field, ours) in twin {
+        if let Some(ours) = ours {
+            let theirs = twin_part(held, field);
+            compare(field, holds(&theirs, ours), ours, &theirs);
+        }
     }
-    if let Some(tags) = &ours.initial_tags {
-        let theirs = twin_part(held, TAGS);
-        compare(TAGS, holds(&theirs, tags), tags, &theirs);
+    for (field, ours) in ours.content.fields() {
+        let theirs = held.raw.get(field).unwrap_or(&Value::Null);
+        compare(field, is_set(field, &ours, theirs), &ours, theirs);
     }
     found
 }
@@ -290,13 +296,32 @@ pub fn also_set(ours: &Enrollment, held: &Held) -> Vec<Difference> {
             add(field, &more);
         }
     }
-    for (field, default) in NOT_SENT {
+    let sent = ours.content.fields();
+    let not_sent = BEYOND
+        .iter()
+        .filter(|(field, _)| sent.iter().all(|(name, _)| name != field));
+    for (field, default) in not_sent {
         let value = held.raw.get(*field).unwrap_or(&Value::Null);
         if !default(value) {
             add(field, value);
         }
     }
     found
+}
+
+/// Whether the service holds a field as we set it. Hubs are a set of host names; where it leaves `hashed` out, it is so.
+fn is_set(field: &str, ours: &Value, theirs: &Value) -> bool {
+    let hosts = |value: &Value| -> Option<BTreeSet<String>> {
+        let hosts = value.as_array()?.iter();
+        hosts
+            .map(|host| Some(host.as_str()?.to_ascii_lowercase()))
+            .collect()
+    };
+    match field {
+        "iotHubs" => hosts(ours) == hosts(theirs),
+        "allocationPolicy" if theirs.is_null() => ours == "hashed",
+        _ => holds(theirs, ours),
+    }
 }
 
 /// A part of the initial twin as the service holds it, without what only the service writes.
@@ -335,10 +360,19 @@ fn beyond(theirs: &Value, ours: &Value) -> Option<Value> {
 }
 
 /// Whether the service's record is for the same key as ours, whatever else it says.
-pub fn same_identity(ours: &EnrolledIdentity, held: &HeldAttestation) -> bool {
-    match (ours, held) {
-        (EnrolledIdentity::X509 { certificate }, HeldAttestation::X509 { primary, others }) => {
-            *primary == Some(Digest::of(&certificate.0)) && !others
+pub fn same_identity(ours: &Enrollment, held: &HeldAttestation) -> bool {
+    match (&ours.identity, held) {
+        (
+            EnrolledIdentity::X509 { certificate },
+            HeldAttestation::X509 {
+                primary,
+                ca,
+                others,
+            },
+        ) => {
+            let wanted = &ours.content.ca_reference;
+            let certificate = wanted.is_none().then(|| Digest::of(&certificate.0));
+            *primary == certificate && ca == wanted && !others
         }
         (
             EnrolledIdentity::Tpm {
@@ -367,10 +401,11 @@ pub fn same_keys(one: &EnrolledIdentity, other: &EnrolledIdentity) -> bool {
 
 type IsDefault = fn(&Value) -> bool;
 
-/// Fields that decide what becomes of a device and that the station never sends, with a test for the value that the
-/// service gives by itself (IndividualEnrollment of its specification). `iotHubHostName` is not among them: it is the old form of `iotHubs`, and whether the service fills it in
-/// after an assignment is not documented.
-const NOT_SENT: &[(&str, IsDefault)] = &[
+/// Fields that decide what becomes of a device and that the station sends only where its product says so, with a test
+/// for the value that the service gives by itself (IndividualEnrollment of its specification). `iotHubHostName` is not
+/// among them: it is the old form of `iotHubs`, and whether the service fills it in after an assignment is not
+/// documented.
+const BEYOND: &[(&str, IsDefault)] = &[
     ("capabilities", |v| v["iotEdge"] != true),
     ("reprovisionPolicy", |v| {
         v["updateHubAssignment"] != false && v["migrateDeviceData"] != false
@@ -393,6 +428,14 @@ fn without_metadata(collection: &Value) -> Value {
             Value::Object(ours.map(|(n, v)| (n.clone(), v.clone())).collect())
         }
         other => other.clone(),
+    }
+}
+
+/// How ours would be shown.
+fn attestation(ours: &Enrollment) -> String {
+    match &ours.content.ca_reference {
+        Some(name) => format!("x509 certificates of the CA {name:?}"),
+        None => ours.identity.to_string(),
     }
 }
 
@@ -428,10 +471,15 @@ impl fmt::Display for EnrolledIdentity {
 impl fmt::Display for HeldAttestation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::X509 { primary, others } => {
-                match primary {
-                    Some(digest) => write!(f, "x509 certificate {digest}")?,
-                    None => f.write_str("x509 without a primary certificate")?,
+            Self::X509 {
+                primary,
+                ca,
+                others,
+            } => {
+                match (primary, ca) {
+                    (Some(digest), _) => write!(f, "x509 certificate {digest}")?,
+                    (None, Some(name)) => write!(f, "x509 certificates of the CA {name:?}")?,
+                    (None, None) => f.write_str("x509 without a primary certificate")?,
                 }
                 f.write_str(if *others { " and others" } else { "" })
             }
@@ -455,6 +503,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::provision::content::{Allocation, Content, Reprovision};
     use crate::provision::device::DeviceId;
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
@@ -479,6 +528,7 @@ mod tests {
             },
             initial_desired: desired,
             initial_tags: None,
+            content: Content::default(),
         }
     }
 
@@ -521,6 +571,7 @@ mod tests {
             attestation: match &ours.identity {
                 EnrolledIdentity::X509 { certificate } => HeldAttestation::X509 {
                     primary: Some(Digest::of(&certificate.0)),
+                    ca: None,
                     others: false,
                 },
                 EnrolledIdentity::Tpm {
@@ -739,6 +790,74 @@ mod tests {
             for (n, _) in errors.iter().filter(|(n, _)| *n < 10) {
                 prop_assert_ne!(&outcomes[*n as usize], &ItemResult::Accepted);
             }
+        }
+    }
+
+    #[test]
+    fn what_a_product_says_is_compared_and_the_rest_is_told() {
+        let content = Content {
+            iot_edge: true,
+            allocation: Some(Allocation::Static),
+            iot_hubs: vec!["Hub.example".to_owned()],
+            reprovision: Some(Reprovision::Never),
+            ..Content::default()
+        };
+        let ours = Enrollment {
+            content,
+            initial_tags: Some(json!({"line": "3"})),
+            ..enrollment(1, false, None)
+        };
+        let mut theirs = held(&ours, Status::Enabled, true);
+        let fields = |found: Vec<Difference>| {
+            let names = found.into_iter().map(|one| one.field);
+            names.collect::<Vec<_>>()
+        };
+        let found = fields(difference(&ours, Status::Enabled, &theirs));
+        let all = [
+            TAGS,
+            "capabilities",
+            "allocationPolicy",
+            "iotHubs",
+            "reprovisionPolicy",
+        ];
+        assert_eq!(found, all);
+        set(
+            &mut theirs,
+            "/initialTwin/tags",
+            json!({"line": "3", "customer": "x"}),
+        );
+        set(&mut theirs, "/capabilities/iotEdge", json!(true));
+        set(&mut theirs, "/allocationPolicy", json!("static"));
+        set(&mut theirs, "/iotHubs", json!(["hub.example"]));
+        let never = json!({"updateHubAssignment": false, "migrateDeviceData": false});
+        set(&mut theirs, "/reprovisionPolicy", never);
+        assert_eq!(difference(&ours, Status::Enabled, &theirs), []);
+        let more = also_set(&ours, &theirs);
+        assert!(
+            matches!(&more[..], [only] if only.theirs == r#"{"customer":"x"}"#),
+            "{more:?}"
+        );
+    }
+
+    #[test]
+    fn an_enrollment_by_ca_is_for_that_ca_alone() {
+        let mut ours = enrollment(1, false, None);
+        ours.content.ca_reference = Some("root".to_owned());
+        let by = |primary, ca: Option<&str>, others| HeldAttestation::X509 {
+            primary,
+            ca: ca.map(str::to_owned),
+            others,
+        };
+        assert!(same_identity(&ours, &by(None, Some("root"), false)));
+        let leaf = ours.identity.reference().digest();
+        for other in [
+            by(None, Some("other"), false),
+            by(None, None, false),
+            by(None, Some("root"), true),
+            by(Some(leaf), Some("root"), false),
+            by(Some(leaf), None, false),
+        ] {
+            assert!(!same_identity(&ours, &other), "{other}");
         }
     }
 

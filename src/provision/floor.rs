@@ -294,6 +294,8 @@ mod tests {
                         certificate_sha256: Digest::of(b""),
                     },
                     initial_desired: None,
+                    initial_tags: None,
+                    content: Default::default(),
                 },
             },
             Event::Failed {

@@ -16,6 +16,7 @@ mod judge;
 pub use effect::{Effect, Fact, Next};
 
 use super::bytes::{Blob, Digest};
+use super::content::Filled;
 use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId, SerialNumber};
 use super::event::{EnrollmentRecord, Event, Recorded, Reservation};
 use super::fault::{Fault, Unsigned};
@@ -36,6 +37,8 @@ pub struct Job {
     scanned: Option<String>,
     stage: Stage,
     known: Known,
+    /// The shift that is open; empty where none is, or where its product does not ask.
+    shift: String,
 }
 
 /// Where the present attempt stands.
@@ -103,6 +106,7 @@ impl Job {
             scanned: None,
             stage: Stage::Ended(Verdict::Interrupted),
             known: Known::default(),
+            shift: String::new(),
         };
         for recorded in events {
             job.apply(recorded)?;
@@ -112,6 +116,11 @@ impl Job {
             *unasked = None;
         }
         Ok(job)
+    }
+
+    /// The shift that its unit is made in, where its product asks for that.
+    pub fn in_shift(&mut self, shift: String) {
+        self.shift = shift;
     }
 
     /// What to do now. A signature is asked for once: asked again what to do, the job gives the reservation up.
@@ -472,7 +481,13 @@ impl Job {
     fn enrollment(&self) -> Option<EnrollmentRecord> {
         let identity = self.identity()?.reference()?;
         let id = self.known.registration_id.as_ref()?;
-        Some(self.product.enrollment(&self.device, id, identity))
+        let said = self.identification.as_ref();
+        let filled = Filled {
+            shift: self.shift.clone(),
+            firmware: said.map_or(String::new(), |said| said.firmware.clone()),
+        };
+        let enrollment = self.product.enrollment(&self.device, id, identity, &filled);
+        Some(enrollment)
     }
 
     fn incomplete(&self) -> Fault {

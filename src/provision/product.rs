@@ -3,6 +3,7 @@
 //! Invariant: a product is complete; every name in it has been resolved, and its digest covers every value.
 
 use super::bytes::{Blob, Digest};
+use super::content::{Content, Filled, Particulars, named};
 use super::device::{Attestation, DeviceId, Holding, Identification, RegistrationId};
 use super::endorsement::{EmptyHandle, EndorsementPolicy, VendorRoots};
 use super::event::{EnrollmentRecord, IdentityRef};
@@ -10,6 +11,7 @@ use super::fault::Fault;
 use super::injected::Readback;
 use super::naming::Naming;
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 use std::fmt;
 use std::sync::Arc;
 
@@ -39,8 +41,17 @@ pub struct Product {
     pub profile: super::certificate::Profile,
     /// Where it is enrolled, and what is injected for that.
     pub dps: DpsTarget,
-    /// Desired properties of the initial twin.
+    /// Desired properties of the initial twin: a template.
     pub initial_desired: Option<serde_json::Value>,
+    /// Tags of the initial twin: a template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial_tags: Option<Value>,
+    /// What else the enrollments of its devices say.
+    #[serde(skip_serializing_if = "Content::is_empty")]
+    pub content: Content,
+    /// The station's name, for the templates; in no digest, so that a product is the same on every line.
+    #[serde(skip)]
+    pub line: String,
     /// What is demanded of an endorsement key.
     pub endorsement: EndorsementPolicy,
     /// What to do where a TPM has no persistent endorsement key.
@@ -145,19 +156,44 @@ impl Product {
         }
     }
 
-    /// What is to be enrolled for a device.
+    /// Whether a template names the shift, which then has to be found out.
+    pub fn names_shift(&self) -> bool {
+        self.names("shift")
+    }
+
+    fn names(&self, placeholder: &str) -> bool {
+        let templates = [&self.initial_desired, &self.initial_tags];
+        let mut names = templates.into_iter().flatten().flat_map(named);
+        names.any(|name| name == placeholder)
+    }
+
+    /// What is to be enrolled for a device, its templates filled in.
     pub fn enrollment(
         &self,
         device_id: &DeviceId,
         registration_id: &RegistrationId,
         identity: IdentityRef,
+        filled: &Filled,
     ) -> EnrollmentRecord {
+        let particulars = Particulars {
+            line: &self.line,
+            model: &self.model,
+            device_id: device_id.as_str(),
+            filled,
+        };
+        let fill = |template: &Option<Value>| template.as_ref().map(|t| particulars.fill(t));
+        let kept = self.names("shift") || self.names("firmware");
         EnrollmentRecord {
             dps: self.dps.name.clone(),
             registration_id: registration_id.clone(),
             device_id: device_id.clone(),
             identity,
-            initial_desired: self.initial_desired.clone(),
+            initial_desired: fill(&self.initial_desired),
+            initial_tags: fill(&self.initial_tags),
+            content: Content {
+                filled: kept.then(|| filled.clone()),
+                ..self.content.clone()
+            },
         }
     }
 }

@@ -163,6 +163,8 @@ async fn job(ledger: &Ledger, claim: &Claim, number: u32) {
         device_id: device(number),
         identity: IdentityRef::X509 { certificate_sha256 },
         initial_desired: None,
+        initial_tags: None,
+        content: Default::default(),
     };
     append(Event::Passed { enrollment }).await;
 }

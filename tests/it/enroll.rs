@@ -2,6 +2,8 @@
 
 mod beside;
 mod chaos;
+mod content;
+mod instances;
 mod keys;
 mod upload;
 mod way;
@@ -299,6 +301,8 @@ fn on_record(enrollment: &Enrollment) -> EnrollmentRecord {
         device_id: enrollment.device_id.clone(),
         identity: enrollment.identity.reference(),
         initial_desired: enrollment.initial_desired.clone(),
+        initial_tags: enrollment.initial_tags.clone(),
+        content: enrollment.content.clone(),
     }
 }
 
@@ -367,6 +371,7 @@ fn x509(number: u32) -> Enrollment {
         },
         initial_desired: Some(json!({"interval": number, "deep": {"list": [1.5, "x", null]}})),
         initial_tags: None,
+        content: Default::default(),
     }
 }
 

@@ -153,6 +153,8 @@ fn enrollment(number: u8) -> EnrollmentRecord {
             certificate_sha256: Digest::of(&certificate(number).0),
         },
         initial_desired: Some(serde_json::json!({ "site": "A" })),
+        initial_tags: None,
+        content: Default::default(),
     }
 }
 

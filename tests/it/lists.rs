@@ -355,6 +355,7 @@ async fn what_was_listed_is_not_taken_by_a_unit_of_the_line() {
             },
             initial_desired: None,
             initial_tags: None,
+            content: Default::default(),
         },
         public_key: None,
         file: "list.csv".to_owned(),

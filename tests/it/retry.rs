@@ -22,7 +22,12 @@ fn passed(units: u16) -> Factory {
 }
 
 /// Makes a call about an enrollment to the factory's cloud, as its owner; its status and body.
-async fn call(factory: &Factory, method: Method, id: &str, body: Option<Value>) -> (u16, Value) {
+pub async fn call(
+    factory: &Factory,
+    method: Method,
+    id: &str,
+    body: Option<Value>,
+) -> (u16, Value) {
     let credential = factory.text("rig/dps-credential");
     let (_, key) = credential.rsplit_once("SharedAccessKey=").unwrap();
     let owner = Some("provisioningserviceowner");

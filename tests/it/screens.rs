@@ -132,6 +132,8 @@ fn pass(floor: &mut Floor, bay: usize) {
             certificate_sha256: Digest::of(b""),
         },
         initial_desired: None,
+        initial_tags: None,
+        content: Default::default(),
     };
     happen(floor, bay, NOON + 2_000, Event::Passed { enrollment });
 }

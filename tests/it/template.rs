@@ -9,7 +9,11 @@ const TEMPLATE: &str = include_str!("../../station.toml");
 /// What the comment of a key says that is absent when it is left out.
 const NO_DEFAULT: &str = "none unless given";
 /// Tables whose keys are the user's.
-const FREE: [&str; 2] = ["ca.environment", "product.initial_desired"];
+const FREE: [&str; 3] = [
+    "ca.environment",
+    "product.enroll.initial_tags",
+    "product.initial_desired",
+];
 const UNKNOWN: &str = "no_such_key";
 
 /// The key or header behind the mark of a comment, if there is one.

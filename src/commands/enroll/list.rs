@@ -8,6 +8,7 @@ use crate::config::{self, Config, DpsConfig};
 use crate::ledger::{Happened, Ledger};
 use crate::provision::bytes::Blob;
 use crate::provision::bytes::Digest;
+use crate::provision::content::Content;
 use crate::provision::event::{EnrolledIdentity, Enrollment, Event, Listing};
 use crate::provision::fault::{harmless, said};
 use crate::provision::list::{
@@ -248,6 +249,7 @@ fn line(header: &Header, row: Row, list: &List<'_>, digest: Digest) -> Line {
                 identity,
                 initial_desired: None,
                 initial_tags: tags(entry.tags)?,
+                content: Content::default(),
             },
             public_key,
             file: harmless(&list.file.display().to_string(), NAME_MAX),
@@ -307,7 +309,7 @@ fn tags(tags: Option<Value>) -> Result<Option<Value>, Trouble> {
             "a twin takes {TAGS_MAX} bytes of tags, and these are {length}"
         )));
     }
-    config::twin_takes(&tags).map_err(wrong)?;
+    config::twin_takes_tags(&tags).map_err(wrong)?;
     Ok(Some(tags))
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: what is on record refers to what identifies the device by digest only, so that no event holds a secret.
 
 use crate::provision::bytes::{Blob, Digest};
+use crate::provision::content::Content;
 use crate::provision::device::{Attestation, DeviceId, RegistrationId};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,12 @@ pub struct EnrollmentRecord {
     /// Desired properties of the initial twin, as JSON; absent for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initial_desired: Option<serde_json::Value>,
+    /// Tags of the initial twin, as JSON; absent for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_tags: Option<serde_json::Value>,
+    /// What else it says.
+    #[serde(default, skip_serializing_if = "Content::is_empty")]
+    pub content: Content,
 }
 
 /// What identifies a device, by the digest of what an earlier event of the same device holds.
@@ -55,6 +62,9 @@ pub struct Enrollment {
     /// Tags of the initial twin, as JSON; absent for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_tags: Option<serde_json::Value>,
+    /// What else it says.
+    #[serde(default, skip_serializing_if = "Content::is_empty")]
+    pub content: Content,
 }
 
 /// What a line of a person's list asks to be enrolled.
@@ -114,7 +124,8 @@ impl EnrollmentRecord {
             device_id: self.device_id,
             identity,
             initial_desired: self.initial_desired,
-            initial_tags: None,
+            initial_tags: self.initial_tags,
+            content: self.content,
         }
     }
 }
@@ -140,6 +151,8 @@ impl Enrollment {
             device_id: self.device_id.clone(),
             identity: self.identity.reference(),
             initial_desired: self.initial_desired.clone(),
+            initial_tags: self.initial_tags.clone(),
+            content: self.content.clone(),
         }
     }
 

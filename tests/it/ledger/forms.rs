@@ -1,6 +1,7 @@
 //! The stored form of every kind of event, and of the tables: neither changes without a version that says so.
 
 use super::*;
+use dps_station::provision::content::{Allocation, Content, Filled, Reprovision};
 use dps_station::provision::event::stored::VERSIONS;
 use dps_station::provision::event::{Balance, EnrolledIdentity, Enrollment, Listing, Order};
 use dps_station::provision::health::LinkHealth;
@@ -215,6 +216,24 @@ fn job() -> Vec<Event> {
     ]
 }
 
+/// All that an enrollment may say.
+fn content() -> Content {
+    Content {
+        iot_edge: true,
+        allocation: Some(Allocation::Custom {
+            webhook_url: "https://x".to_owned(),
+            api_version: "1".to_owned(),
+        }),
+        iot_hubs: vec!["hub".to_owned()],
+        reprovision: Some(Reprovision::Never),
+        ca_reference: Some("root".to_owned()),
+        filled: Some(Filled {
+            shift: "early".to_owned(),
+            firmware: "1".to_owned(),
+        }),
+    }
+}
+
 fn ends() -> Vec<Event> {
     let tpm = || EnrollmentRecord {
         identity: IdentityRef::Tpm {
@@ -225,6 +244,13 @@ fn ends() -> Vec<Event> {
     vec![
         passed(1),
         Event::Passed { enrollment: tpm() },
+        Event::Passed {
+            enrollment: EnrollmentRecord {
+                initial_tags: Some(json!({"line": "3"})),
+                content: content(),
+                ..enrollment(1)
+            },
+        },
         Event::Injected {
             observed: holding(),
             endpoint_prefix: Some(12),
@@ -283,6 +309,7 @@ fn listed() -> Event {
             },
             initial_desired: Some(json!({"every": 1})),
             initial_tags: Some(json!({"site": "A"})),
+            content: Default::default(),
         },
         public_key: Some(Blob(vec![2])),
         file: "list.csv".to_owned(),

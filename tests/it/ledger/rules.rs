@@ -369,6 +369,8 @@ async fn a_refused_record_is_put_back_with_what_is_meant_now_and_nothing_else_is
     let not_what_was_meant = Event::EnrollmentRetried {
         was: Box::new(EnrollmentRecord {
             initial_desired: None,
+            initial_tags: None,
+            content: Default::default(),
             ..enrollment(1)
         }),
         now: Box::new(enrollment(1)),
