@@ -37,27 +37,37 @@ pub(super) struct ModuleThread {
 
 /// What the thread is at.
 struct State {
-    /// The number of the call that is under way.
-    call: Mutex<Option<u64>>,
+    /// The call that is under way.
+    call: watch::Sender<Option<Call>>,
     /// Whether that call has outlived its deadline. It opens again as soon as the call returns.
     hung: watch::Sender<bool>,
 }
 
+/// A call that is under way.
+#[derive(Clone, Copy)]
+struct Call {
+    number: u64,
+    /// Whoever waits from then on, for this call or for the turn after it, waits in vain.
+    until: Instant,
+}
+
 impl State {
-    fn begin(&self, number: u64) {
-        *self.call.lock().unwrap_or_else(PoisonError::into_inner) = Some(number);
+    fn begin(&self, number: u64, deadline: Duration) {
+        let until = Instant::now() + deadline;
+        self.call.send_replace(Some(Call { number, until }));
     }
 
     fn end(&self) {
-        let mut call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
-        *call = None;
-        self.hung.send_if_modified(std::mem::take);
+        self.call.send_modify(|call| {
+            *call = None;
+            self.hung.send_if_modified(std::mem::take);
+        });
     }
 
     /// The call of this number is late; nothing, if it has returned meanwhile.
     fn late(&self, number: u64) {
-        let call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
-        if *call == Some(number) {
+        let call = self.call.borrow();
+        if call.is_some_and(|call| call.number == number) {
             self.hung.send_replace(true);
         }
     }
@@ -95,7 +105,7 @@ impl ModuleThread {
             module,
             queue,
             state: Arc::new(State {
-                call: Mutex::new(None),
+                call: watch::Sender::new(None),
                 hung: watch::Sender::new(false),
             }),
             ids: AtomicU64::new(0),
@@ -118,8 +128,7 @@ impl ModuleThread {
         let hung = || HsmError::Hung {
             module: self.module.clone(),
         };
-        let mut hangs = self.state.hung.subscribe();
-        if *hangs.borrow() {
+        if *self.state.hung.borrow() {
             return Err(hung());
         }
         let (number, state) = (self.new_id(), Arc::clone(&self.state));
@@ -129,7 +138,7 @@ impl ModuleThread {
             if reply.is_closed() || begin.send(()).is_err() {
                 return; // nobody waits any more
             }
-            state.begin(number);
+            state.begin(number, deadline);
             let result = act(module);
             state.end();
             let _ = reply.send(result); // late, it is thrown away
@@ -140,10 +149,8 @@ impl ModuleThread {
             },
             TrySendError::Disconnected(_) => hung(),
         })?;
-        tokio::select! {
-            biased;
-            turn = begun => turn.map_err(|_| hung())?,
-            _ = hangs.wait_for(|hung| *hung) => return Err(hung()),
+        if !self.turn(begun).await {
+            return Err(hung());
         }
         match tokio::time::timeout(deadline, answer).await {
             Ok(Ok(result)) => result,
@@ -155,14 +162,40 @@ impl ModuleThread {
         }
     }
 
+    /// Waits for a call's turn; false if that does not come, because one before it outlives its deadline. Whoever asked for
+    /// that one may have gone: each that waits looks for itself.
+    async fn turn(&self, mut begun: oneshot::Receiver<()>) -> bool {
+        let mut hangs = self.state.hung.subscribe();
+        let mut calls = self.state.call.subscribe();
+        loop {
+            let before = *calls.borrow_and_update();
+            let late = async {
+                match before {
+                    Some(call) => tokio::time::sleep_until(call.until.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                turn = &mut begun => return turn.is_ok(),
+                _ = hangs.wait_for(|hung| *hung) => return false,
+                _ = calls.changed() => {}
+                () = late => before.into_iter().for_each(|call| self.state.late(call.number)),
+            }
+        }
+    }
+
     /// Has `act` run on the thread and blocks until it has, at most for `deadline`; not at all if the module hangs.
     pub fn finish(&self, deadline: Duration, act: impl FnOnce(&mut Module) + Send + 'static) {
         if *self.state.hung.borrow() {
             return;
         }
+        let (number, state) = (self.new_id(), Arc::clone(&self.state));
         let (done, end) = sync_channel(1);
         let task: Task = Box::new(move |module| {
+            state.begin(number, deadline);
             act(module);
+            state.end();
             let _ = done.send(()); // nobody waits any more
         });
         if self.queue.try_send(task).is_ok() {
@@ -508,6 +541,35 @@ mod tests {
             .await
             .unwrap();
         assert!(beginning.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_call_that_hangs_is_noticed_by_those_after_it_where_who_asked_has_gone() {
+        let signer = ModuleThread::start(PathBuf::from("/no/such/module.so")).unwrap();
+        let (release, released) = sync_channel::<()>(0);
+        let (begun, beginning) = oneshot::channel();
+        let asked = signer.call(Duration::from_millis(200), move |_| {
+            begun.send(()).unwrap();
+            released.recv().unwrap();
+            Ok(())
+        });
+        tokio::select! {
+            biased;
+            _ = asked => unreachable!("it hangs"),
+            begun = beginning => begun.unwrap(),
+        }
+        let after = signer.call(Duration::from_secs(60), |_| Ok(()));
+        let after = tokio::time::timeout(Duration::from_secs(20), after).await;
+        assert!(matches!(after, Ok(Err(HsmError::Hung { .. }))));
+        let come = signer.call(Duration::from_secs(60), |_| Ok(()));
+        assert!(matches!(come.await, Err(HsmError::Hung { .. })));
+        release.send(()).unwrap();
+        let mut hangs = signer.state.hung.subscribe();
+        hangs.wait_for(|hung| !hung).await.unwrap();
+        signer
+            .call(Duration::from_secs(5), |_| Ok(()))
+            .await
+            .unwrap();
     }
 
     #[tokio::test]
