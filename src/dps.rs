@@ -369,9 +369,7 @@ impl Dps {
             }
             Key::Bearer(command) => match command.token(now_s).await {
                 Ok(bearer) => Ok((bearer.value, bearer.number)),
-                Err(no) if no.gave_before => {
-                    Err(DpsError::Unreachable(NoConnection::Token(no.why)))
-                }
+                Err(no) if no.may_pass => Err(DpsError::Unreachable(NoConnection::Token(no.why))),
                 Err(no) => Err(DpsError::NoToken(no.why)),
             },
         }

@@ -54,8 +54,8 @@ pub(super) struct Bearer {
 pub(super) struct NoBearer {
     /// What the program did.
     pub(super) why: TokenTrouble,
-    /// It gave one before, so that this may pass.
-    pub(super) gave_before: bool,
+    /// It may give one when it is asked again: it gave one before, or did what it does while something else is away.
+    pub(super) may_pass: bool,
 }
 
 impl TokenCommand {
@@ -80,7 +80,10 @@ impl TokenCommand {
         }
         let gave_before = state.count > 0;
         let got = self.run().await.and_then(|output| read(&output, now_s));
-        let (value, expires_s) = got.map_err(|why| NoBearer { why, gave_before })?;
+        let (value, expires_s) = got.map_err(|why| NoBearer {
+            may_pass: gave_before || may_pass(&why),
+            why,
+        })?;
         state.count += 1;
         let half = (expires_s - now_s) / 2;
         let bearer = Bearer {
@@ -141,6 +144,15 @@ impl TokenCommand {
             Ok(ended) => ended,
             Err(_) => Err(TokenTrouble::Timeout(RUN_MAX.as_secs())),
         }
+    }
+}
+
+/// Whether what a program did may be for want of a network, an answer or the right time: no more than that is known of one
+/// that failed.
+fn may_pass(why: &TokenTrouble) -> bool {
+    match why {
+        TokenTrouble::Failed { .. } | TokenTrouble::Timeout(_) | TokenTrouble::Expired => true,
+        TokenTrouble::NotRun(_) | TokenTrouble::NotAToken | TokenTrouble::Endless(_) => false,
     }
 }
 
@@ -279,7 +291,7 @@ mod tests {
             .token(11_000)
             .await
             .map(|_| ())
-            .map_err(|no| (no.why, no.gave_before));
+            .map_err(|no| (no.why, no.may_pass));
         assert_eq!(ended, Err((TokenTrouble::Expired, true)));
     }
 

@@ -26,7 +26,7 @@ pub enum DpsError {
     },
     /// What answers does not prove to be the service; nothing was sent.
     Untrusted(TrustFlaw),
-    /// What should give a token gave none; nothing was sent.
+    /// What should give a token cannot; nothing was sent.
     NoToken(TokenTrouble),
     /// The service does not take the token (401), and the next call has a new one: it may be made again, once.
     TokenRefused(Complaint),
@@ -59,7 +59,7 @@ pub enum NoConnection {
     Service(String),
     /// At the proxy, or behind it.
     Proxy(String),
-    /// At the program that gives the tokens, and gave some before.
+    /// At the program that gives the tokens, and may give one later.
     Token(TokenTrouble),
 }
 

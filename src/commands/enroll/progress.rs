@@ -5,6 +5,7 @@ use crate::commands::parts::clock;
 use crate::dps::Dps;
 use crate::enroller::{self, Summary, Terms};
 use crate::ledger::Ledger;
+use crate::provision::fault::Fault;
 use crate::provision::upload::{Progress, Wait};
 use crate::words;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -77,7 +78,7 @@ impl<'a> Shown<'a> {
         if let Some(bar) = &self.bar {
             bar.set_length(u64::from(progress.done) + u64::from(progress.to_go));
             bar.set_position(progress.done.into());
-            bar.set_message(words::progress(progress, clock()));
+            bar.set_message(stands(progress));
             return Ok(());
         }
         if self.context.json {
@@ -91,7 +92,7 @@ impl<'a> Shown<'a> {
         let news = waits != self.waited && !matches!(waits, None | Some("quota"));
         if news || self.latest.elapsed() >= LINE_EVERY {
             (self.latest, self.waited) = (Instant::now(), waits);
-            let said = words::progress(progress, clock());
+            let said = stands(progress);
             let (done, to_go) = (progress.done, progress.to_go);
             eprintln!("station: {}: {done} done, {to_go} to go, {said}", self.dps);
         }
@@ -102,6 +103,22 @@ impl<'a> Shown<'a> {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// How it stands, and what is in the way where the service is.
+fn stands(progress: &Progress) -> String {
+    let said = words::progress(progress, clock());
+    match in_the_way(progress) {
+        Some(fault) => format!("{said} ({})", words::of(fault).what),
+        None => said,
+    }
+}
+
+fn in_the_way(progress: &Progress) -> Option<&Fault> {
+    match &progress.wait {
+        Some(Wait::Service { fault, .. }) => fault.as_deref(),
+        _ => None,
     }
 }
 
@@ -117,6 +134,10 @@ fn line(dps: &str, progress: &Progress) -> Value {
         Some(Wait::Person { by, .. }) => line["by"] = json!(by),
         Some(Wait::Turn { holder }) => line["pid"] = json!(holder.pid),
         _ => {}
+    }
+    if let Some(fault) = in_the_way(progress) {
+        line["fault"] = json!(fault);
+        words::tell(&mut line["fault"]);
     }
     if let Some(seconds) = progress.clock_set_back {
         line["clock_set_back"] = json!(seconds);

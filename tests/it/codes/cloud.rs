@@ -130,7 +130,7 @@ pub const SCENARIOS: &[(&str, &str)] = &[
     ),
     (
         "no_token",
-        "enroll::keys::a_program_that_gives_no_token_is_named_with_its_words",
+        "enroll::keys::a_program_that_can_give_no_token_is_named_with_its_words",
     ),
     (
         "dps_unauthorized",

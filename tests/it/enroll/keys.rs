@@ -95,23 +95,63 @@ async fn a_refused_token_is_got_anew_once_and_charged_again_before_it_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_gives_no_token_is_named_with_its_words() {
+async fn a_program_that_can_give_no_token_is_named_with_its_words() {
     let line = Line::new().await;
     let enrollments = line.pass_many(1).await;
-    let command = json!(["sh", "-c", "echo 'Please run \u{1b}az login' >&2; exit 1"]);
-    line.configure_with(&format!("token_command = {command}\nproxy = \"none\""));
-    let ended = line.enrolled_by_program().await;
-    assert_eq!(ended.code(), Some(3), "{ended:?}");
-    for part in [
-        "token_command",
-        "sh",
-        "exit status: 1: Please run ?az login",
-        "by hand",
+    for (command, parts) in [
+        (
+            json!(["/no/such/program"]),
+            ["/no/such/program", "cannot be run"],
+        ),
+        (json!(["echo", "hello"]), ["echo", "did not print what"]),
     ] {
-        assert!(ended.stderr.contains(part), "{part}: {ended:?}");
+        line.configure_with(&format!("token_command = {command}\nproxy = \"none\""));
+        let ended = line.enrolled_by_program().await;
+        assert_eq!(ended.code(), Some(3), "{ended:?}");
+        for part in ["token_command", "correct it in station.toml"]
+            .iter()
+            .chain(&parts)
+        {
+            assert!(ended.stderr.contains(part), "{part}: {ended:?}");
+        }
     }
     line.all_stand(&enrollments, OutboxState::Pending).await;
     // As a fault: "no_token".
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_fails_at_first_is_waited_for_with_its_words() {
+    let line = Line::new().await;
+    let enrollments = line.pass_many(1).await;
+    line.takes(false, &["s3cret"]);
+    let runs = line.dir.path().join("runs");
+    let failing = |times: u32| {
+        let script = format!(
+            "echo x >> {0}; if [ $(wc -l < {0}) -le {times} ]; then echo 'Please run \u{1b}az login' >&2; exit 1; fi; \
+             printf '{{\"accessToken\":\"s3cret\",\"expires_on\":9999999999}}'",
+            runs.display()
+        );
+        let command = json!(["sh", "-c", script]);
+        line.configure_with(&format!("token_command = {command}\nproxy = \"none\""));
+    };
+    failing(1_000);
+    // Who only checks wants to know.
+    let checked = line.ended(line.station(&["check"])).await;
+    assert_eq!(checked.code(), Some(3), "{checked:?}");
+    let said = "failed (exit status: 1: Please run ?az login)";
+    let shown = format!("{}{}", checked.stdout, checked.stderr);
+    assert!(
+        shown.contains(said) && shown.contains("by hand"),
+        "{checked:?}"
+    );
+    assert!(line.runs() > 1);
+
+    failing(3);
+    let ended = line.enrolled_by_program().await;
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    assert!(ended.stderr.contains(said), "{ended:?}");
+    assert_eq!(line.runs(), 4);
+    line.all_stand(&enrollments, OutboxState::Enrolled).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

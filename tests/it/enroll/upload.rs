@@ -96,6 +96,7 @@ async fn an_upload_waits_for_a_service_that_is_away_and_says_so() {
     let (running, waits) = waits_for(running, "service").await;
     assert_eq!(waits["to_go"], 12, "{waits}");
     assert!(waits["seconds"].is_u64(), "{waits}");
+    assert_eq!(waits["fault"]["code"], "dps_unreachable", "{waits}");
     let way = tokio::spawn(lead(port, line.cloud.port()));
     let ended = ended(running).await;
     assert_eq!(ended.code(), Some(0), "{ended:?}");
