@@ -32,6 +32,8 @@ pub(super) struct Caller<'a> {
     pub(super) terms: &'a Terms,
     /// One permit for each call in flight.
     pub(super) calls: Semaphore,
+    /// Whether it only reads: what a person paused is not that.
+    only_reads: bool,
     gate: Mutex<Gate>,
     meter: Mutex<Meter>,
 }
@@ -78,8 +80,17 @@ impl<'a> Caller<'a> {
             dps,
             terms,
             calls: Semaphore::new(CALLS),
+            only_reads: false,
             gate: Mutex::default(),
             meter: Mutex::new(Meter::new()),
+        }
+    }
+
+    /// A way to the service on which nothing is sent that changes anything there.
+    pub(super) fn to_read(ledger: &'a Ledger, dps: &'a Dps, terms: &'a Terms) -> Self {
+        Self {
+            only_reads: true,
+            ..Self::new(ledger, dps, terms)
         }
     }
 
@@ -142,6 +153,7 @@ impl<'a> Caller<'a> {
             share: self.terms.share,
             operations,
             fewer,
+            only_reads: self.only_reads,
             sending,
         };
         let mut full_since: Option<Instant> = None;

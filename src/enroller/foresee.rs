@@ -50,7 +50,7 @@ pub async fn dry_run(
     terms: &Terms,
     mut each: impl FnMut(RegistrationId, Intent),
 ) -> Result<(), Fault> {
-    let caller = Caller::new(ledger, dps, terms);
+    let caller = Caller::to_read(ledger, dps, terms);
     let waiting = ledger.outbox_counts(dps.name()).await?.waiting;
     let seen = seen(&caller, waiting).await?;
     let mut last = None;

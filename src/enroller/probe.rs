@@ -28,7 +28,7 @@ pub async fn missing_rights(
         patience: PATIENCE,
         ..Terms::new(share, "station check")
     };
-    let caller = Caller::new(ledger, dps, &terms);
+    let caller = Caller::to_read(ledger, dps, &terms);
     caller.read(|| dps.query(None)).await?;
     let mut missing = Vec::new();
     if !caller.read(|| dps.may_write()).await? {

@@ -75,7 +75,7 @@ pub async fn survey(
     look: &mut dyn FnMut(&Held),
 ) -> Result<Vec<Discrepancy>, Fault> {
     let ours = known(ledger, dps).await?;
-    let caller = Caller::new(ledger, dps, terms);
+    let caller = Caller::to_read(ledger, dps, terms);
     let seen = query(&caller, &ours, look).await?;
     let mut found = seen.found;
     for (id, settled) in &ours {
@@ -107,7 +107,7 @@ pub async fn look(
     terms: &Terms,
     id: &RegistrationId,
 ) -> Result<Option<Held>, Fault> {
-    let caller = Caller::new(ledger, dps, terms);
+    let caller = Caller::to_read(ledger, dps, terms);
     caller.read(|| dps.get(id)).await
 }
 

@@ -29,6 +29,8 @@ pub struct Charge {
     pub operations: u32,
     /// Whether fewer of them will do, if there is not room for all.
     pub fewer: bool,
+    /// Whether it is for calls of somebody who only reads: these go on while a person has paused the upload.
+    pub only_reads: bool,
     /// The records that are about to be sent, one operation each; those whose content has changed are left out.
     pub sending: Vec<Sending>,
 }
@@ -112,7 +114,7 @@ impl Windows {
         now_ms: i64,
     ) -> Result<Decision, Failure> {
         let wait = |room, set_back| Ok(Decision::Wait { room, set_back });
-        if let Some(room) = held_up(db, &asked.dps, now_ms)? {
+        if let Some(room) = held_up(db, asked, now_ms)? {
             return wait(room, false);
         }
         let mut sending = Vec::new();
@@ -221,10 +223,10 @@ impl Window {
     }
 }
 
-/// Whether a person or the service itself holds up all calls to it.
-fn held_up(db: &Connection, dps: &str, now_ms: i64) -> Result<Option<Room>, Failure> {
+/// Whether the service itself holds up all calls to it, or a person all that an upload makes.
+fn held_up(db: &Connection, asked: &Charge, now_ms: i64) -> Result<Option<Room>, Failure> {
     let sql = "SELECT busy_ms, busy_from_ms, paused_ms, paused_by FROM service WHERE dps = ?";
-    let row = db.prepare_cached(sql)?.query_row([dps], |row| {
+    let row = db.prepare_cached(sql)?.query_row([&asked.dps], |row| {
         let busy: Option<i64> = row.get(0)?;
         let from: Option<i64> = row.get(1)?;
         let paused: Option<i64> = row.get(2)?;
@@ -233,7 +235,7 @@ fn held_up(db: &Connection, dps: &str, now_ms: i64) -> Result<Option<Room>, Fail
     let Some((busy, paused, by)) = row.optional()? else {
         return Ok(None);
     };
-    if let Some(since_ms) = paused {
+    if let Some(since_ms) = paused.filter(|_| !asked.only_reads) {
         return Ok(Some(Room::Paused { since_ms, by }));
     }
     // With a clock that was set back, what the service asked for is over at an unknown time: it says so again.

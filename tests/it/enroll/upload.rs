@@ -274,6 +274,33 @@ async fn a_person_pauses_an_upload_in_another_process_and_lets_it_go_on() {
     assert_eq!(begun.fault.unwrap().code(), "upload_paused");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_reads_goes_on_while_an_upload_is_paused_but_not_while_the_service_is_busy() {
+    let line = Line::new().await;
+    let enrollments = line.pass_many(1).await;
+    assert_eq!(ran(line.enroll(&["--pause"])).await.code(), Some(0));
+    let program = |arguments: &[&str]| line.program(line.cloud.port(), SHARE, arguments);
+    let shown = ran(line.enroll(&["--dry-run"])).await;
+    assert_eq!(shown.code(), Some(0), "{shown:?}");
+    let compared = ran(program(&["reconcile"])).await;
+    assert_eq!(compared.code(), Some(0), "{compared:?}");
+    let checked = ran(program(&["check", "--json"])).await.objects();
+    let dps = checked.iter().find(|object| object["check"] == "dps main");
+    assert_eq!(dps.unwrap()["ok"], true, "{checked:?}");
+    line.all_stand(&enrollments, OutboxState::Pending).await;
+    assert_eq!(line.writes(), []);
+
+    let busy = Event::ServiceBusy {
+        dps: "main".to_owned(),
+        pause_ms: 3_000_000,
+    };
+    line.ledger.record(&busy).await.unwrap();
+    let charges = line.charges().await.len();
+    let compared = ran(program(&["reconcile"])).await;
+    assert_eq!(compared.code(), Some(3), "{compared:?}");
+    assert_eq!(line.charges().await.len(), charges, "no call was made");
+}
+
 #[tokio::test]
 async fn two_processes_never_charge_more_than_the_share() {
     let line = Line::new().await;
@@ -314,6 +341,7 @@ fn reading(operations: u32, share: u32) -> Charge {
         share,
         operations,
         fewer: false,
+        only_reads: false,
         sending: vec![],
     }
 }
