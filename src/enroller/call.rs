@@ -4,7 +4,7 @@
 use super::Terms;
 use super::meter::{Away, Meter};
 use crate::dps::{Dps, DpsError};
-use crate::ledger::{CALL_MARGIN_MS, Charge, Happened, Ledger, Room, Sending};
+use crate::ledger::{CALL_MARGIN_MS, Charge, Happened, Ledger, Refused, Room, Sending};
 use crate::provision::batch::Row;
 use crate::provision::device::RegistrationId;
 use crate::provision::event::Event;
@@ -347,7 +347,14 @@ impl<'a> Caller<'a> {
         self.record(vec![event]).await
     }
 
+    /// Puts events on record in one commit; else the run has ended.
     pub(super) async fn record(&self, events: Vec<Event>) -> Result<(), Fault> {
+        let recorded = self.try_record(events).await;
+        recorded.map_err(|refused| self.end(refused.error.into()))
+    }
+
+    /// The same; what speaks against it is told, and the run goes on.
+    pub(super) async fn try_record(&self, events: Vec<Event>) -> Result<(), Refused> {
         if events.is_empty() {
             return Ok(());
         }
@@ -356,10 +363,8 @@ impl<'a> Caller<'a> {
             product_digest: None,
             event,
         });
-        match self.ledger.record_all(happened.collect()).await {
-            Ok(_) => Ok(()),
-            Err(refused) => Err(self.end(refused.error.into())),
-        }
+        let recorded = self.ledger.record_all(happened.collect()).await;
+        recorded.map(|_| ())
     }
 
     /// Takes note of a call in vain, and has the service left alone for a while.

@@ -4,10 +4,13 @@ use super::call::{CALLS, Caller, Ticket};
 use super::compare::{Comparison, compare};
 use super::count;
 use super::refusal::{is_about_content, refused_alone};
+use super::waiting::row;
 use crate::dps::DpsError;
+use crate::ledger::LedgerError;
 use crate::provision::batch::{
     Batch, Held, ItemResult, Row, Status, also_set, next_try_ms, read_answer,
 };
+use crate::provision::device::RegistrationId;
 use crate::provision::event::{Event, Order};
 use crate::provision::fault::{Fault, RecordTrouble};
 use futures_util::future::join_all;
@@ -252,8 +255,23 @@ async fn permits<'c>(caller: &'c Caller<'_>, calls: u32) -> SemaphorePermit<'c> 
     permits.expect("the semaphore lives as long as the run")
 }
 
-/// Puts on record in one commit what came of records.
-async fn record(caller: &Caller<'_>, events: Vec<Event>) -> Result<(), Fault> {
+/// Puts on record in one commit what came of records. What the ledger does not take of one of them puts that one off, and
+/// holds up no other.
+async fn record(caller: &Caller<'_>, mut events: Vec<Event>) -> Result<(), Fault> {
+    while let Err(no) = caller.try_record(events.clone()).await {
+        let (LedgerError::Illegal(said), Some(id)) = (&no.error, answered(&events[no.place]))
+        else {
+            return Err(caller.end(no.error.into()));
+        };
+        // One that does not wait any more needs no answer either.
+        match caller.ledger.outbox_of(&[id]).await?.pop().and_then(row) {
+            Some(row) => {
+                let why = RecordTrouble::Unrecorded(said.clone());
+                events[no.place] = deferred(caller, &row, LastCall::Unknown, why);
+            }
+            None => drop(events.remove(no.place)),
+        }
+    }
     let (mut enrolled, mut disabled, mut refused) = (0, 0, 0);
     for event in &events {
         match event {
@@ -263,7 +281,6 @@ async fn record(caller: &Caller<'_>, events: Vec<Event>) -> Result<(), Fault> {
             _ => {}
         }
     }
-    caller.record(events).await?;
     let mut meter = caller.meter();
     meter.summary.enrolled += enrolled;
     meter.summary.disabled += disabled;
@@ -272,6 +289,21 @@ async fn record(caller: &Caller<'_>, events: Vec<Event>) -> Result<(), Fault> {
         meter.settled = Instant::now();
     }
     Ok(())
+}
+
+/// The record that is settled by an event.
+fn answered(event: &Event) -> Option<&RegistrationId> {
+    match event {
+        Event::Enrolled {
+            registration_id, ..
+        }
+        | Event::EnrollmentDisabled { registration_id }
+        | Event::EnrollmentDeleted { registration_id }
+        | Event::EnrollmentRefused {
+            registration_id, ..
+        } => Some(registration_id),
+        _ => None,
+    }
 }
 
 /// What the service holds of ours: one that passed may be disabled there all the same.

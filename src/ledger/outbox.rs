@@ -38,8 +38,10 @@ pub fn apply(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
         Event::Passed { enrollment } => want(db, recorded, enrollment, OutboxState::Pending),
         Event::Failed { disable, .. } => match disable {
             Some(enrollment) => want(db, recorded, enrollment, OutboxState::DisablePending),
-            None => withdraw(db, recorded),
+            None => withdraw(db, recorded, ""),
         },
+        // What a list says is not about this line's units, and stays.
+        Event::Injected { .. } => withdraw(db, recorded, "AND listed_seq IS NULL"),
         Event::Charged { sending, .. } => sending
             .iter()
             .try_for_each(|registration_id| send(db, recorded, registration_id)),
@@ -154,12 +156,13 @@ fn want(
     Ok(())
 }
 
-/// A unit that passed once and now failed without a new certificate: what it was enrolled with must be disabled.
-fn withdraw(db: &Connection, recorded: &Recorded) -> Result<(), Failure> {
-    db.prepare_cached(
+/// A unit that passed once, and now failed without a new certificate or has stock firmware: what it was enrolled with must
+/// be disabled.
+fn withdraw(db: &Connection, recorded: &Recorded, which: &str) -> Result<(), Failure> {
+    db.prepare_cached(&format!(
         "UPDATE outbox SET state = 'disable_pending', tries = 0, next_try_ms = 0, fault = NULL, ordered = NULL,
-             content_seq = ? WHERE device = ? AND state NOT IN ('disable_pending', 'disabled')",
-    )?
+             content_seq = ? WHERE device = ? AND state NOT IN ('disable_pending', 'disabled') {which}",
+    ))?
     .execute(params![
         recorded.seq.cast_signed(),
         device(recorded)?.as_str()

@@ -20,7 +20,9 @@ use dps_station::ledger::{
 };
 use dps_station::provision::batch::Status;
 use dps_station::provision::bytes::{Blob, Digest};
-use dps_station::provision::device::{DeviceId, Identification, RegistrationId, SerialNumber};
+use dps_station::provision::device::{
+    DeviceId, Holding, Identification, RegistrationId, SerialNumber,
+};
 use dps_station::provision::event::{
     EndorsementRecord, EndorsementVerdict, EnrolledIdentity, Enrollment, EnrollmentRecord, Event,
     Purpose, Reservation,
@@ -783,6 +785,86 @@ async fn someone_elses_record_under_our_id_is_left_to_a_person_and_not_touched()
         assert!(what.contains(said), "{said}: {what}");
     }
     assert_eq!(line.held(&foreign).await, before);
+}
+
+#[tokio::test]
+async fn a_unit_that_comes_back_with_stock_firmware_is_disabled_and_holds_up_no_other() {
+    let line = Line::new().await;
+    let [before, waits, other] = [x509(0), x509(1), x509(2)];
+    line.pass(&before).await;
+    assert_eq!(line.drain().await, enrolled(1));
+    line.pass(&waits).await;
+    line.pass(&other).await;
+    line.charge(&[&waits, &other]).await;
+    line.put(&[(&waits, Status::Enabled)]).await;
+    for enrollment in [&before, &waits] {
+        let injected = Event::Injected {
+            observed: Holding {
+                id_scope: "0ne00SIMUL8".to_owned(),
+                global_endpoint: "localhost".to_owned(),
+                registration_id: enrollment.registration_id.to_string(),
+                certificate_sha256: None,
+            },
+            endpoint_prefix: None,
+        };
+        line.judge(enrollment, injected).await;
+    }
+    let summary = line.drain().await;
+    assert_eq!(summary.fault, None);
+    assert_eq!((summary.enrolled, summary.disabled), (1, 2), "{summary:?}");
+    line.stands(&[
+        (&before, OutboxState::Disabled),
+        (&waits, OutboxState::Disabled),
+        (&other, OutboxState::Enrolled),
+    ])
+    .await;
+    for enrollment in [&before, &waits] {
+        assert_eq!(line.held(enrollment).await.status, Status::Disabled);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_the_ledger_does_not_take_puts_off_its_record_alone() {
+    let line = Line::with_clock(fast_clock).await;
+    let enrollments = line.pass_many(4).await;
+    line.faults(Faults {
+        slow: 1,
+        slow_milliseconds: 1_500,
+        ..Faults::default()
+    })
+    .await;
+    // While the call is under way, another says that it has ended: no answer to it is taken any more.
+    let id = &enrollments[1].registration_id;
+    let unanswered = |why| Fault::EnrollmentUnanswered {
+        dps: "main".to_owned(),
+        registration_id: id.clone(),
+        why,
+    };
+    let deferred = Event::EnrollmentDeferred {
+        registration_id: id.clone(),
+        fault: unanswered(RecordTrouble::NotHeld),
+        next_try_ms: 0,
+    };
+    let interfere = async {
+        while line.charges().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        line.ledger.record(&deferred).await.unwrap();
+    };
+    let (summary, ()) = tokio::join!(line.drain(), interfere);
+    assert_eq!(summary, enrolled(4));
+    line.all_stand(&enrollments, OutboxState::Enrolled).await;
+    each_created_once(&line, &enrollments);
+    let events = line.ledger.all_events(1, 10_000).await.unwrap();
+    let put_off = events
+        .into_iter()
+        .filter_map(|recorded| match recorded.event {
+            Event::EnrollmentDeferred { fault, .. } => Some(fault),
+            _ => None,
+        });
+    let said = format!("registration ID {id} got an answer, but no call was charged for it");
+    let faults = [RecordTrouble::NotHeld, RecordTrouble::Unrecorded(said)].map(unanswered);
+    assert_eq!(put_off.collect::<Vec<_>>(), faults);
 }
 
 #[tokio::test]

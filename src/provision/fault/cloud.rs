@@ -225,6 +225,8 @@ pub enum RecordTrouble {
     NoAnswer(NoAnswer),
     /// The answer is not what the protocol says.
     Malformed(Malformed),
+    /// What came of it does not fit what is on record; the ledger's words.
+    Unrecorded(String),
 }
 
 impl From<Complaint> for RecordTrouble {

@@ -342,6 +342,9 @@ fn record(why: &RecordTrouble) -> String {
         RecordTrouble::NotHeld => "it was sent, and the service does not hold it".to_owned(),
         RecordTrouble::NotDisabled => "it was not disabled after all".to_owned(),
         RecordTrouble::NotDeleted => "it was not deleted after all".to_owned(),
+        RecordTrouble::Unrecorded(said) => {
+            format!("the ledger does not take what came of it: {said}")
+        }
         RecordTrouble::NoAnswer(why) => format!("no usable answer ({})", no_answer(why)),
         RecordTrouble::Malformed(why) => {
             format!(
