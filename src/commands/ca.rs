@@ -5,7 +5,7 @@
 use super::parts::Actor;
 use super::{Context, Exit, Failure, parts};
 use crate::config::{CaConfig, Config};
-use crate::hsm::Hsm;
+use crate::hsm::{Hsm, HsmError};
 use crate::ledger::{Ledger, ReservationRow, ReservationState};
 use crate::provision::bytes::pem;
 use crate::provision::certificate::{
@@ -89,13 +89,21 @@ pub(super) async fn init(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Res
         return adopt(ca, &hsm, (&path, issuing), (&root_path, root_file.as_ref())).await;
     }
     let root_label = format!("{}-root", ca.label);
-    let root_key = hsm.find_or_make_key(&root_label).await?;
+    let profile = |what: &str, validity_days| ca_profile(config, ca, what, validity_days);
+    // No key is made where a root is there already.
+    let root_key = match hsm.public_key(&root_label).await {
+        Err(HsmError::KeyMissing { .. }) if root_file.is_none() => {
+            refuse_second_root(name, &roots, &profile("Root CA", ROOT_DAYS).common_name)?;
+            hsm.find_or_make_key(&root_label).await?
+        }
+        Err(HsmError::KeyMissing { .. }) => Vec::new(),
+        found => found?,
+    };
     let signer = SigningKey {
         hsm: &hsm,
         label: &root_label,
         public_key: &root_key,
     };
-    let profile = |what: &str, validity_days| ca_profile(config, ca, what, validity_days);
     let root = match root_file.or_else(|| of_key(name, &roots, &root_key)) {
         Some(root) => root,
         None => {
@@ -108,8 +116,9 @@ pub(super) async fn init(config: &Config, ca: &CaConfig, ledger: &Ledger) -> Res
     let root = Issuer::parse(name, &root)?;
     if root.spki() != root_key {
         return Err(Failure::usage(format!(
-            "{} is a root that was not made here: put the issuing certificate that it signed into {}, or name another file as root of CA {name} in station.toml",
+            "{} is not the root of key {root_label} in token {}: put the issuing certificate that it signed into {}, or correct root, label or token of CA {name} in station.toml",
             root_path.display(),
+            ca.token,
             path.display()
         )));
     }

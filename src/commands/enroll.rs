@@ -45,13 +45,13 @@ pub struct EnrollArgs {
     #[arg(long, conflicts_with_all = ["wait", "pause", "resume"])]
     dry_run: bool,
     /// First put back the refused records with these registration IDs or device IDs, with what their product means today.
-    #[arg(long, num_args = 0.., value_name = "ID")]
+    #[arg(long, num_args = 0.., value_name = "ID", conflicts_with_all = ["pause", "resume"])]
     retry: Option<Vec<String>>,
     /// With --retry: put back every refused record.
     #[arg(long, requires = "retry")]
     all: bool,
     /// Enroll what this list has, too: a table with a header (see README.md).
-    #[arg(long, value_name = "FILE", requires = "dps", conflicts_with = "retry")]
+    #[arg(long, value_name = "FILE", requires = "dps", conflicts_with_all = ["retry", "pause", "resume"])]
     csv: Option<PathBuf>,
     /// The DPS instance that the list is for.
     #[arg(long, value_name = "NAME", requires = "csv")]

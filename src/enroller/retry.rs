@@ -24,8 +24,8 @@ pub async fn retry(
     Ok((was, now))
 }
 
-/// What was meant for a record, and what its product means for it today: the same where the line has no such product any
-/// more. Device, identity and DPS stay: they are what the device holds.
+/// What was meant for a record, and what its product means for it today: the same where it has none, as a record from a
+/// list, or the line has no such product any more. Device, identity and DPS stay: they are what the device holds.
 ///
 /// # Errors
 /// What reading the ledger can fail with.
@@ -35,7 +35,10 @@ pub async fn meant(
     row: &OutboxRow,
 ) -> Result<(EnrollmentRecord, EnrollmentRecord), LedgerError> {
     let was = row.enrollment.record();
-    let name = product_of(ledger, &row.device).await?;
+    let name = match row.listed {
+        true => None, // what a list says of it is no product's
+        false => product_of(ledger, &row.device).await?,
+    };
     let product = products
         .iter()
         .find(|product| Some(&product.name) == name.as_ref());

@@ -79,10 +79,12 @@ pub(super) async fn run(caller: &Caller<'_>) -> Result<(), Fault> {
 
 /// Waits a while for the next record that was put off; false if none is left, or is due too late.
 async fn more(caller: &Caller<'_>) -> Result<bool, Fault> {
-    let Some(due_ms) = caller.ledger.next_due_ms(caller.dps.name()).await? else {
+    let now_ms = caller.dps.now_ms();
+    let next = caller.ledger.next_due_ms(caller.dps.name(), now_ms);
+    let Some(due_ms) = next.await? else {
         return Ok(false);
     };
-    let wait_ms = due_ms.saturating_sub(caller.dps.now_ms()).max(0);
+    let wait_ms = due_ms.saturating_sub(now_ms).max(0);
     let wait = Duration::from_millis(wait_ms.unsigned_abs());
     {
         let mut meter = caller.meter();

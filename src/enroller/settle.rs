@@ -7,12 +7,11 @@ use super::refusal::{is_about_content, refused_alone};
 use super::waiting::row;
 use crate::dps::DpsError;
 use crate::ledger::LedgerError;
-use crate::provision::batch::{
-    Batch, Held, ItemResult, Row, Status, also_set, next_try_ms, read_answer,
-};
+use crate::provision::batch::{Batch, Held, ItemResult, Row, Status, also_set, read_answer};
 use crate::provision::device::RegistrationId;
 use crate::provision::event::{Event, Order};
 use crate::provision::fault::{Fault, RecordTrouble};
+use crate::provision::upload::next_try_ms;
 use futures_util::future::join_all;
 use std::time::Instant;
 use tokio::sync::SemaphorePermit;

@@ -4,6 +4,7 @@ use super::token::{self, Names};
 use super::{HsmError, Meter};
 use crate::ledger::Reserved;
 use crate::provision::bytes::Digest;
+use crate::provision::fault::PinAdvice;
 use pkcs11::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use pkcs11::mechanism::Mechanism;
 use pkcs11::session::Session;
@@ -439,6 +440,19 @@ impl Token {
             });
             token::log_in(&session, &self.names, &self.pin)?;
             Ok(session)
+        });
+        // Whatever it answered: a token with few tries left has counted this one.
+        let opened = opened.map_err(|error| match error {
+            HsmError::Pin {
+                token,
+                said,
+                advice: PinAdvice::Wait,
+            } if token::tries_are_low(library, &self.names) => HsmError::Pin {
+                token,
+                said,
+                advice: PinAdvice::Look,
+            },
+            error => error,
         });
         self.unjudged = match &opened {
             Err(error) if token::is_unjudged(error) => {

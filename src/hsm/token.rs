@@ -130,6 +130,15 @@ pub(super) fn open_session(library: &Pkcs11, names: &Names) -> Result<Session, H
     }
 }
 
+/// Whether the token says that a wrong PIN was tried, so that few tries are left; no, where it says nothing.
+pub(super) fn tries_are_low(library: &Pkcs11, names: &Names) -> bool {
+    let slots = library.get_slots_with_token().unwrap_or_default();
+    let mut tokens = slots
+        .into_iter()
+        .filter_map(|slot| token_info(library, names, slot).ok());
+    tokens.any(|info| info.label() == names.token && info.user_pin_count_low())
+}
+
 /// What a slot's token says of itself, its clock left out where only that cannot be read.
 fn token_info(library: &Pkcs11, names: &Names, slot: Slot) -> Result<TokenInfo, HsmError> {
     library.get_token_info(slot).or_else(|error| match error {

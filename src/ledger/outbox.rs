@@ -118,7 +118,8 @@ struct Answer<'a> {
     fault: Option<&'a Fault>,
 }
 
-/// Puts what DPS is to hold into the outbox, in place of what it was to hold before.
+/// Puts what DPS is to hold into the outbox, in place of what it was to hold before. What was disabled only because the
+/// unit had failed is to be enabled when it passes; what a person disabled is not.
 fn want(
     db: &Connection,
     recorded: &Recorded,
@@ -143,7 +144,9 @@ fn want(
              (registration_id, dps, device, state, tries, next_try_ms, enrollment, content_seq)
          VALUES (?1, ?2, ?3, ?4, 0, 0, ?5, ?6)
          ON CONFLICT (registration_id) DO UPDATE SET dps = ?2, state = ?4, tries = 0, next_try_ms = 0,
-             fault = NULL, enrollment = ?5, content_seq = ?6, listed_seq = NULL, ordered = NULL",
+             fault = NULL, enrollment = ?5, content_seq = ?6, listed_seq = NULL,
+             ordered = CASE WHEN ?4 = 'pending' AND (disabled_here OR (state = 'disable_pending' AND ordered IS NULL))
+                 THEN 'enable' END",
     )?
     .execute(params![
         registration_id.as_str(),
@@ -230,14 +233,18 @@ fn answered(
         )));
     }
     db.prepare_cached(
-        "UPDATE outbox SET state = ?, charged_seq = NULL, tries = 0, next_try_ms = 0, ordered = NULL,
-             etag = coalesce(?, etag), fault = ? WHERE registration_id = ?",
+        "UPDATE outbox SET state = ?1, charged_seq = NULL, tries = 0, next_try_ms = 0, ordered = NULL,
+             etag = coalesce(?2, etag), fault = ?3,
+             disabled_here = CASE ?1 WHEN 'disabled' THEN state = 'disable_pending' AND ordered IS NULL AND ?5
+                 WHEN 'enrolled' THEN 0 ELSE disabled_here END
+         WHERE registration_id = ?4",
     )?
     .execute(params![
         word(&answer.state)?,
         answer.etag,
         answer.fault.map(json).transpose()?,
-        registration_id.as_str()
+        registration_id.as_str(),
+        verdict.as_deref() == Some("failed")
     ])?;
     Ok(())
 }
@@ -305,8 +312,9 @@ fn retry(
         _ => OutboxState::DisablePending,
     };
     db.prepare_cached(
-        "UPDATE outbox SET state = ?, tries = 0, next_try_ms = 0, fault = NULL, enrollment = ?, content_seq = ?
-         WHERE registration_id = ?",
+        "UPDATE outbox SET state = ?1, tries = 0, next_try_ms = 0, fault = NULL, enrollment = ?2, content_seq = ?3,
+             ordered = CASE WHEN ?1 = 'pending' AND disabled_here THEN 'enable' END
+         WHERE registration_id = ?4",
     )?
     .execute(params![
         word(&state)?,

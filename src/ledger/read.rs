@@ -10,6 +10,7 @@ use crate::provision::device::{DeviceId, RegistrationId, SerialNumber};
 use crate::provision::event::{Balance, Enrollment, Order, Purpose, Recorded};
 use crate::provision::fault::Fault;
 use crate::provision::floor::Counts;
+use crate::provision::upload::{beyond_ms, is_due};
 use crate::provision::verdict::Verdict;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,9 @@ pub struct OutboxRow {
     /// What a person ordered that is not done yet.
     #[serde(skip)]
     pub ordered: Option<Order>,
+    /// Whether it came from a list, and not from a bay.
+    #[serde(skip)]
+    pub listed: bool,
     /// What DPS is to hold.
     pub enrollment: Enrollment,
 }
@@ -225,7 +229,7 @@ pub fn reservations(db: &Connection) -> Result<Vec<ReservationRow>, Failure> {
 /// The records of the outbox that `filter` lets through, those due longest first.
 pub fn outbox(db: &Connection, filter: &OutboxFilter) -> Result<Vec<OutboxRow>, Failure> {
     let sql = "SELECT registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
-             fault, enrollment, content_seq, ordered FROM outbox
+             fault, enrollment, content_seq, ordered, listed_seq IS NOT NULL FROM outbox
          WHERE (?1 IS NULL OR dps = ?1) AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL OR next_try_ms <= ?3)
          ORDER BY next_try_ms, content_seq LIMIT ?4";
     let state = filter.state.as_ref().map(word).transpose()?;
@@ -237,7 +241,7 @@ pub fn outbox(db: &Connection, filter: &OutboxFilter) -> Result<Vec<OutboxRow>, 
 /// The records of the outbox with these registration IDs, as far as there are any.
 pub fn outbox_of(db: &Connection, ids: &[RegistrationId]) -> Result<Vec<OutboxRow>, Failure> {
     let sql = "SELECT registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
-             fault, enrollment, content_seq, ordered FROM outbox WHERE registration_id = ?";
+             fault, enrollment, content_seq, ordered, listed_seq IS NOT NULL FROM outbox WHERE registration_id = ?";
     let mut found = Vec::new();
     for id in ids {
         found.extend(rows(db, sql, [id.as_str()], outbox_row)?);
@@ -248,12 +252,15 @@ pub fn outbox_of(db: &Connection, ids: &[RegistrationId]) -> Result<Vec<OutboxRo
 /// The records of `dps` that are disabled, although their units passed.
 pub fn disabled_though_passed(db: &Connection, dps: &str) -> Result<Vec<OutboxRow>, Failure> {
     let sql = "SELECT outbox.registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
-             fault, enrollment, content_seq, ordered FROM outbox JOIN unit USING (device)
+             fault, enrollment, content_seq, ordered, listed_seq IS NOT NULL FROM outbox JOIN unit USING (device)
          WHERE state = 'disabled' AND dps = ? AND verdict = 'passed' ORDER BY content_seq";
     rows(db, sql, [dps], outbox_row)
 }
 
-/// At most `limit` records that are due, those to enroll first, each those due longest first; none of `held`.
+/// The states of a record that waits, those first that cannot wait for all others.
+const WAITING: [&str; 3] = ["disable_pending", "delete_pending", "pending"];
+
+/// At most `limit` records that are due, those to disable or delete first, each those due longest first; none of `held`.
 pub fn outbox_due(
     db: &Connection,
     dps: &str,
@@ -262,29 +269,38 @@ pub fn outbox_due(
     held: &HashSet<RegistrationId>,
 ) -> Result<Vec<OutboxRow>, Failure> {
     let sql = "SELECT registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
-             fault, enrollment, content_seq, ordered FROM outbox WHERE dps = ? AND state = ? AND next_try_ms <= ?
-         ORDER BY next_try_ms, content_seq";
+             fault, enrollment, content_seq, ordered, listed_seq IS NOT NULL FROM outbox
+         WHERE dps = ? AND state = ? AND next_try_ms BETWEEN ? AND ? ORDER BY next_try_ms, content_seq";
     let mut statement = db.prepare(sql)?;
     let mut due = Vec::new();
-    for state in ["pending", "disable_pending", "delete_pending"] {
-        let mut rows = statement.query(params![dps, state, due_ms])?;
-        while due.len() < limit
-            && let Some(row) = rows.next()?
-        {
-            if !held.contains(&column_word(row, 0)?) {
-                due.push(outbox_row(row)?);
+    for state in WAITING {
+        for (from_ms, until_ms) in [(i64::MIN, due_ms), (beyond_ms(due_ms) + 1, i64::MAX)] {
+            let mut rows = statement.query(params![dps, state, from_ms, until_ms])?;
+            while due.len() < limit
+                && let Some(row) = rows.next()?
+            {
+                if !held.contains(&column_word(row, 0)?) {
+                    due.push(outbox_row(row)?);
+                }
             }
         }
     }
     Ok(due)
 }
 
-/// When the next record that waits for `dps` is due.
-pub fn next_due_ms(db: &Connection, dps: &str) -> Result<Option<i64>, Failure> {
-    let sql = "SELECT min(next_try_ms) FROM outbox WHERE dps = ? AND state = ?";
+/// When the next record that waits for `dps` is due; `now_ms` where one is due at once.
+pub fn next_due_ms(db: &Connection, dps: &str, now_ms: i64) -> Result<Option<i64>, Failure> {
+    let sql = "SELECT (SELECT min(next_try_ms) FROM outbox WHERE dps = ?1 AND state = ?2),
+             (SELECT max(next_try_ms) FROM outbox WHERE dps = ?1 AND state = ?2)";
     let mut first: Option<i64> = None;
-    for state in ["pending", "disable_pending", "delete_pending"] {
-        let due: Option<i64> = db.query_row(sql, [dps, state], |row| row.get(0))?;
+    for state in WAITING {
+        let ends: [Option<i64>; 2] =
+            db.query_row(sql, [dps, state], |row| Ok([row.get(0)?, row.get(1)?]))?;
+        let due = ends.into_iter().flatten();
+        let due = due.map(|at| match is_due(at, now_ms) {
+            true => now_ms,
+            false => at,
+        });
         first = first.into_iter().chain(due).min();
     }
     Ok(first)
@@ -298,7 +314,7 @@ pub fn outbox_waiting(
     limit: u32,
 ) -> Result<Vec<OutboxRow>, Failure> {
     let sql = "SELECT registration_id, dps, device, state, charged_seq IS NOT NULL, tries, next_try_ms, etag,
-             fault, enrollment, content_seq, ordered FROM outbox WHERE registration_id > ? AND +dps = ?
+             fault, enrollment, content_seq, ordered, listed_seq IS NOT NULL FROM outbox WHERE registration_id > ? AND +dps = ?
              AND +state IN ('pending', 'disable_pending', 'delete_pending')
          ORDER BY registration_id LIMIT ?";
     let after = after.map_or("", RegistrationId::as_str);
@@ -324,6 +340,7 @@ fn outbox_row(row: &Row<'_>) -> Result<OutboxRow, Failure> {
             .map_err(damaged)?,
         content_seq: row.get::<_, i64>(10)?.cast_unsigned(),
         ordered: optional_word(row, 11)?,
+        listed: row.get(12)?,
         enrollment: serde_json::from_str(&enrollment).map_err(damaged)?,
     })
 }

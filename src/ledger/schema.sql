@@ -94,7 +94,8 @@ CREATE TABLE reservation (
 CREATE INDEX reservations_of_device ON reservation (device) WHERE device IS NOT NULL;
 
 -- What DPS is to hold. `content_seq`: the event that says so. `charged_seq`: the unanswered charge, if any.
--- `ordered`: what a person ordered and is not done yet. `listed_seq`: the event with which it came from a list; none where its device is a unit of this line.
+-- `disabled_here`: it was disabled because its unit had failed, and may be enabled when that passes.
+-- `ordered`: what is still to be done to the record that DPS holds, as a person ordered, or because its unit passed after all. `listed_seq`: the event with which it came from a list; none where its device is a unit of this line.
 CREATE TABLE outbox (
     registration_id TEXT PRIMARY KEY,
     dps TEXT NOT NULL,
@@ -109,7 +110,8 @@ CREATE TABLE outbox (
     content_seq INTEGER NOT NULL,
     charged_seq INTEGER,
     listed_seq INTEGER,
-    ordered TEXT
+    ordered TEXT,
+    disabled_here INTEGER NOT NULL DEFAULT 0 CHECK (disabled_here IN (0, 1))
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX outbox_in_turn ON outbox (dps, state, next_try_ms, content_seq);

@@ -51,10 +51,11 @@ impl Ledger {
             .await
     }
 
-    /// When the next record that waits for `dps` is due, in milliseconds since 1970.
-    pub async fn next_due_ms(&self, dps: &str) -> Result<Option<i64>, LedgerError> {
+    /// When the next record that waits for `dps` is due, at `now_ms` if not before; in milliseconds since 1970.
+    pub async fn next_due_ms(&self, dps: &str, now_ms: i64) -> Result<Option<i64>, LedgerError> {
         let dps = dps.to_owned();
-        self.read(move |db| read::next_due_ms(db, &dps)).await
+        self.read(move |db| read::next_due_ms(db, &dps, now_ms))
+            .await
     }
 
     /// At most `limit` records that wait for `dps`, due or not, in the order of their registration IDs, after `after`.

@@ -8,6 +8,7 @@ use super::device::RegistrationId;
 use super::event::{EnrolledIdentity, Enrollment, Order};
 pub use super::fault::Difference;
 use super::fault::{Complaint, harmless};
+use super::upload::is_due;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,10 +16,6 @@ use std::fmt;
 /// Enrollments in one bulk call (DPS "Individual Enrollment - Run Bulk Operation": at most ten).
 pub const BATCH_LIMIT: usize = 10;
 
-/// Wait before the first retry of a record, in milliseconds; doubles with each further try.
-const FIRST_RETRY_MS: i64 = 2_000;
-/// Longest wait before a retry of a record, in milliseconds.
-const LAST_RETRY_MS: i64 = 15 * 60 * 1_000;
 /// Longest piece of the service's text that is kept, in characters.
 const TEXT_LIMIT: usize = 200;
 
@@ -151,8 +148,8 @@ pub enum HeldAttestation {
     Other(String),
 }
 
-/// Divides all rows that are due at `now_ms` into batches: those with an unknown outcome, then those to enroll, then
-/// those to disable, each in the order of `rows`.
+/// Divides all rows that are due at `now_ms` into batches: those with an unknown outcome first, and of each those to
+/// disable before those to enroll: few, and of units that must not register. Each is in the order of `rows`.
 ///
 /// No batch costs more than `share` operations for one pass over it, if each record counts as one. A row that was
 /// deferred goes alone: if it was what made a call fail, it fails alone from then on.
@@ -160,12 +157,12 @@ pub fn plan(rows: Vec<Row>, now_ms: i64, share: u32) -> Vec<Batch> {
     let limit = BATCH_LIMIT.min(share.max(1) as usize);
     let mut batches = Vec::new();
     let mut waiting = rows;
-    waiting.retain(|row| row.next_try_ms <= now_ms);
+    waiting.retain(|row| is_due(row.next_try_ms, now_ms));
     for (wanted, read_first) in [
-        (Status::Enabled, true),
         (Status::Disabled, true),
-        (Status::Enabled, false),
+        (Status::Enabled, true),
         (Status::Disabled, false),
+        (Status::Enabled, false),
     ] {
         let alike = |row: &mut Row| row.wanted == wanted && row.unanswered == read_first;
         let due = waiting.extract_if(.., alike);
@@ -181,12 +178,6 @@ pub fn plan(rows: Vec<Row>, now_ms: i64, share: u32) -> Vec<Batch> {
         }));
     }
     batches
-}
-
-/// When to try a record again that was deferred `tries` times before, in milliseconds since 1970.
-pub fn next_try_ms(now_ms: i64, tries: u32) -> i64 {
-    let doubled = FIRST_RETRY_MS << tries.min(20);
-    now_ms.saturating_add(doubled.min(LAST_RETRY_MS))
 }
 
 /// What became of each record of a bulk call, in the order of `sent`.
@@ -904,13 +895,5 @@ mod tests {
             errors: vec![],
         };
         assert_eq!(read_answer(&sent, &silent)[0], ItemResult::Unknown);
-    }
-
-    #[test]
-    fn retries_wait_twice_as_long_each_time_up_to_a_limit() {
-        assert_eq!(next_try_ms(1_000, 0), 3_000);
-        assert_eq!(next_try_ms(1_000, 3), 17_000);
-        assert_eq!(next_try_ms(0, u32::MAX), LAST_RETRY_MS);
-        assert_eq!(next_try_ms(i64::MAX, 5), i64::MAX);
     }
 }

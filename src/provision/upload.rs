@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 const FIRST_PAUSE_MS: u64 = 500;
 /// Longest pause, in milliseconds.
 const LAST_PAUSE_MS: u64 = 60_000;
+/// Wait before the first retry of a record, in milliseconds; doubles with each further try.
+const FIRST_RETRY_MS: i64 = 2_000;
+/// Longest wait before a retry of a record, in milliseconds.
+const LAST_RETRY_MS: i64 = 15 * 60 * 1_000;
 /// Operations that a record takes: it is sent, and read back.
 const OPERATIONS_EACH: u64 = 2;
 
@@ -116,6 +120,23 @@ pub fn seconds_left(to_go: u32, operations: u32, over_seconds: u64, share: u32) 
     (pace > 0).then(|| (u64::from(to_go) * OPERATIONS_EACH * 60).div_ceil(pace))
 }
 
+/// Whether a record that was put off until `next_try_ms` is due at `now_ms`, both in milliseconds since 1970. One that is
+/// put off for longer than any is was so under a clock that was ahead.
+pub fn is_due(next_try_ms: i64, now_ms: i64) -> bool {
+    next_try_ms <= now_ms || next_try_ms > beyond_ms(now_ms)
+}
+
+/// The latest that a record may be put off until at `now_ms`, in milliseconds since 1970.
+pub fn beyond_ms(now_ms: i64) -> i64 {
+    now_ms.saturating_add(LAST_RETRY_MS)
+}
+
+/// When to try a record again that was deferred `tries` times before, in milliseconds since 1970.
+pub fn next_try_ms(now_ms: i64, tries: u32) -> i64 {
+    let doubled = FIRST_RETRY_MS << tries.min(20);
+    now_ms.saturating_add(doubled.min(LAST_RETRY_MS))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,5 +158,13 @@ mod tests {
         assert_eq!(seconds_left(100, 200, 60, 1_000), Some(60));
         assert_eq!(seconds_left(100, 200, 10, 1_000), Some(12), "at the share");
         assert_eq!(seconds_left(0, 1, 0, 1), Some(0));
+    }
+
+    #[test]
+    fn retries_wait_twice_as_long_each_time_up_to_a_limit() {
+        assert_eq!(next_try_ms(1_000, 0), 3_000);
+        assert_eq!(next_try_ms(1_000, 3), 17_000);
+        assert_eq!(next_try_ms(0, u32::MAX), LAST_RETRY_MS);
+        assert_eq!(next_try_ms(i64::MAX, 5), i64::MAX);
     }
 }

@@ -3,7 +3,7 @@
 use super::board::outbox;
 use crate::dps::Dps;
 use crate::enroller::{self, LONG_PATIENCE, Summary, Terms};
-use crate::ledger::{Ledger, OutboxFilter, OutboxState};
+use crate::ledger::{Ledger, LedgerError, OutboxFilter, OutboxState};
 use crate::provision::fault::Fault;
 use crate::provision::floor::{Activity, Outbox, Report};
 use crate::provision::person::Person;
@@ -106,7 +106,10 @@ impl Shared {
             ..OutboxFilter::default()
         };
         for row in ledger.outbox(refused).await? {
-            enroller::retry(&ledger, products, &row).await?;
+            match enroller::retry(&ledger, products, &row).await {
+                Ok(_) | Err(LedgerError::Illegal(_)) => {} // one that cannot be taken stops no other
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }

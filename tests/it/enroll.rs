@@ -25,7 +25,7 @@ use dps_station::provision::device::{
 };
 use dps_station::provision::event::{
     EndorsementRecord, EndorsementVerdict, EnrolledIdentity, Enrollment, EnrollmentRecord, Event,
-    Purpose, Reservation,
+    Order, Purpose, Reservation,
 };
 use dps_station::provision::fault::{Blame, Fault, RecordTrouble};
 use dps_station::provision::upload::Progress;
@@ -890,6 +890,53 @@ async fn a_unit_that_did_not_pass_is_disabled_whether_it_was_enrolled_or_not() {
 
     assert_eq!(line.drain().await, Summary::default());
     assert_eq!(line.writes(), writes);
+}
+
+#[tokio::test]
+async fn a_unit_that_passes_after_all_is_enabled_again_and_one_that_a_person_disabled_is_not() {
+    let line = Line::new().await;
+    let [first, withdrawn, closed, unseen] = [x509(0), x509(1), x509(2), x509(3)];
+    line.fail(&first).await; // created as disabled
+    line.pass(&withdrawn).await;
+    line.pass(&closed).await;
+    assert_eq!(line.drain().await.disabled, 1);
+    line.fail(&withdrawn).await;
+    line.fail(&unseen).await;
+    let order = Event::EnrollmentOrdered {
+        registration_id: closed.registration_id.clone(),
+        order: Order::Disable,
+    };
+    line.ledger.record(&order).await.unwrap();
+    line.pass(&unseen).await; // before any upload knew of it
+    assert_eq!(line.drain().await.disabled, 2);
+
+    for enrollment in [&first, &withdrawn, &closed] {
+        line.pass(enrollment).await;
+    }
+    let summary = line.drain().await;
+    assert_eq!((summary.enrolled, summary.disabled), (2, 1));
+    let status = async |enrollment| line.held(enrollment).await.status;
+    for enrollment in [&first, &withdrawn, &unseen] {
+        assert_eq!(status(enrollment).await, Status::Enabled);
+        assert_eq!(line.row(enrollment).await.state, OutboxState::Enrolled);
+    }
+    assert_eq!(status(&closed).await, Status::Disabled);
+    assert!(line.drain().await.all_settled());
+}
+
+#[tokio::test]
+async fn a_record_that_was_put_off_under_a_clock_that_was_ahead_is_due_at_once() {
+    let line = Line::new().await;
+    let enrollment = x509(0);
+    line.pass(&enrollment).await;
+    line.charge(&[&enrollment]).await;
+    let deferred = Event::EnrollmentDeferred {
+        registration_id: enrollment.registration_id.clone(),
+        fault: Fault::ProofFailed,
+        next_try_ms: real_clock() + 30 * 86_400_000,
+    };
+    line.ledger.record(&deferred).await.unwrap();
+    assert_eq!(line.drain().await.enrolled, 1);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use crate::commands::{Context, Exit, Failure};
 use crate::config::Config;
 use crate::enroller;
-use crate::ledger::{Ledger, OutboxFilter, OutboxRow, OutboxState};
+use crate::ledger::{Ledger, LedgerError, OutboxFilter, OutboxRow, OutboxState};
 use crate::provision::endorsement::VendorRoots;
 use crate::provision::event::EnrollmentRecord;
 use crate::provision::product::Product;
@@ -39,14 +39,27 @@ pub(super) async fn put_back(
         let object = json!({"id": id, "not_retried": why});
         context.print(&object, &format!("{id}: not retried: {why}"))?;
     }
+    let mut all = strangers.is_empty();
     for row in chosen {
-        let (was, now) = match dry_run {
-            true => enroller::meant(ledger, &products, row).await?,
-            false => enroller::retry(ledger, &products, row).await?,
+        let meant = match dry_run {
+            true => enroller::meant(ledger, &products, row).await,
+            false => enroller::retry(ledger, &products, row).await,
         };
-        tell(context, &was, &now, dry_run)?;
+        match meant {
+            Ok((was, now)) => tell(context, &was, &now, dry_run)?,
+            // Another process may have put it back by now.
+            Err(LedgerError::Illegal(why)) => {
+                let object = json!({"id": row.registration_id, "not_retried": why});
+                context.print(
+                    &object,
+                    &format!("{}: not retried: {why}", row.registration_id),
+                )?;
+                all = false;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(match strangers.is_empty() {
+    Ok(match all {
         true => Exit::Done,
         false => Exit::Incomplete,
     })
