@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 impl Ledger {
-    /// Charges calls to this station's share with [`Event::Charged`], if there is room for them and nothing holds
+    /// Charges calls to this station's share with [`crate::provision::event::Event::Charged`], if there is room for them and nothing holds
     /// them up: found out and recorded in one transaction, whichever processes charge.
     pub async fn charge(&self, charge: Charge) -> Result<Room, LedgerError> {
         let write = Write {

@@ -1,9 +1,14 @@
 //! After the upload: what became of the devices.
 
 use crate::emulator::support::Pki;
-use crate::lists::{Desk, endorsement_key};
+use crate::lists::{Desk, endorsement_key, provision};
+use dps_station::ledger::LedgerError;
+use dps_station::provision::bytes::Digest;
+use dps_station::provision::device::DeviceId;
 use dps_station::provision::device::RegistrationId;
+use dps_station::provision::event::{EnrollmentRecord, IdentityRef};
 use dps_station::provision::event::{Event, Order};
+use dps_station::provision::fault::Fault;
 use serde_json::{Value, json};
 use std::fs;
 
@@ -218,5 +223,46 @@ async fn an_order_that_was_cut_off_is_carried_out_by_the_next_upload() {
     let writes = desk.writes().len();
     assert_eq!(desk.station(&["enroll"]).code(), Some(0));
     assert_eq!(desk.writes().len(), writes);
+    desk.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_order_lets_a_unit_register_that_did_not_pass() {
+    let desk = Desk::new().await;
+    let ledger = desk.ledger();
+    let claim = provision(&ledger, "GW-1", "gw-1", 1).await.unwrap();
+    let registration_id = RegistrationId::parse("gw-1").unwrap();
+    let failed = Event::Failed {
+        fault: Fault::ProofFailed,
+        disable: Some(Box::new(EnrollmentRecord {
+            dps: "main".to_owned(),
+            registration_id: registration_id.clone(),
+            device_id: DeviceId::parse("GW-1").unwrap(),
+            identity: IdentityRef::Tpm {
+                endorsement_key_sha256: Digest::of(&endorsement_key(1).0),
+            },
+            initial_desired: None,
+            initial_tags: None,
+            content: Default::default(),
+        })),
+    };
+    ledger.append(&claim, None, &failed).await.unwrap();
+    for order in [Order::Enable, Order::Delete] {
+        let registration_id = registration_id.clone();
+        let ordered = Event::EnrollmentOrdered {
+            registration_id,
+            order,
+        };
+        let refused = ledger.record(&ordered).await.unwrap_err();
+        assert!(matches!(refused, LedgerError::Illegal(_)), "{refused:?}");
+    }
+    ledger.close().await.unwrap();
+    assert_eq!(desk.station(&["enroll"]).code(), Some(0));
+    for verb in ["enable", "delete"] {
+        let ended = desk.station(&["enrollment", verb, "GW-1"]);
+        assert_eq!(ended.code(), Some(1), "{ended:?}");
+        assert!(ended.stdout.contains("cannot be ordered so"), "{ended:?}");
+    }
+    assert_eq!(desk.held("gw-1").await["provisioningStatus"], "disabled");
     desk.is_whole();
 }

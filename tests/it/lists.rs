@@ -3,7 +3,7 @@
 use crate::emulator::support::{Cloud, SAMPLE_EK};
 use crate::support::{Ended, run};
 use data_encoding::BASE64;
-use dps_station::ledger::{Ledger, LedgerError, Options, verify};
+use dps_station::ledger::{Claim, Ledger, LedgerError, Options, verify};
 use dps_station::provision::bytes::{Blob, Digest};
 use dps_station::provision::device::{DeviceId, Identification, RegistrationId};
 use dps_station::provision::event::{
@@ -434,8 +434,13 @@ async fn the_example_is_a_list() {
     );
 }
 
-/// Runs a unit with a TPM up to its pass.
-async fn provision(ledger: &Ledger, device: &str, id: &str, key: u32) -> Result<(), LedgerError> {
+/// Runs a unit with a TPM until it has its registration ID.
+pub async fn provision(
+    ledger: &Ledger,
+    device: &str,
+    id: &str,
+    key: u32,
+) -> Result<Claim, LedgerError> {
     let (device_id, registration_id) = (
         DeviceId::parse(device).unwrap(),
         RegistrationId::parse(id).unwrap(),
@@ -458,7 +463,7 @@ async fn provision(ledger: &Ledger, device: &str, id: &str, key: u32) -> Result<
     let (claim, _) = ledger.identify(attempt, &identified).await?;
     let endorsed = Event::EndorsementRead(Box::new(EndorsementRecord {
         endorsement_key: endorsement_key(key),
-        storage_root_key: Blob(vec![1]),
+        storage_root_key: Blob::default(), // not known, and so not sent
         certificate: None,
         chain: None,
         persisted: false,
@@ -472,5 +477,5 @@ async fn provision(ledger: &Ledger, device: &str, id: &str, key: u32) -> Result<
         registration_id: registration_id.clone(),
     };
     ledger.append(&claim, None, &derived).await?;
-    Ok(())
+    Ok(claim)
 }
