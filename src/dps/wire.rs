@@ -289,6 +289,7 @@ mod tests {
         };
         let sent = enrollment(
             &Enrollment {
+                initial_tags: Some(json!({"line": "3"})),
                 content,
                 ..x509(None)
             },

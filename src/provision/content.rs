@@ -193,7 +193,10 @@ fn parts(text: &str) -> impl Iterator<Item = Part<'_>> {
                 rest = &rest[name.len() + 2..];
                 return Some(Part::Placeholder(name));
             }
-            None => rest[1..].find('{').map_or(rest.len(), |at| at + 1),
+            None => {
+                let first = rest.chars().next().map_or(0, char::len_utf8);
+                rest[first..].find('{').map_or(rest.len(), |at| at + first)
+            }
         };
         let (text, after) = rest.split_at(end);
         rest = after;
