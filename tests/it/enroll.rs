@@ -25,7 +25,7 @@ use dps_station::provision::device::{
 };
 use dps_station::provision::event::{
     EndorsementRecord, EndorsementVerdict, EnrolledIdentity, Enrollment, EnrollmentRecord, Event,
-    Order, Purpose, Reservation,
+    Listing, Order, Purpose, Reservation,
 };
 use dps_station::provision::fault::{Blame, Fault, RecordTrouble};
 use dps_station::provision::upload::Progress;
@@ -790,14 +790,24 @@ async fn someone_elses_record_under_our_id_is_left_to_a_person_and_not_touched()
 #[tokio::test]
 async fn a_unit_that_comes_back_with_stock_firmware_is_disabled_and_holds_up_no_other() {
     let line = Line::new().await;
-    let [before, waits, other] = [x509(0), x509(1), x509(2)];
+    let [before, waits, other, listed] = [x509(0), x509(1), x509(2), x509(3)];
     line.pass(&before).await;
     assert_eq!(line.drain().await, enrolled(1));
     line.pass(&waits).await;
     line.pass(&other).await;
     line.charge(&[&waits, &other]).await;
     line.put(&[(&waits, Status::Enabled)]).await;
-    for enrollment in [&before, &waits] {
+    // What a person's list says stays, whatever comes of the unit.
+    let listing = Listing {
+        enrollment: listed.clone(),
+        public_key: None,
+        file: "list.csv".to_owned(),
+        file_sha256: Digest([1; 32]),
+        line: 1,
+    };
+    let listing = Event::Listed(Box::new(listing));
+    line.ledger.record(&listing).await.unwrap();
+    for enrollment in [&before, &waits, &listed] {
         let injected = Event::Injected {
             observed: Holding {
                 id_scope: "0ne00SIMUL8".to_owned(),
@@ -811,11 +821,12 @@ async fn a_unit_that_comes_back_with_stock_firmware_is_disabled_and_holds_up_no_
     }
     let summary = line.drain().await;
     assert_eq!(summary.fault, None);
-    assert_eq!((summary.enrolled, summary.disabled), (1, 2), "{summary:?}");
+    assert_eq!((summary.enrolled, summary.disabled), (2, 2), "{summary:?}");
     line.stands(&[
         (&before, OutboxState::Disabled),
         (&waits, OutboxState::Disabled),
         (&other, OutboxState::Enrolled),
+        (&listed, OutboxState::Enrolled),
     ])
     .await;
     for enrollment in [&before, &waits] {
