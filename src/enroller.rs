@@ -23,7 +23,7 @@ pub use retry::{meant, retry};
 
 use crate::dps::Dps;
 use crate::ledger::{Ledger, Turn};
-use crate::provision::batch::Difference;
+use crate::provision::batch::{BATCH_LIMIT, Difference};
 use crate::provision::device::RegistrationId;
 use crate::provision::fault::{Fault, TurnHolder};
 use crate::provision::upload::{Progress, Wait};
@@ -62,6 +62,12 @@ impl Terms {
             follow: false,
             command,
         }
+    }
+
+    /// The most records that are sent in one call: no more than half of the share, so that who only reads can leave room
+    /// for them and still go on.
+    fn most_at_once(&self) -> usize {
+        (self.share as usize / 2).clamp(1, BATCH_LIMIT)
     }
 
     /// Terms for a person who waits for what is only read.

@@ -1,8 +1,9 @@
 //! Calls to the service: each charged before it is made, held back while the service does not answer, and made again
 //! for as long as the run was told to try.
 
-use super::Terms;
 use super::meter::{Away, Meter};
+use super::waiting::sending;
+use super::{Terms, count};
 use crate::dps::{Dps, DpsError};
 use crate::ledger::{CALL_MARGIN_MS, Charge, Happened, Ledger, Refused, Room, Sending};
 use crate::provision::batch::Row;
@@ -18,8 +19,12 @@ use tokio::sync::Semaphore;
 pub(super) const CALLS: usize = 10;
 /// How often a wait looks whether it may end.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// Longest wait for room in the share: charges leave it within about a minute, whoever made them.
+/// How long a run waits for room in the share at least, however short its patience: charges leave it within about a
+/// minute, whoever made them.
 const SHARE_LIMIT: Duration = Duration::from_secs(600);
+/// How long a call that only reads leaves room for a batch that is to be sent: by then all that was charged before has
+/// left the share, and reading has a right to some of it too.
+const GIVE_WAY_MS: u64 = 62_000;
 /// Longest that the service is left alone because it asked for it; then it is asked again.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3_600);
 /// Shortest such wait that goes on record, for other processes and for the time after a kill.
@@ -124,39 +129,46 @@ impl<'a> Caller<'a> {
 
     /// Charges operations that send nothing, or as many of them as have room now: at least one.
     pub(super) async fn charge_some(&self, operations: u32) -> Result<(u32, Ticket), Fault> {
-        let (room, ticket) = self.charge(operations, true, Vec::new()).await?;
+        let charge = Charge {
+            fewer: true,
+            ..self.charge_of(operations, Vec::new())
+        };
+        let (room, ticket) = self.charge(charge).await?;
         Ok((room.0, ticket))
     }
 
     /// Charges one operation for each record, on record as being sent from then on, and gives back those whose wanted
     /// content has not changed until then.
     pub(super) async fn charge_sending(&self, rows: Vec<Row>) -> Result<(Vec<Row>, Ticket), Fault> {
-        let sending = rows.iter().map(|row| Sending {
-            registration_id: row.enrollment.registration_id.clone(),
-            content_seq: row.content_seq,
-        });
-        let ((_, unchanged), ticket) = self.charge(0, false, sending.collect()).await?;
+        let charge = self.charge_of(0, sending(&rows));
+        let ((_, unchanged), ticket) = self.charge(charge).await?;
         let mut rows = rows;
         rows.retain(|row| unchanged.contains(&row.enrollment.registration_id));
         Ok((rows, ticket))
     }
 
-    /// Charges as soon as there is room and nothing holds up all calls.
-    async fn charge(
-        &self,
-        operations: u32,
-        fewer: bool,
-        sending: Vec<Sending>,
-    ) -> Result<((u32, Vec<RegistrationId>), Ticket), Fault> {
-        let charge = Charge {
+    /// A charge; who only reads leaves room for a batch of an upload, which otherwise never found so much free at once.
+    fn charge_of(&self, operations: u32, sending: Vec<Sending>) -> Charge {
+        let batch = count(self.terms.most_at_once()).min(self.terms.share.saturating_sub(1));
+        let leave = if self.only_reads { batch } else { 0 };
+        Charge {
             dps: self.dps.name().to_owned(),
             share: self.terms.share,
             operations,
-            fewer,
             only_reads: self.only_reads,
+            fewer: false,
+            leave,
             sending,
-        };
-        let mut full_since: Option<Instant> = None;
+        }
+    }
+
+    /// Charges as soon as there is room and nothing holds up all calls.
+    async fn charge(
+        &self,
+        mut charge: Charge,
+    ) -> Result<((u32, Vec<RegistrationId>), Ticket), Fault> {
+        let limit = SHARE_LIMIT.max(self.terms.patience);
+        let mut full_since: Option<(Instant, i64)> = None;
         loop {
             self.pass().await?;
             let ticket = Ticket {
@@ -176,10 +188,15 @@ impl<'a> Caller<'a> {
                     return Ok(((operations, sending), ticket));
                 }
                 Room::Full(wait_ms) => {
-                    let since = *full_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() > SHARE_LIMIT {
+                    let now_ms = self.dps.now_ms();
+                    let (since, since_ms) =
+                        *full_since.get_or_insert_with(|| (Instant::now(), now_ms));
+                    if since.elapsed() > limit {
                         let (dps, share) = (charge.dps, charge.share);
                         return Err(self.end(Fault::DpsShare { dps, share }));
+                    }
+                    if now_ms.abs_diff(since_ms) >= GIVE_WAY_MS {
+                        charge.leave = 0;
                     }
                     self.wait_for_room(wait_ms).await;
                 }
@@ -275,41 +292,73 @@ impl<'a> Caller<'a> {
     /// [`DpsError::Malformed`]); all else, and trouble for longer than the run was told to try, ends the run.
     pub(super) async fn call<T, F>(
         &self,
-        mut ticket: Ticket,
+        ticket: Ticket,
         operations: u32,
         make: impl Fn() -> F,
     ) -> Result<Result<T, DpsError>, Fault>
     where
         F: Future<Output = Result<T, DpsError>>,
     {
+        let again = self.charge_of(operations, Vec::new());
+        let answer = self.until_answered(ticket, again, make).await?;
+        Ok(answer.expect("what sends nothing cannot change"))
+    }
+
+    /// The same for a call that sends `rows`; `None` where one of them changed before it was made (again): nothing came of
+    /// it, and they are planned anew.
+    pub(super) async fn call_sending<T, F>(
+        &self,
+        ticket: Ticket,
+        rows: &[Row],
+        make: impl Fn() -> F,
+    ) -> Result<Option<Result<T, DpsError>>, Fault>
+    where
+        F: Future<Output = Result<T, DpsError>>,
+    {
+        let again = self.charge_of(count(rows.len()), sending(rows));
+        self.until_answered(ticket, again, make).await
+    }
+
+    async fn until_answered<T, F>(
+        &self,
+        mut ticket: Ticket,
+        again: Charge,
+        make: impl Fn() -> F,
+    ) -> Result<Option<Result<T, DpsError>>, Fault>
+    where
+        F: Future<Output = Result<T, DpsError>>,
+    {
+        let mut charged = true;
         loop {
             self.pass().await?;
-            if ticket.is_late() {
-                ticket = self.charge_again(operations).await?;
+            if !charged || ticket.is_late() {
+                let ((_, unchanged), anew) = self.charge(again.clone()).await?;
+                if unchanged.len() < again.sending.len() {
+                    return Ok(None);
+                }
+                ticket = anew;
             }
             let began = Instant::now();
             let result = make().await;
             let arrived = !matches!(result, Err(DpsError::Unreachable(_)));
             if arrived && ticket.is_late() {
-                self.charge_late(operations).await?;
+                self.charge_late(again.operations).await?;
             }
             match &result {
                 Ok(_) | Err(DpsError::Refused(_)) => {
                     self.gate().trouble = None;
-                    return Ok(result);
+                    return Ok(Some(result));
                 }
                 Err(error @ (DpsError::Throttled { .. } | DpsError::Unreachable(_))) => {
                     self.trouble(began, error).await?;
-                    if arrived {
-                        ticket = self.charge_again(operations).await?;
-                    }
+                    charged = !arrived;
                 }
                 Err(error @ (DpsError::Unknown { .. } | DpsError::Malformed(_))) => {
                     self.trouble(began, error).await?;
-                    return Ok(result);
+                    return Ok(Some(result));
                 }
                 // The next has a new token.
-                Err(DpsError::TokenRefused(_)) => ticket = self.charge_again(operations).await?,
+                Err(DpsError::TokenRefused(_)) => charged = false,
                 Err(error) => return Err(self.end(self.dps.fault(error))),
             }
         }
@@ -328,11 +377,6 @@ impl<'a> Caller<'a> {
                 Err(error) => return Err(self.dps.fault(&error)),
             }
         }
-    }
-
-    async fn charge_again(&self, operations: u32) -> Result<Ticket, Fault> {
-        let (_, ticket) = self.charge(operations, false, Vec::new()).await?;
-        Ok(ticket)
     }
 
     /// Charges a call whose answer came so late that it may have arrived long after its charge. There may be no room

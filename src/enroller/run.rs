@@ -27,12 +27,14 @@ impl Hold {
     /// The next batch, if anything is due that is not held.
     async fn next(&mut self, caller: &Caller<'_>) -> Result<Option<Batch>, Fault> {
         if self.ready.is_empty() {
-            let due = waiting::due(caller.ledger, caller.dps, &self.held).await?;
+            // One time for both: what is held and in no batch would never be released.
+            let now_ms = caller.dps.now_ms();
+            let due = waiting::due(caller.ledger, caller.dps, &self.held, now_ms).await?;
             let held = Arc::make_mut(&mut self.held);
             held.extend(due.iter().map(|row| row.enrollment.registration_id.clone()));
             let (ordered, due): (Vec<_>, Vec<_>) =
                 due.into_iter().partition(|row| row.ordered.is_some());
-            self.ready = plan(due, caller.dps.now_ms(), caller.terms.share).into();
+            self.ready = plan(due, now_ms, caller.terms.most_at_once()).into();
             self.ready.extend(ordered.into_iter().map(Batch::alone));
         }
         Ok(self.ready.pop_front())
@@ -51,11 +53,13 @@ pub(super) async fn run(caller: &Caller<'_>) -> Result<(), Fault> {
     let mut hold = Hold::default();
     let mut flying = FuturesUnordered::new();
     let mut ended = None;
+    let mut tried = false;
     loop {
         while ended.is_none() && flying.len() < BATCHES {
             let Some(batch) = hold.next(caller).await? else {
                 break;
             };
+            tried = true;
             flying.push(async {
                 let ids = batch.rows.iter().map(|row| &row.enrollment.registration_id);
                 let ids: Vec<_> = ids.cloned().collect();
@@ -70,15 +74,16 @@ pub(super) async fn run(caller: &Caller<'_>) -> Result<(), Fault> {
             }
             None => match ended {
                 Some(fault) => return Err(fault),
-                None if !more(caller).await? => return Ok(()),
+                None if !more(caller, std::mem::take(&mut tried)).await? => return Ok(()),
                 None => {}
             },
         }
     }
 }
 
-/// Waits a while for the next record that was put off; false if none is left, or is due too late.
-async fn more(caller: &Caller<'_>) -> Result<bool, Fault> {
+/// Waits a while for the next record that was put off; false if none is left, or is due too late, or no patience is
+/// left and nothing was `tried` since the last wait.
+async fn more(caller: &Caller<'_>, tried: bool) -> Result<bool, Fault> {
     let now_ms = caller.dps.now_ms();
     let next = caller.ledger.next_due_ms(caller.dps.name(), now_ms);
     let Some(due_ms) = next.await? else {
@@ -92,7 +97,7 @@ async fn more(caller: &Caller<'_>) -> Result<bool, Fault> {
             .terms
             .patience
             .saturating_sub(meter.settled.elapsed());
-        if wait > left {
+        if wait > left || (left.is_zero() && !tried) {
             drop(meter);
             return caller.standing_trouble().map_or(Ok(false), Err);
         }

@@ -69,7 +69,9 @@ async fn send(caller: &Caller<'_>, rows: Vec<Row>) -> Result<Vec<Row>, Fault> {
         }
         let content: Vec<_> = rows.iter().map(|r| (&r.enrollment, r.wanted)).collect();
         let create = || caller.dps.create(&content);
-        let answer = caller.call(ticket, count(rows.len()), create).await?;
+        let Some(answer) = caller.call_sending(ticket, &rows, create).await? else {
+            return Ok(Vec::new());
+        };
         (rows, answer)
     };
     let outcomes = match answer {
@@ -207,8 +209,10 @@ async fn set_status(caller: &Caller<'_>, row: &Row, held: &Held) -> Result<(), F
     }
     let replace = || dps.set_status(&row.enrollment, held, row.wanted);
     let put_off = |why| deferred(caller, row, LastCall::Unknown, why);
-    if let Err(error) = caller.call(ticket, 1, replace).await? {
-        return record(caller, vec![put_off(error.into())]).await;
+    match caller.call_sending(ticket, &rows, replace).await? {
+        None => return Ok(()),
+        Some(Err(error)) => return record(caller, vec![put_off(error.into())]).await,
+        Some(Ok(_)) => {}
     }
     let (_, ticket) = caller.charge_some(1).await?;
     let get = || dps.get(&row.enrollment.registration_id);
@@ -230,8 +234,11 @@ async fn delete(caller: &Caller<'_>, row: &Row, held: &Held) -> Result<(), Fault
     }
     let id = &row.enrollment.registration_id;
     let put_off = |why| deferred(caller, row, LastCall::Unknown, why);
-    if let Err(error) = caller.call(ticket, 1, || dps.delete(id, held)).await? {
-        return record(caller, vec![put_off(error.into())]).await;
+    let delete = || dps.delete(id, held);
+    match caller.call_sending(ticket, &rows, delete).await? {
+        None => return Ok(()),
+        Some(Err(error)) => return record(caller, vec![put_off(error.into())]).await,
+        Some(Ok(_)) => {}
     }
     let (_, ticket) = caller.charge_some(1).await?;
     let event = match caller.call(ticket, 1, || dps.get(id)).await? {

@@ -2,7 +2,7 @@
 
 use super::refusal::is_unanswered;
 use crate::dps::Dps;
-use crate::ledger::{Ledger, OutboxRow, OutboxState};
+use crate::ledger::{Ledger, OutboxRow, OutboxState, Sending};
 use crate::provision::batch::{Row, Status};
 use crate::provision::device::RegistrationId;
 use crate::provision::fault::Fault;
@@ -12,16 +12,15 @@ use std::sync::Arc;
 /// Records that are read at once.
 const PAGE: usize = 200;
 
-/// The next page of records that are due for `dps`, none of which is `held`; empty if there is none.
+/// The next page of records that are due for `dps` at `now_ms`, none of which is `held`; empty if there is none.
 pub(super) async fn due(
     ledger: &Ledger,
     dps: &Dps,
     held: &Arc<HashSet<RegistrationId>>,
+    now_ms: i64,
 ) -> Result<Vec<Row>, Fault> {
     let held = Arc::clone(held);
-    let found = ledger
-        .outbox_due(dps.name(), dps.now_ms(), PAGE, held)
-        .await?;
+    let found = ledger.outbox_due(dps.name(), now_ms, PAGE, held).await?;
     Ok(found.into_iter().filter_map(row).collect())
 }
 
@@ -52,4 +51,13 @@ pub(super) fn row(row: OutboxRow) -> Option<Row> {
         next_try_ms: row.next_try_ms,
         unanswered: row.sending || row.fault.as_ref().is_some_and(is_unanswered),
     })
+}
+
+/// Records as they are about to be sent.
+pub(super) fn sending(rows: &[Row]) -> Vec<Sending> {
+    let sending = rows.iter().map(|row| Sending {
+        registration_id: row.enrollment.registration_id.clone(),
+        content_seq: row.content_seq,
+    });
+    sending.collect()
 }

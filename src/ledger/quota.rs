@@ -31,6 +31,8 @@ pub struct Charge {
     pub fewer: bool,
     /// Whether it is for calls of somebody who only reads: these go on while a person has paused the upload.
     pub only_reads: bool,
+    /// How many operations of the share are left free for others.
+    pub leave: u32,
     /// The records that are about to be sent, one operation each; those whose content has changed are left out.
     pub sending: Vec<Sending>,
 }
@@ -132,10 +134,11 @@ impl Windows {
         let set_back_ms = window.set_back(now_ms);
         window.expire(now_ms);
         let least = if asked.fewer { wanted.min(1) } else { wanted };
-        let free = u64::from(asked.share).saturating_sub(window.used);
+        let ours = asked.share.saturating_sub(asked.leave);
+        let free = u64::from(ours).saturating_sub(window.used);
         let free = u32::try_from(free).unwrap_or(u32::MAX);
         if free < least {
-            let room = Room::Full(window.full_for_ms(asked.share, least, now_ms));
+            let room = Room::Full(window.full_for_ms(ours, least, now_ms));
             return wait(room, set_back_ms.is_some());
         }
         Ok(Decision::Charge {

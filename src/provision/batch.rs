@@ -151,10 +151,10 @@ pub enum HeldAttestation {
 /// Divides all rows that are due at `now_ms` into batches: those with an unknown outcome first, and of each those to
 /// disable before those to enroll: few, and of units that must not register. Each is in the order of `rows`.
 ///
-/// No batch costs more than `share` operations for one pass over it, if each record counts as one. A row that was
-/// deferred goes alone: if it was what made a call fail, it fails alone from then on.
-pub fn plan(rows: Vec<Row>, now_ms: i64, share: u32) -> Vec<Batch> {
-    let limit = BATCH_LIMIT.min(share.max(1) as usize);
+/// No batch has more than `most` records. A row that was deferred goes alone: if it was what made a call fail, it fails
+/// alone from then on.
+pub fn plan(rows: Vec<Row>, now_ms: i64, most: usize) -> Vec<Batch> {
+    let limit = most.clamp(1, BATCH_LIMIT);
     let mut batches = Vec::new();
     let mut waiting = rows;
     waiting.retain(|row| is_due(row.next_try_ms, now_ms));
@@ -694,13 +694,13 @@ mod tests {
 
         #[test]
         fn every_due_row_is_planned_once_in_order_and_never_more_than_ten(
-            rows in any_rows(), now_ms in 0..100_i64, share in 0..20_u32,
+            rows in any_rows(), now_ms in 0..100_i64, most in 0..20_usize,
         ) {
-            let batches = plan(rows.clone(), now_ms, share);
+            let batches = plan(rows.clone(), now_ms, most);
             let mut planned = Vec::new();
             for batch in &batches {
                 prop_assert!(!batch.rows.is_empty());
-                prop_assert!(batch.rows.len() <= BATCH_LIMIT.min(share.max(1) as usize));
+                prop_assert!(batch.rows.len() <= BATCH_LIMIT.min(most.max(1)));
                 let first = &batch.rows[0];
                 prop_assert!(first.tries == 0 || batch.rows.len() == 1);
                 for row in &batch.rows {

@@ -1,4 +1,4 @@
-//! The way to the cloud from a running station: one upload at a time, beside the bays.
+//! The way to the cloud from a running station: one upload at a time for each DPS instance, beside the bays.
 
 use super::board::outbox;
 use crate::dps::Dps;
@@ -9,9 +9,8 @@ use crate::provision::floor::{Activity, Outbox, Report};
 use crate::provision::person::Person;
 use crate::provision::product::Product;
 use crate::provision::upload::Progress;
-use futures_util::future::join_all;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, watch};
 
 /// Who decides at a screen that nobody has logged in to, as it goes on record.
@@ -24,11 +23,18 @@ pub struct Uploader {
 
 struct Shared {
     ledger: Ledger,
-    /// The instances, each with this station's share in operations a minute.
-    clouds: Vec<(Arc<Dps>, u32)>,
+    clouds: Vec<Cloud>,
     reports: mpsc::Sender<Report>,
     clock: fn() -> i64,
-    running: AtomicBool,
+}
+
+/// An instance.
+struct Cloud {
+    dps: Arc<Dps>,
+    /// This station's share of it, in operations a minute.
+    share: u32,
+    /// How often an upload was asked for that is not known to be over: none is under way where that is 0.
+    asked: AtomicU64,
 }
 
 impl Uploader {
@@ -39,34 +45,37 @@ impl Uploader {
         reports: mpsc::Sender<Report>,
         clock: fn() -> i64,
     ) -> Self {
-        let running = AtomicBool::new(false);
+        let clouds = clouds.into_iter().map(|(dps, share)| Cloud {
+            dps,
+            share,
+            asked: AtomicU64::new(0),
+        });
         Self {
             shared: Arc::new(Shared {
                 ledger,
-                clouds,
+                clouds: clouds.collect(),
                 reports,
                 clock,
-                running,
             }),
         }
     }
 
-    /// Starts an upload; does nothing while one is under way.
+    /// Starts an upload to each instance; where one is under way, another follows it.
     pub fn start(&self) {
-        Shared::start(Arc::clone(&self.shared));
+        Shared::start(&self.shared);
     }
 
     /// Puts every refused record back, with what its product means today, and starts an upload; one that is under way
-    /// takes them too.
+    /// takes them too, or the one that follows it.
     pub fn retry(&self, products: Vec<Arc<Product>>) {
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             match shared.put_back(&products).await {
-                Ok(()) => Shared::start(shared),
+                Ok(()) => Shared::start(&shared),
                 Err(fault) => {
-                    for (dps, _) in &shared.clouds {
+                    for cloud in &shared.clouds {
                         let stopped = Activity::Stopped(fault.clone());
-                        shared.report(dps, Some(stopped), None).await;
+                        shared.report(&cloud.dps, Some(stopped), None).await;
                     }
                 }
             }
@@ -76,25 +85,37 @@ impl Uploader {
     /// The names of the instances.
     pub(super) fn clouds(&self) -> impl Iterator<Item = String> {
         let clouds = self.shared.clouds.iter();
-        clouds.map(|(dps, _)| dps.name().to_owned())
+        clouds.map(|cloud| cloud.dps.name().to_owned())
     }
 }
 
 impl Shared {
-    fn start(shared: Arc<Self>) {
-        if shared.running.swap(true, Ordering::SeqCst) {
-            return;
+    /// Starts an upload to each instance that has none under way: none waits for another's service.
+    fn start(shared: &Arc<Self>) {
+        for (number, cloud) in shared.clouds.iter().enumerate() {
+            if cloud.asked.fetch_add(1, Ordering::SeqCst) == 0 {
+                let shared = Arc::clone(shared);
+                tokio::spawn(async move { shared.upload(&shared.clouds[number]).await });
+            }
         }
-        tokio::spawn(async move {
-            let uploads = shared.clouds.iter().map(async |(dps, share)| {
-                shared.report(dps, Some(Activity::Uploading), None).await;
-                let summary = shared.drain(dps, *share).await;
-                let said = summary.fault.map_or(Activity::Uploaded, Activity::Stopped);
-                shared.report(dps, Some(said), None).await;
-            });
-            join_all(uploads).await; // none waits for another's service
-            shared.running.store(false, Ordering::SeqCst);
-        });
+    }
+
+    /// Uploads to an instance, and again for as long as that was asked for since the last upload began.
+    async fn upload(&self, cloud: &Cloud) {
+        loop {
+            let asked = cloud.asked.load(Ordering::SeqCst);
+            let dps = &cloud.dps;
+            self.report(dps, Some(Activity::Uploading), None).await;
+            let summary = self.drain(dps, cloud.share).await;
+            let said = summary.fault.map_or(Activity::Uploaded, Activity::Stopped);
+            self.report(dps, Some(said), None).await;
+            let over = cloud
+                .asked
+                .compare_exchange(asked, 0, Ordering::SeqCst, Ordering::SeqCst);
+            if over.is_ok() {
+                return;
+            }
+        }
     }
 
     /// Puts every refused record back, in the name of who stands at the screen.

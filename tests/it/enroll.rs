@@ -6,6 +6,7 @@ mod content;
 mod instances;
 mod keys;
 mod upload;
+mod waits;
 mod way;
 
 use crate::odd_service::{OddService, answer};

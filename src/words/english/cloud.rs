@@ -231,7 +231,7 @@ pub fn next(fault: &Fault) -> Option<String> {
         }
         Fault::DpsConfiguration { .. } => "put it right in station.toml",
         Fault::DpsShare { .. } => {
-            "see whether another `station enroll` runs, and whether the clock was set back; nothing is lost"
+            "see what else calls this DPS from this station, such as `station enroll` or `station reconcile`, and whether the clock was set back; nothing is lost"
         }
         Fault::UploadElsewhere { .. } => {
             "nothing is lost; `station enroll --wait` follows it, and goes on where it ends"

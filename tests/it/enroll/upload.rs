@@ -342,6 +342,7 @@ fn reading(operations: u32, share: u32) -> Charge {
         operations,
         fewer: false,
         only_reads: false,
+        leave: 0,
         sending: vec![],
     }
 }
