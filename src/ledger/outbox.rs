@@ -244,7 +244,7 @@ fn answered(
         answer.etag,
         answer.fault.map(json).transpose()?,
         registration_id.as_str(),
-        verdict.as_deref() == Some("failed")
+        matches!(verdict.as_deref(), Some("failed" | "injected"))
     ])?;
     Ok(())
 }

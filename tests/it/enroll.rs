@@ -833,6 +833,10 @@ async fn a_unit_that_comes_back_with_stock_firmware_is_disabled_and_holds_up_no_
     for enrollment in [&before, &waits] {
         assert_eq!(line.held(enrollment).await.status, Status::Disabled);
     }
+    // With its own firmware again, it passes after all.
+    line.pass(&before).await;
+    assert_eq!(line.drain().await.enrolled, 1);
+    assert_eq!(line.held(&before).await.status, Status::Enabled);
 }
 
 #[tokio::test]
