@@ -315,7 +315,9 @@ impl Dps {
         let answer = self.send(request).await;
         let took_us = began.elapsed().as_micros();
         let status = answer.as_ref().ok().map(|answer| answer.status.as_u16());
-        let error = answer.as_ref().err().map(|error| format!("{error:?}"));
+        // By its code: what a program for tokens said before it failed may hold one.
+        let fault = answer.as_ref().err().map(|error| self.fault(error));
+        let error = fault.as_ref().map(Fault::code);
         info!(target: "dps", dps = self.name, %method, path, status, took_us, error);
         answer?.sorted(self.now_ms())
     }

@@ -7,6 +7,7 @@
 mod call;
 mod compare;
 mod foresee;
+mod gate;
 mod meter;
 mod probe;
 mod reconcile;

@@ -1,6 +1,7 @@
 //! Calls to the service: each charged before it is made, held back while the service does not answer, and made again
 //! for as long as the run was told to try.
 
+use super::gate::Gate;
 use super::meter::{Away, Meter};
 use super::waiting::sending;
 use super::{Terms, count};
@@ -10,7 +11,7 @@ use crate::provision::batch::Row;
 use crate::provision::device::RegistrationId;
 use crate::provision::event::Event;
 use crate::provision::fault::{Complaint, Fault, UploadPaused};
-use crate::provision::upload::{Progress, pause_ms};
+use crate::provision::upload::Progress;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -19,8 +20,7 @@ use tokio::sync::Semaphore;
 pub(super) const CALLS: usize = 10;
 /// How often a wait looks whether it may end.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// How long a run waits for room in the share at least, however short its patience: charges leave it within about a
-/// minute, whoever made them.
+/// How long a run waits for room in the share at least: charges leave it within about a minute, whoever made them.
 const SHARE_LIMIT: Duration = Duration::from_secs(600);
 /// How long a call that only reads leaves room for a batch that is to be sent: by then all that was charged before has
 /// left the share, and reading has a right to some of it too.
@@ -41,28 +41,6 @@ pub(super) struct Caller<'a> {
     only_reads: bool,
     gate: Mutex<Gate>,
     meter: Mutex<Meter>,
-}
-
-/// Whether the service may be asked.
-#[derive(Default)]
-struct Gate {
-    /// What has gone wrong since the last usable answer.
-    trouble: Option<Trouble>,
-    /// Not to be asked before.
-    closed_until: Option<Instant>,
-    /// What ended the run.
-    ended: Option<Fault>,
-}
-
-/// A service that does not answer.
-struct Trouble {
-    since: Instant,
-    since_ms: i64,
-    /// Tries in a row that were in vain.
-    in_vain: u32,
-    /// When the last of them was noticed: a call that had begun before says nothing new.
-    latest: Instant,
-    fault: Option<Box<Fault>>,
 }
 
 /// Calls that were charged and may be made.
@@ -162,7 +140,7 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// Charges as soon as there is room and nothing holds up all calls.
+    /// Charges as soon as there is room and nothing holds up all calls; who only reads waits for no room while in trouble.
     async fn charge(
         &self,
         mut charge: Charge,
@@ -188,6 +166,9 @@ impl<'a> Caller<'a> {
                     return Ok(((operations, sending), ticket));
                 }
                 Room::Full(wait_ms) => {
+                    if let Some(trouble) = self.standing_trouble().filter(|_| self.only_reads) {
+                        return Err(trouble);
+                    }
                     let now_ms = self.dps.now_ms();
                     let (since, since_ms) =
                         *full_since.get_or_insert_with(|| (Instant::now(), now_ms));
@@ -446,55 +427,4 @@ impl<'a> Caller<'a> {
         let fault = gate.trouble.as_ref()?.fault.as_ref()?;
         Some((**fault).clone())
     }
-}
-
-impl Gate {
-    /// Has the service left alone from now on for so long at least.
-    fn close(&mut self, pause: Duration) {
-        let until = Instant::now() + pause;
-        self.closed_until = self.closed_until.max(Some(until));
-    }
-
-    /// Takes note of a call in vain; false where that is enough.
-    fn trouble(
-        &mut self,
-        began: Instant,
-        asked: Option<Duration>,
-        fault: Fault,
-        patience: Duration,
-        now_ms: i64,
-    ) -> bool {
-        let now = Instant::now();
-        let trouble = self.trouble.get_or_insert(Trouble {
-            since: now,
-            since_ms: now_ms,
-            in_vain: 0,
-            latest: began,
-            fault: None,
-        });
-        let news = began >= trouble.latest;
-        if news {
-            trouble.in_vain = trouble.in_vain.saturating_add(1);
-            trouble.latest = now;
-        }
-        trouble.fault = Some(Box::new(fault));
-        let left = patience.saturating_sub(now - trouble.since);
-        if left.is_zero() || asked.is_some_and(|asked| asked > left) {
-            return false;
-        }
-        // The last try is at the end of the time that there is.
-        let pause = Duration::from_millis(pause_ms(trouble.in_vain, random())).min(left);
-        if news || asked.is_some() {
-            self.close(asked.unwrap_or_default().max(pause));
-        }
-        true
-    }
-}
-
-/// Keeps uploads that began together out of step.
-fn random() -> u32 {
-    let mut bytes = [0; 4];
-    // Without random numbers, the shortest of the pauses does.
-    let _ = aws_lc_rs::rand::fill(&mut bytes);
-    u32::from_ne_bytes(bytes)
 }

@@ -116,6 +116,7 @@ CREATE TABLE outbox (
 
 CREATE INDEX outbox_in_turn ON outbox (dps, state, next_try_ms, content_seq);
 CREATE INDEX outbox_of_device ON outbox (device);
+CREATE INDEX outbox_of_lists ON outbox (state, dps) WHERE listed_seq IS NOT NULL;
 
 -- Calls charged to this station's share of the service's quota.
 CREATE TABLE charge (

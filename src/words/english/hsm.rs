@@ -82,9 +82,7 @@ pub fn next(error: &HsmError) -> &'static str {
         }
         HsmError::Token { .. } => "check the HSM and its connection, then try again",
         HsmError::Sign { .. } => "check the HSM and the key, then try again",
-        HsmError::Hung { .. } => {
-            "check the HSM and its connection; the station goes on by itself when it answers, and must be started again if it never does"
-        }
+        HsmError::Hung { .. } => "check the HSM; the line goes on by itself once it answers",
         HsmError::Busy { .. } => "try again, or check why the HSM is slow",
         HsmError::AnotherKey { .. } => "correct label, token or issuing in station.toml",
     }
